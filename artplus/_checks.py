@@ -1,0 +1,150 @@
+"""Checks of numbers and arrays that users pass: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from artplus.errors import ConfigurationError, DataError
+
+
+def nonnegative(name: str, value: float) -> float:
+    """Return ``value`` as a float if it is a finite number >= 0."""
+    return _number(name, value, "a finite number >= 0", lambda v: v >= 0)
+
+
+def positive(name: str, value: float) -> float:
+    """Return ``value`` as a float if it is a finite number > 0."""
+    return _number(name, value, "a finite number > 0", lambda v: v > 0)
+
+
+def fraction(name: str, value: float) -> float:
+    """Return ``value`` as a float if it lies in [0, 1)."""
+    return _number(name, value, "a number in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """Return ``value`` as an int if it is a whole number >= ``least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: Any, wanted: str, holds: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}") from None
+    if isinstance(value, (bool, str)) or not math.isfinite(number) or not holds(number):
+        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
+    return number
+
+
+def inputs(
+    x: torch.Tensor,
+    *,
+    shape: tuple[int, ...] | None = None,
+    low: torch.Tensor | float | None = None,
+    high: torch.Tensor | float | None = None,
+    name: str = "x",
+) -> None:
+    """Refuse inputs that are empty, misshapen, not finite or outside the clip range.
+
+    Args:
+        x: ``(batch, *input)`` floats.
+        shape: Expected ``*input``; ``None`` skips the check.
+        low: Least allowed value, in the units of ``x``; ``None`` is unbounded.
+        high: Greatest allowed value.
+        name: How to call ``x`` in the message.
+
+    Raises:
+        DataError: with the first reason found.
+    """
+    if x.ndim < 1 or len(x) == 0:
+        raise DataError(f"{name} must hold at least one example, got shape {tuple(x.shape)}")
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        raise DataError(
+            f"{name} must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}."
+            + _layout_hint(tuple(x.shape[1:]), tuple(shape))
+        )
+    finite = torch.isfinite(x)
+    if not bool(finite.all()):
+        bad = int((~finite).flatten(1).any(1).sum()) if x.ndim > 1 else int((~finite).sum())
+        raise DataError(
+            f"{name} must be finite, but {bad} of {len(x)} examples hold NaN or infinity. "
+            "Clean or drop them before training."
+        )
+    slack = 1e-6
+    below = low is not None and bool((x < torch.as_tensor(low).to(x) - slack).any())
+    above = high is not None and bool((x > torch.as_tensor(high).to(x) + slack).any())
+    if below or above:
+        raise DataError(
+            f"{name} must lie in clip_values ({_brief(low)}, {_brief(high)}), got values in "
+            f"[{float(x.min()):.4g}, {float(x.max()):.4g}]. Was it normalised or left in 0-255? "
+            "Pass raw inputs in the range of clip_values; put normalisation inside the model or "
+            "in the estimator's preprocessing=(mean, std)."
+        )
+
+
+def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y") -> None:
+    """Refuse class labels of a wrong count, shape, dtype or range.
+
+    Args:
+        y: ``(n,)`` whole numbers in ``0..classes-1``, or ``(n, classes)`` rows that sum to one.
+        n: Number of inputs.
+        classes: Number of classes, where known.
+        name: How to call ``y`` in the message.
+
+    Raises:
+        DataError: with the first reason found.
+    """
+    if len(y) != n:
+        raise DataError(f"{name} must have one label per input: {n} inputs, {len(y)} labels")
+    if y.ndim == 1:
+        if y.is_floating_point() or y.dtype == torch.bool or y.is_complex():
+            raise DataError(
+                f"{name} must hold whole class numbers (int64), got {y.dtype}. For a regression "
+                "wrap the model with PyTorchRegressor instead."
+            )
+        if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
+            upper = "" if classes is None else f"..{classes - 1}"
+            raise DataError(
+                f"{name} must lie in 0{upper}, got values in [{int(y.min())}, {int(y.max())}]. "
+                "Do the labels start at 1, or does nb_classes differ from the model's outputs?"
+            )
+    elif y.ndim == 2:
+        if classes is not None and y.shape[1] != classes:
+            raise DataError(
+                f"{name} as rows must have shape ({n}, {classes}), got {tuple(y.shape)}"
+            )
+        rows = y.sum(1, dtype=torch.float64)
+        if bool((y < 0).any()) or not torch.allclose(rows, torch.ones_like(rows), atol=1e-4):
+            raise DataError(
+                f"{name} as rows must be one-hot or soft labels (>= 0, summing to 1); "
+                f"row sums lie in [{float(rows.min()):.4g}, {float(rows.max()):.4g}]"
+            )
+    else:
+        raise DataError(
+            f"{name} must be ({n},) class numbers or ({n}, classes) rows, got {tuple(y.shape)}"
+        )
+
+
+def _layout_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if got == wanted:
+        return ""
+    if sorted(got) == sorted(wanted) and len(got) == 3:
+        return " The axes look swapped: PyTorch wants channels first, x.transpose(0, 3, 1, 2)."
+    if (1, *got) == wanted:
+        return " The channel axis is missing: x[:, None]."
+    return " input_shape of the estimator and the data must agree."
+
+
+def _brief(bound: Any) -> str:
+    if bound is None:
+        return "unbounded"
+    values = torch.as_tensor(bound)
+    if values.numel() == 1:
+        return f"{float(values):g}"
+    return f"{float(values.min()):g}..{float(values.max()):g} per feature"

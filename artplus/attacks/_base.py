@@ -1,0 +1,173 @@
+"""What every attack shares: its call, its radius, and the gradient on the input alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artplus import _checks
+from artplus.errors import ConfigurationError
+from artplus.geometry import Eps, Geometry, geometry
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+Climb = Callable[[Tensor], Tensor]
+"""``x_adv -> (batch,)`` values that the attack makes large."""
+
+Inner = Callable[[LossModel, Tensor, Tensor], Climb]
+"""``(model, x, y) -> Climb``: called once per batch, so that what depends on ``x`` alone (the
+clean prediction in TRADES) is computed once and not once per step."""
+
+
+@dataclass(frozen=True)
+class Relative:
+    r"""A radius relative to each input's own norm: :math:`\epsilon_i = c \, \|x_i\|_p`.
+
+    The portable unit of speech, where :math:`c = 10^{-\mathrm{SNR}/20}`.
+    """
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        _checks.nonnegative("Relative(fraction)", self.fraction)
+
+
+Budget = float | np.ndarray[Any, Any] | Tensor | Relative
+"""A radius: a number, an array per feature (L∞), or relative to the input's own norm."""
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """``(model, x, y) -> x_adv``, on the device, without a trace in the model.
+
+    Implementations are frozen dataclasses; a schedule replaces them (:meth:`with_eps`), nothing
+    edits them in place.
+    """
+
+    @property
+    def eps(self) -> Budget: ...
+    @property
+    def norm(self) -> float: ...
+
+    def __call__(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        space: InputSpace = InputSpace(),
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return adversarial examples for ``x``.
+
+        Args:
+            model: What is attacked; crafted against in evaluation mode, its flags restored.
+            x: ``(batch, *input)`` floats inside ``space``.
+            y: True labels, or the targets of a targeted attack.
+            space: Bounds and mask.
+            inner: What to climb; ``None`` is the model's own loss (descended when targeted).
+            start: First iterate, instead of the attack's own.
+            generator: Source of randomness; ``None`` is torch's global one.
+
+        Returns:
+            ``x_adv``, shaped like ``x``, detached, within ``eps`` of ``x`` and inside ``space``.
+        """
+        ...
+
+    def with_eps(self, scale: float) -> Attack:
+        """The same attack with radius and step length multiplied by ``scale``."""
+        ...
+
+
+def own_loss(model: LossModel, x: Tensor, y: Tensor) -> Climb:
+    """The inner loss of most objectives: the model's own :math:`l(f(x'), y)`."""
+    return lambda x_adv: model.loss(model(x_adv), y)
+
+
+def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Values ``(batch,)`` and gradient with respect to ``z`` alone.
+
+    ``torch.autograd.grad`` prunes the graph to ``z``: no parameter's gradient is computed or
+    touched, which is both faster and safe beside accumulated or sharded gradients.
+    """
+    z = z.detach().requires_grad_(True)
+    with torch.enable_grad():
+        values = climb(z)
+        (slope,) = torch.autograd.grad(values.sum(), z)
+    return values.detach(), slope
+
+
+def resolve(eps: Budget, x: Tensor, ball: Geometry) -> Eps:
+    """A radius as a number or as a tensor that broadcasts over ``x``.
+
+    Raises:
+        ConfigurationError: if an array does not broadcast over one input, or comes with a norm
+            other than L∞.
+    """
+    if isinstance(eps, Relative):
+        return eps.fraction * ball.length(x).view(-1, *(1,) * (x.ndim - 1))
+    if isinstance(eps, (int, float)):
+        return float(eps)
+    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    if radius.ndim >= x.ndim:
+        if len(radius) != 1 and len(radius) != len(x):
+            raise ConfigurationError(
+                f"eps has one entry for each of {len(radius)} examples, but a batch holds {len(x)}. "
+                "In training the batches are shuffled: give eps per feature, or Relative(c)."
+            )
+    try:
+        torch.broadcast_shapes(radius.shape, x.shape)
+    except RuntimeError:
+        raise ConfigurationError(
+            f"eps of shape {tuple(radius.shape)} does not broadcast over inputs {tuple(x.shape)}"
+        ) from None
+    if ball.order != torch.inf and (radius.ndim < x.ndim or radius[0].numel() > 1):
+        if radius.numel() > 1:
+            raise ConfigurationError(
+                f"eps per feature is defined for L-infinity only, not for norm {ball.order:g}; "
+                "give a number, one radius per example, or Relative(c)"
+            )
+    return radius
+
+
+def scaled(eps: Budget, scale: float) -> Budget:
+    """A radius multiplied by ``scale``."""
+    if isinstance(eps, Relative):
+        return Relative(eps.fraction * scale)
+    return eps * scale
+
+
+def check_budget(eps: Budget, norm: float) -> None:
+    """Refuse a negative or non-finite radius and an unknown norm, before any work is done."""
+    geometry(norm)
+    if isinstance(eps, Relative):
+        return
+    if isinstance(eps, (np.ndarray, Tensor)):
+        values = torch.as_tensor(eps)
+        if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+            raise ConfigurationError("eps must be finite and >= 0 in every entry")
+        return
+    _checks.nonnegative("eps", eps)
+
+
+def prefer(
+    model: LossModel, x_adv: Tensor, climb: Climb, y: Tensor, *, targeted: bool
+) -> tuple[Tensor, Tensor]:
+    """How good examples are, to choose among restarts: ``(fooled, loss)``, each ``(batch,)``.
+
+    A fooled example beats any that is not, then the larger loss wins: with more than two classes
+    the largest loss is not always a mistake. Outside classification ``fooled`` is all false.
+    """
+    with torch.no_grad():
+        losses = climb(x_adv)
+        if not model.criterion.over_classes:
+            return torch.zeros_like(losses, dtype=torch.bool), losses
+        wrong = model.wrong(model(x_adv), y)
+        return (~wrong if targeted else wrong), losses

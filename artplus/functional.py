@@ -1,0 +1,78 @@
+"""The losses of the field, per example and unreduced: ``(batch, classes) -> (batch,)``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def class_index(y: Tensor) -> Tensor:
+    """Class numbers ``(batch,)`` of labels given as numbers or as one-hot or soft rows."""
+    return y.argmax(1) if y.ndim == 2 else y
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Cross-entropy :math:`-\sum_k y_k \log p_k`; ``y`` as class numbers or soft rows."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    r"""Divergence :math:`\mathrm{KL}(p \,\|\, q)` of two softmax outputs, in log space.
+
+    Differentiable in both arguments; exact (no ``log(p + 1e-12)``), so it stays finite and keeps
+    its gradient where a probability underflows.
+    """
+    log_p, log_q = logits_p.log_softmax(1), logits_q.log_softmax(1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Multi-class margin :math:`\max_{k \ne y} z_k - z_y`: positive where the model errs."""
+    index = class_index(y)[:, None]
+    others = logits.scatter(1, index, -torch.inf)
+    return others.amax(1) - logits.gather(1, index).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Difference of logits ratio [Croce20]_: scale-free, so softmax temperature cannot mask it.
+
+    .. math:: -\frac{z_y - \max_{k \ne y} z_k}{z_{\pi_1} - z_{\pi_3}}
+
+    where :math:`\pi` sorts the logits downwards. Needs at least three classes.
+
+    References:
+        .. [Croce20] Croce and Hein, "Reliable evaluation of adversarial robustness with an
+           ensemble of diverse parameter-free attacks", ICML 2020.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    r"""Targeted DLR [Croce20]_: rises as class ``target`` overtakes class ``y``.
+
+    .. math:: -\frac{z_y - z_t}{z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2}
+
+    Needs at least four classes.
+    """
+    top = logits.topk(4, dim=1).values
+    z_y = logits.gather(1, class_index(y)[:, None]).squeeze(1)
+    z_t = logits.gather(1, target[:, None]).squeeze(1)
+    return (z_t - z_y) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def squared_probability_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    r"""Squared distance :math:`\|p - q\|_2^2` of two softmax outputs, in [0, 2]."""
+    return (logits_p.softmax(1) - logits_q.softmax(1)).square().sum(1)
+
+
+def squared_logit_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    r"""Squared distance of two logit vectors, :math:`\|z - z'\|_2^2`."""
+    return (logits_p - logits_q).square().sum(1)
+
+
+def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
+    r"""Soft labels :math:`(1 - s)\,\mathrm{onehot}(y) + s / C`, ``(batch, classes)`` floats."""
+    rows = F.one_hot(y, classes).float() if y.ndim == 1 else y.float()
+    return rows * (1 - smoothing) + smoothing / classes

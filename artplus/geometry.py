@@ -1,0 +1,161 @@
+"""Norm balls: length, steepest step, random point, and the way back in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from artplus.errors import ConfigurationError
+
+Eps = float | Tensor
+Retraction = Callable[[Tensor], Tensor]
+
+
+class Box(Protocol):
+    """Lower and upper bounds of valid inputs; ``None`` is unbounded."""
+
+    @property
+    def low(self) -> float | Tensor | None: ...
+    @property
+    def high(self) -> float | Tensor | None: ...
+
+
+class Geometry(Protocol):
+    """What an attack asks of a norm. Tensors are ``(batch, *input)``, lengths ``(batch,)``."""
+
+    order: float
+
+    def length(self, delta: Tensor) -> Tensor:
+        """Norm of each example's perturbation, ``(batch,)``."""
+        ...
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Unit-length step that gains most along ``gradient``; zero where that is zero."""
+        ...
+
+    def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+        """A random perturbation in the ball of radius ``eps``, shaped like ``x``."""
+        ...
+
+    def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
+        """A function that brings points back into the box and the ball around ``x``."""
+        ...
+
+
+def clip(z: Tensor, box: Box) -> Tensor:
+    """``z`` clipped to the box."""
+    if box.low is None and box.high is None:
+        return z
+    low = None if box.low is None else torch.as_tensor(box.low, dtype=z.dtype, device=z.device)
+    high = None if box.high is None else torch.as_tensor(box.high, dtype=z.dtype, device=z.device)
+    return torch.clamp(z, low, high)
+
+
+class Linf:
+    """Every feature moves by at most eps, a number or one per feature."""
+
+    order = math.inf
+
+    def length(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().amax(1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+        return (_uniform(x, generator) * 2 - 1) * eps
+
+    def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
+        # Ball and box are both boxes: their intersection is one clamp, computed once per batch.
+        low, high = clip(x - eps, box), clip(x + eps, box)
+        return lambda z: torch.clamp(z, low, high)
+
+
+class L2:
+    """Euclidean ball, one radius per example."""
+
+    order = 2.0
+
+    def length(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).norm(dim=1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient / _guard(_column(self.length(gradient), gradient))
+
+    def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+        direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        radius = _uniform(x[:, :1].flatten(1)[:, 0], generator) ** (1 / x[0].numel())
+        return self.steepest(direction) * _column(radius, x) * eps
+
+    def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
+        return lambda z: x + rescale(self, clip(z, box) - x, eps)
+
+
+class L1:
+    """Sum of absolute changes: sparse perturbations.
+
+    As in ART, a step moves the one feature with the largest gradient and the way back into the
+    ball is a rescaling, not the Euclidean projection.
+    """
+
+    order = 1.0
+
+    def length(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().sum(1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        flat = gradient.flatten(1)
+        top = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).view_as(gradient)
+
+    def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+        # Uniform in the ball: d of the d + 1 gaps of sorted uniforms, with random signs.
+        n, d = len(x), x[0].numel()
+        cuts = _uniform(x.new_empty(n, d), generator).sort(1).values
+        gaps = torch.diff(cuts, prepend=cuts.new_zeros(n, 1), dim=1)
+        signs = _uniform(gaps, generator).lt(0.5) * 2 - 1
+        return (gaps * signs).view_as(x) * eps
+
+    def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
+        return lambda z: x + rescale(self, clip(z, box) - x, eps)
+
+
+def rescale(geometry: Geometry, delta: Tensor, eps: Eps) -> Tensor:
+    """``delta`` shortened to length eps where it is longer: the projection for L2."""
+    length = _column(geometry.length(delta), delta)
+    return delta * torch.clamp(eps / _guard(length), max=1.0)
+
+
+_GEOMETRIES: dict[float, Geometry] = {math.inf: Linf(), 2.0: L2(), 1.0: L1()}
+
+
+def geometry(norm: float | str) -> Geometry:
+    """The geometry of a norm: ``numpy.inf`` or ``"inf"``, ``2`` or ``1``.
+
+    Raises:
+        ConfigurationError: for any other norm.
+    """
+    try:
+        order = float(norm)
+    except (TypeError, ValueError):
+        order = math.nan
+    if order not in _GEOMETRIES:
+        raise ConfigurationError(f"norm must be numpy.inf (or 'inf'), 2 or 1, got {norm!r}")
+    return _GEOMETRIES[order]
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """``(batch,)`` values as ``(batch, 1, ...)``, to be broadcast over ``like``."""
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _guard(length: Tensor) -> Tensor:
+    return length.clamp_min(torch.finfo(length.dtype).tiny)
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)

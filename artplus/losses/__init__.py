@@ -1,0 +1,35 @@
+"""λ-weighted objectives, one method a file; importing this package registers them all."""
+
+from artplus.losses._base import Inner as Inner
+from artplus.losses._base import Objective as Objective
+from artplus.losses._base import Terms as Terms
+from artplus.losses._base import Weight as Weight
+from artplus.losses._base import list_losses as list_losses
+from artplus.losses._base import make_loss as make_loss
+from artplus.losses._base import register_loss as register_loss
+from artplus.losses.at import at as at
+from artplus.losses.hinge import hinge as hinge
+from artplus.losses.input_gradient import input_gradient as input_gradient
+from artplus.losses.logit_pairing import logit_pairing as logit_pairing
+from artplus.losses.mart import mart as mart
+from artplus.losses.mix import mix as mix
+from artplus.losses.mse import mse as mse
+from artplus.losses.trades import trades as trades
+
+__all__ = [
+    "Inner",
+    "Objective",
+    "Terms",
+    "Weight",
+    "at",
+    "hinge",
+    "input_gradient",
+    "list_losses",
+    "logit_pairing",
+    "make_loss",
+    "mart",
+    "mix",
+    "mse",
+    "register_loss",
+    "trades",
+]

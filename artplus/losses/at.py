@@ -1,0 +1,34 @@
+"""Adversarial training: the loss on the attacked batch alone (Madry et al., 2018)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from artplus.losses._base import Objective, Terms, Weight, register_loss
+from artplus.model import LossModel
+
+
+@register_loss("at")
+def at(*, lam: Weight = 1.0) -> Objective:
+    r"""The loss at the worst case, with no clean term [Madry18]_.
+
+    .. math:: \lambda \, l(f(x'), y), \qquad
+              x' = \arg\max_{x' \in B(x, \epsilon)} l(f(x'), y)
+
+    At ``eps=0`` this is plain training, bit for bit. Differs from the paper: none.
+    BatchNorm: running statistics follow the attacked batch, the only one there is.
+
+    Args:
+        lam: Scales the whole loss and so the step of SGD; 1.0 in the paper. To weigh clean
+            against attacked examples, use ``mix``.
+
+    References:
+        .. [Madry18] Madry et al., "Towards deep learning models resistant to adversarial
+           attacks", ICLR 2018, https://arxiv.org/abs/1706.06083
+    """
+
+    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        adversarial = model(x_adv)
+        return Terms(scaled=model.loss(adversarial, y), adversarial=adversarial)
+
+    return Objective("at", terms, lam=lam)

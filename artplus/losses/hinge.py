@@ -1,0 +1,50 @@
+"""A hinge on the multi-class margin of the attacked batch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from artplus import _checks
+from artplus.functional import margin
+from artplus.losses._base import Climb, Objective, Terms, Weight, register_loss
+from artplus.model import LossModel
+
+
+@register_loss("hinge")
+def hinge(*, lam: Weight = 1.0, kappa: float = 1.0) -> Objective:
+    r"""Clean loss plus λ times the hinge of the margin at x' [Crammer01]_, [Carlini17]_.
+
+    .. math:: l(f(x), y) + \lambda \max\bigl(0, \kappa + \max_{k \ne y} z_k(x') - z_y(x')\bigr)
+
+    The attack climbs the margin itself, unclipped, so it goes on past the hinge.
+
+    The literal :math:`\max(l(f(x'), y), -l(f(x), y))`, sometimes written for this objective, is
+    :math:`l(f(x'), y)` for any non-negative loss, since the second argument is never positive:
+    that is ``mix``. The margin is what a hinge is about.
+    BatchNorm: running statistics follow the clean batch.
+
+    Args:
+        lam: Weight of the hinge, >= 0.
+        kappa: Margin wanted, >= 0, in units of the logits; 1.0 as in the multi-class SVM.
+
+    References:
+        .. [Crammer01] Crammer and Singer, "On the algorithmic implementation of multiclass
+           kernel-based vector machines", JMLR 2001.
+        .. [Carlini17] Carlini and Wagner, "Towards evaluating the robustness of neural
+           networks", IEEE S&P 2017, https://arxiv.org/abs/1608.04644
+    """
+    _checks.nonnegative("kappa", kappa)
+
+    def inner(model: LossModel, x: Tensor, y: Tensor) -> Climb:
+        return lambda x_adv: margin(model(x_adv), y)
+
+    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        clean, adversarial = model.pair(x, x_adv)
+        return Terms(
+            fixed=model.loss(clean, y),
+            scaled=(kappa + margin(adversarial, y)).clamp_min(0),
+            clean=clean,
+            adversarial=adversarial,
+        )
+
+    return Objective("hinge", terms, lam=lam, inner=inner, over_classes=True)

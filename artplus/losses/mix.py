@@ -1,0 +1,38 @@
+"""The λ-weighted mix of clean and adversarial loss (Goodfellow et al., 2015)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from artplus.losses._base import Objective, Terms, Weight, register_loss
+from artplus.model import LossModel
+
+
+@register_loss("mix")
+def mix(*, lam: Weight = 1.0) -> Objective:
+    r"""Clean loss plus λ times the loss on the attacked batch [Goodfellow15]_.
+
+    .. math:: l(f(x), y) + \lambda \, l(f(x'), y)
+
+    Differs from the paper: it writes :math:`\alpha l(x) + (1 - \alpha) l(x')` with
+    :math:`\alpha = 0.5`; λ = 1 is that, times two. Works for any per-example loss.
+    BatchNorm: running statistics follow the clean batch.
+
+    Args:
+        lam: Weight of the adversarial term, >= 0. 1.0 weighs both alike, as the paper's 0.5.
+
+    References:
+        .. [Goodfellow15] Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial
+           examples", ICLR 2015, https://arxiv.org/abs/1412.6572
+    """
+
+    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        clean, adversarial = model.pair(x, x_adv)
+        return Terms(
+            fixed=model.loss(clean, y),
+            scaled=model.loss(adversarial, y),
+            clean=clean,
+            adversarial=adversarial,
+        )
+
+    return Objective("mix", terms, lam=lam)

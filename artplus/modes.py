@@ -1,0 +1,101 @@
+"""Train and eval flags, batch statistics and dropout draws: entered, used, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+Flags = list[tuple[nn.Module, bool]]
+
+
+def flags(module: nn.Module) -> Flags:
+    """The train/eval flag of every sub-module, to be put back by :func:`restore`."""
+    return [(child, child.training) for child in module.modules()]
+
+
+def restore(saved: Flags) -> None:
+    """Put back every flag saved by :func:`flags`, each sub-module its own."""
+    for child, training in saved:
+        child.training = training
+
+
+@contextmanager
+def crafting(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode while examples are crafted; every sub-module's own flag afterwards.
+
+    So dropout is off and batch statistics stand still in the attack, and a layer that the user
+    froze (``bn.eval()``) is still frozen afterwards. Recurrent layers on CUDA keep train mode,
+    which cuDNN needs for gradients, with their dropout off meanwhile.
+    """
+    saved = flags(module)
+    recurrent = [
+        (child, child.dropout)
+        for child, _ in saved
+        if isinstance(child, nn.RNNBase) and any(p.is_cuda for p in child.parameters())
+    ]
+    try:
+        module.eval()
+        for layer, _ in recurrent:
+            layer.training, layer.dropout = True, 0.0
+        yield
+    finally:
+        restore(saved)
+        for layer, dropout in recurrent:
+            layer.dropout = dropout
+
+
+@contextmanager
+def untracked(module: nn.Module) -> Iterator[None]:
+    """Forward passes inside use batch statistics as in training but leave running ones alone."""
+    tracking = [
+        child
+        for child in module.modules()
+        if isinstance(child, _NormBase) and child.training and child.track_running_stats
+    ]
+    try:
+        for child in tracking:
+            child.track_running_stats = False
+        yield
+    finally:
+        for child in tracking:
+            child.track_running_stats = True
+
+
+def begin_training(module: nn.Module) -> None:
+    """Set train mode, but leave in eval what the user froze.
+
+    A module in train mode is left exactly as it is: its sub-modules' flags are the user's. A
+    module in eval mode (ART's ``predict`` leaves it so, whatever it was) is set to train, except
+    layers whose own parameters are all frozen (``requires_grad_(False)``).
+    """
+    if module.training:
+        return
+    module.train()
+    for child in module.modules():
+        own = list(child.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            child.eval()
+
+
+class RandomState:
+    """The dropout stream of a device, to be rewound: draws inside a rewind are given back."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def get(self) -> torch.Tensor:
+        """The present state."""
+        if self._device.type == "cuda":
+            return torch.cuda.get_rng_state(self._device)
+        return torch.get_rng_state()
+
+    def set(self, state: torch.Tensor) -> None:
+        """Go back (or forward) to ``state``."""
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state, self._device)
+        else:
+            torch.set_rng_state(state)

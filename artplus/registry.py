@@ -1,0 +1,90 @@
+"""Names for things that others may add: a decorator, a look-up, and entry points."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from artplus.errors import ConfigurationError, UnknownNameError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[F]):
+    """Factories by name; a package of ours fills it, entry points of other packages extend it.
+
+    Args:
+        kind: What is registered, as a word for messages (``"loss"``).
+        home: Module whose import registers the built-in names; also the entry-point group.
+    """
+
+    def __init__(self, kind: str, home: str) -> None:
+        self._kind = kind
+        self._home = home
+        self._factories: dict[str, F] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Return a decorator that registers a factory under ``name``.
+
+        Raises:
+            ConfigurationError: if the name is taken by another factory or is not an identifier.
+        """
+        if not name.isidentifier():
+            raise ConfigurationError(
+                f"a {self._kind} name must be a Python identifier such as 'my_{self._kind}', "
+                f"got {name!r}"
+            )
+
+        def decorate(factory: F) -> F:
+            known = self._factories.get(name)
+            if known is not None and _origin(known) != _origin(factory):
+                raise ConfigurationError(
+                    f"{self._kind} {name!r} is already registered by {'.'.join(_origin(known))}; "
+                    "choose another name"
+                )
+            self._factories[name] = factory
+            return factory
+
+        return decorate
+
+    def get(self, name: str) -> F:
+        """Return the factory called ``name``.
+
+        Raises:
+            UnknownNameError: with the nearest and all known names.
+        """
+        self._load()
+        if name not in self._factories:
+            near = get_close_matches(name, self._factories, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UnknownNameError(
+                f"unknown {self._kind} {name!r}.{hint} Known: {', '.join(self.names())}. "
+                f"Register your own with @register_{self._kind}({name!r})."
+            )
+        return self._factories[name]
+
+    def names(self) -> list[str]:
+        """Every known name, sorted."""
+        self._load()
+        return sorted(self._factories)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # first, since the imports below come back here
+        importlib.import_module(self._home)
+        for point in entry_points(group=self._home):
+            if point.name not in self._factories:
+                self.register(point.name)(point.load())
+
+
+def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
+    """Where a factory was defined: a module imported twice registers the same thing twice."""
+    return factory.__module__, factory.__qualname__
