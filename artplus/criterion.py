@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from artplus.errors import ConfigurationError
+from artplus.errors import ConfigurationError, DataError
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -96,7 +96,9 @@ def criterion(loss: LossFunction | None = None) -> Criterion:
         return Criterion(unreduced, class_weight=weight)
     if isinstance(loss, _BINARY):
         return Criterion(_binary(unreduced), over_classes=False, soft=False)
-    return Criterion(unreduced, over_classes=isinstance(loss, _OVER_CLASSES), soft=False)
+    if isinstance(loss, _OVER_CLASSES):
+        return Criterion(unreduced, soft=False)
+    return Criterion(_elementwise(unreduced), over_classes=False, soft=False)
 
 
 def _hard(loss: LossFunction) -> LossFunction:
@@ -113,6 +115,22 @@ def _binary(loss: LossFunction) -> LossFunction:
         if y.numel() != predictions.numel() and y.ndim == 2:
             y = y.argmax(1)  # one-hot rows of two classes against a single output
         return loss(predictions, y.to(predictions.dtype).view_as(predictions))
+
+    return unreduced
+
+
+def _elementwise(loss: LossFunction) -> LossFunction:
+    """Predictions shaped like the targets: (batch, 1) against (batch,) would broadcast silently."""
+
+    def unreduced(predictions: Tensor, y: Tensor) -> Tensor:
+        if predictions.shape != y.shape:
+            if predictions.numel() != y.numel():
+                raise DataError(
+                    f"targets have shape {tuple(y.shape)} but the model predicts "
+                    f"{tuple(predictions.shape)}; both need the same number of values per example"
+                )
+            predictions = predictions.view_as(y)
+        return loss(predictions, y.to(predictions.dtype))
 
     return unreduced
 

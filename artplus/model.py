@@ -22,6 +22,7 @@ class LossModel:
         criterion: The loss :math:`l(f(x), y)`, per example.
         forward: Raw inputs to predictions; ``None`` is ``module`` itself. The bridge to ART puts
             differentiable preprocessing here.
+        classes: Number of classes, where known.
 
     Example:
         >>> import torch
@@ -34,6 +35,7 @@ class LossModel:
     module: nn.Module
     criterion: Criterion = criterion()
     forward: Callable[[Tensor], Tensor] | None = None
+    classes: int | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Predictions for ``x``; logits ``(batch, classes)`` in classification."""
