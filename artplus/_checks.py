@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -27,17 +28,21 @@ def fraction(name: str, value: float) -> float:
 
 def count(name: str, value: int, *, least: int = 1) -> int:
     """Return ``value`` as an int if it is a whole number >= ``least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return int(value)
+    return number
 
 
 def _number(name: str, value: Any, wanted: str, holds: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ConfigurationError(f"{name} must be {wanted}, got {value!r}") from None
-    if isinstance(value, (bool, str)) or not math.isfinite(number) or not holds(number):
+    if isinstance(value, (bool, str, bytes)) or not math.isfinite(number) or not holds(number):
         raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
     return number
 
@@ -100,6 +105,8 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
     Raises:
         DataError: with the first reason found.
     """
+    if y.ndim == 0 or len(y) == 0:
+        raise DataError(f"{name} must hold at least one label, got shape {tuple(y.shape)}")
     if len(y) != n:
         raise DataError(f"{name} must have one label per input: {n} inputs, {len(y)} labels")
     if y.ndim == 1:

@@ -74,5 +74,5 @@ def squared_logit_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
 
 def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
     r"""Soft labels :math:`(1 - s)\,\mathrm{onehot}(y) + s / C`, ``(batch, classes)`` floats."""
-    rows = F.one_hot(y, classes).float() if y.ndim == 1 else y.float()
+    rows = F.one_hot(y.long(), classes).float() if y.ndim == 1 else y.float()
     return rows * (1 - smoothing) + smoothing / classes

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from artplus import modes
 from artplus.criterion import Criterion, criterion
 from artplus.errors import ConfigurationError
+from artplus.functional import class_index
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LossModel:
         Running batch statistics and the random stream move with ``x`` only: with the second term
         weighted by zero, training is plain training to the last bit.
         """
-        if not self.module.training:
+        if not any(child.training for child in self.module.modules()):
             return self(x), self(x_adv)
         stream = modes.RandomState(x.device)
         before = stream.get()
@@ -66,8 +67,7 @@ class LossModel:
 
     def wrong(self, predictions: Tensor, y: Tensor) -> Tensor:
         """Which examples are misclassified, ``(batch,)`` booleans; classification only."""
-        index = y.argmax(1) if y.ndim == 2 else y
-        return predictions.argmax(1) != index
+        return predictions.argmax(1) != class_index(y)
 
 
 def as_loss_model(
@@ -93,7 +93,7 @@ def as_loss_model(
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's first parameter or buffer lives; the CPU if it has none."""
-    tensor = next(module.parameters(), None)
+    tensor: Tensor | None = next(module.parameters(), None)
     if tensor is None:
         tensor = next(module.buffers(), None)
     return torch.device("cpu") if tensor is None else tensor.device

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 Flags = list[tuple[nn.Module, bool]]
 
@@ -56,13 +57,23 @@ def untracked(module: nn.Module) -> Iterator[None]:
         for child in module.modules()
         if isinstance(child, _NormBase) and child.training and child.track_running_stats
     ]
+    # Instance norms update what they hold whatever the flag says, so theirs are taken away.
+    held = [
+        (child, child.running_mean, child.running_var)
+        for child in tracking
+        if isinstance(child, _InstanceNorm)
+    ]
     try:
         for child in tracking:
             child.track_running_stats = False
+        for child, _, _ in held:
+            child.running_mean = child.running_var = None
         yield
     finally:
         for child in tracking:
             child.track_running_stats = True
+        for child, average, variance in held:
+            child.running_mean, child.running_var = average, variance
 
 
 def begin_training(module: nn.Module) -> None:
@@ -82,20 +93,23 @@ def begin_training(module: nn.Module) -> None:
 
 
 class RandomState:
-    """The dropout stream of a device, to be rewound: draws inside a rewind are given back."""
+    """The random streams a forward pass draws from, to be rewound: dropout's and the CPU's.
+
+    Some layers draw on the CPU wherever they run (a layer dropped as a whole), so a device's
+    state is the CPU's stream and its own.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def get(self) -> torch.Tensor:
+    def get(self) -> tuple[torch.Tensor, ...]:
         """The present state."""
         if self._device.type == "cuda":
-            return torch.cuda.get_rng_state(self._device)
-        return torch.get_rng_state()
+            return torch.get_rng_state(), torch.cuda.get_rng_state(self._device)
+        return (torch.get_rng_state(),)
 
-    def set(self, state: torch.Tensor) -> None:
+    def set(self, state: tuple[torch.Tensor, ...]) -> None:
         """Go back (or forward) to ``state``."""
+        torch.set_rng_state(state[0])
         if self._device.type == "cuda":
-            torch.cuda.set_rng_state(state, self._device)
-        else:
-            torch.set_rng_state(state)
+            torch.cuda.set_rng_state(state[1], self._device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from artplus.errors import ConfigurationError, UnknownNameError
+from artplus.errors import ArtplusWarning, ConfigurationError, UnknownNameError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,12 +80,22 @@ class Registry(Generic[F]):
         if self._loaded:
             return
         self._loaded = True  # first, since the imports below come back here
-        importlib.import_module(self._home)
+        try:
+            importlib.import_module(self._home)
+        except BaseException:
+            self._loaded = False  # so that the next call fails with the same reason
+            raise
         for point in entry_points(group=self._home):
-            if point.name not in self._factories:
+            try:
                 self.register(point.name)(point.load())
+            except Exception as error:  # a broken package of others must not take ours down
+                warnings.warn(
+                    f"{self._kind} {point.name!r} ({point.value}) was left out: {error}",
+                    ArtplusWarning,
+                    stacklevel=3,
+                )
 
 
 def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
     """Where a factory was defined: a module imported twice registers the same thing twice."""
-    return factory.__module__, factory.__qualname__
+    return factory.__module__, getattr(factory, "__qualname__", repr(factory))

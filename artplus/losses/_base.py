@@ -36,8 +36,19 @@ class Terms:
     clean: Tensor | None = None
     adversarial: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        for term in (self.scaled, self.fixed):
+            if term is not None and (term.ndim != 1 or term.shape != self.scaled.shape):
+                raise ConfigurationError(
+                    f"an objective's terms must be (batch,), one value per example, got "
+                    f"{tuple(term.shape)} beside {tuple(self.scaled.shape)}. Was a loss averaged "
+                    "over the batch, or left per class or per pixel?"
+                )
+
     def total(self, lam: float) -> Tensor:
-        """``fixed + lam * scaled``, ``(batch,)``."""
+        """``fixed + lam * scaled``, ``(batch,)``; at ``lam=0`` the fixed term alone."""
+        if lam == 0 and self.fixed is not None:
+            return self.fixed  # not 0 * scaled: a gradient that overflows there stays out
         scaled = self.scaled if lam == 1 else lam * self.scaled
         return scaled if self.fixed is None else self.fixed + scaled
 
@@ -79,7 +90,8 @@ class Objective:
         """λ after the fraction ``progress`` of training."""
         if not callable(self.lam):
             return float(self.lam)
-        return _checks.nonnegative(f"the lam schedule at progress {progress:.3f}", self.lam(progress))
+        where = f"the lam schedule at progress {progress:.3f}"
+        return _checks.nonnegative(where, self.lam(progress))
 
     def with_lam(self, lam: Weight | None) -> Objective:
         """The same objective with another λ; ``None`` keeps the present one."""

@@ -11,19 +11,24 @@ from artplus.model import LossModel
 
 @register_loss("logit_pairing")
 def logit_pairing(*, lam: Weight = 0.5) -> Objective:
-    r"""Loss on both batches plus λ times the squared gap of their logits [Kannan18]_.
+    r"""Loss on both batches plus λ times the mean squared gap of their logits [Kannan18]_.
 
-    .. math:: \tfrac12 \bigl(l(f(x), y) + l(f(x'), y)\bigr) + \lambda \, \|z(x) - z(x')\|_2^2
+    .. math:: \tfrac12 \bigl(l(f(x), y) + l(f(x'), y)\bigr)
+              + \frac{\lambda}{C} \, \|z(x) - z(x')\|_2^2
 
     The first part is the loss of the paper's mixed batch, half clean and half attacked. The
     attack climbs the model's own loss. The published ImageNet robustness was broken by a longer
     attack [Engstrom18]_: logit penalties can mask gradients, so judge by the worst case.
 
-    Differs from the paper: one dropout mask for both passes. BatchNorm: running statistics follow
-    the clean batch only.
+    The gap is averaged over the C classes, as the authors' code does; their λ means that.
+
+    Differs from the authors' code: (1) it attacks towards the least likely class and smooths the
+    labels by 0.1; (2) one dropout mask for both passes; (3) BatchNorm: two passes, each with its
+    own batch statistics, where theirs is one pass over both halves; running statistics follow the
+    clean batch only.
 
     Args:
-        lam: Weight of the pairing, >= 0; 0.5 in the paper for ImageNet.
+        lam: Weight of the pairing, >= 0; 0.5 in the authors' commands for ImageNet.
 
     References:
         .. [Kannan18] Kannan, Kurakin and Goodfellow, "Adversarial logit pairing", 2018,
@@ -36,7 +41,7 @@ def logit_pairing(*, lam: Weight = 0.5) -> Objective:
         clean, adversarial = model.pair(x, x_adv)
         return Terms(
             fixed=(model.loss(clean, y) + model.loss(adversarial, y)) / 2,
-            scaled=squared_logit_gap(clean, adversarial),
+            scaled=squared_logit_gap(clean, adversarial) / clean.shape[1],
             clean=clean,
             adversarial=adversarial,
         )

@@ -23,12 +23,14 @@ def mart(*, lam: Weight = 5.0) -> Objective:
 
     Differs from the authors' code: (1) probabilities in log space instead of constants such as
     1.0001 and 1e-12 (:math:`1 - \max_{k \ne y} p_k` is the sum of the other probabilities, a
-    log-sum-exp, so it never reaches log 0); (2) one dropout mask for both passes; (3) BatchNorm:
+    log-sum-exp, so it never reaches log 0); (2) their attack starts 0.001 times Gaussian noise
+    off ``x``, here the attack's own start; (3) one dropout mask for both passes; (4) BatchNorm:
     running statistics follow the clean batch only. MART gains under PGD and loses under
     AutoAttack in published comparisons: judge it by the worst case.
 
     Args:
-        lam: Weight of the agreement term, >= 0; 5.0 in the authors' script.
+        lam: Weight of the agreement term, >= 0; 5.0 in the authors' script (6.0 if their function
+            is called by itself).
 
     References:
         .. [Wang20] Wang et al., "Improving adversarial robustness requires revisiting

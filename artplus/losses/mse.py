@@ -17,8 +17,10 @@ def mse(*, lam: Weight = 10.0) -> Objective:
 
     The attack climbs the same gap, from a start off ``x`` as in TRADES.
 
-    Differs from the authors' code (GAT): (1) they attack with one step on the cross-entropy plus
-    this gap, and ramp λ; (2) one dropout mask for both passes; (3) BatchNorm: running statistics
+    Differs from the authors' code (GAT): (1) they attack from random signs with one step on the
+    cross-entropy plus λ times this gap (for CIFAR-10 the gap joins in every other batch); (2) they
+    raise λ late in training, fourfold for CIFAR-10 and threefold each quarter for MNIST: give a
+    schedule for that; (3) one dropout mask for both passes; (4) BatchNorm: running statistics
     follow the clean batch only.
 
     Args:
