@@ -81,10 +81,14 @@ class L2:
     order = 2.0
 
     def length(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
+        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient / _guard(_column(self.length(gradient), gradient))
+        # Divided by the largest entry first: the square of a small float underflows to zero, and
+        # a confident model's gradient is that small.
+        peak = gradient.flatten(1).abs().amax(1)
+        unit = gradient / _guard(_column(peak, gradient))
+        return unit / _guard(_column(self.length(unit), unit))
 
     def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
         direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -92,7 +96,7 @@ class L2:
         return self.steepest(direction) * _column(radius, x) * eps
 
     def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
-        return lambda z: x + rescale(self, clip(z, box) - x, eps)
+        return _rescaling(self, x, eps, box)
 
 
 class L1:
@@ -121,7 +125,13 @@ class L1:
         return (gaps * signs).view_as(x) * eps
 
     def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
-        return lambda z: x + rescale(self, clip(z, box) - x, eps)
+        return _rescaling(self, x, eps, box)
+
+
+def _rescaling(ball: Geometry, x: Tensor, eps: Eps, box: Box) -> Retraction:
+    """The box first, then a rescaling into the ball, which stays in the box since it is convex."""
+    # Clipped once more, because x + (z - x) may leave the box by a rounding error.
+    return lambda z: clip(x + rescale(ball, clip(z, box) - x, eps), box)
 
 
 def rescale(geometry: Geometry, delta: Tensor, eps: Eps) -> Tensor:

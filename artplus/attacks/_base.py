@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,8 +16,13 @@ from artplus.geometry import Eps, Geometry, geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
+T = TypeVar("T")
+
 Climb = Callable[[Tensor], Tensor]
 """``x_adv -> (batch,)`` values that the attack makes large."""
+
+Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""``x_adv -> (values, fooled)``, both ``(batch,)``, of one forward pass."""
 
 Inner = Callable[[LossModel, Tensor, Tensor], Climb]
 """``(model, x, y) -> Climb``: called once per batch, so that what depends on ``x`` alone (the
@@ -46,7 +51,9 @@ class Attack(Protocol):
     """``(model, x, y) -> x_adv``, on the device, without a trace in the model.
 
     Implementations are frozen dataclasses; a schedule replaces them (:meth:`with_eps`), nothing
-    edits them in place.
+    edits them in place. Two attributes are optional: ``targeted``, true if the attack takes
+    targets for ``y``, and ``climbs_own``, true if it climbs a loss of its own and refuses
+    ``inner``.
     """
 
     @property
@@ -92,16 +99,31 @@ def own_loss(model: LossModel, x: Tensor, y: Tensor) -> Climb:
 
 
 def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Values ``(batch,)`` and gradient with respect to ``z`` alone.
+    """Values ``(batch,)`` and gradient with respect to ``z`` alone; see :func:`look`."""
+    values, _, slope = look(lambda point: (climb(point), point), z)
+    return values, slope
+
+
+def look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, what came beside them, and gradient with respect to ``z`` alone.
 
     ``torch.autograd.grad`` prunes the graph to ``z``: no parameter's gradient is computed or
-    touched, which is both faster and safe beside accumulated or sharded gradients.
+    touched, which is both faster and safe beside accumulated or sharded gradients. Where the
+    gradient is not a number it counts as zero, as in ART.
+
+    Raises:
+        ConfigurationError: if the values do not depend on ``z`` in a differentiable way.
     """
     z = z.detach().requires_grad_(True)
     with torch.enable_grad():
-        values = climb(z)
+        values, beside = judge(z)
+        if not values.requires_grad:
+            raise ConfigurationError(
+                "the loss has no gradient with respect to the input. Does the model round, detach "
+                "or leave torch on the way? Attack it with Square, which needs no gradient."
+            )
         (slope,) = torch.autograd.grad(values.sum(), z)
-    return values.detach(), slope
+    return values.detach(), beside.detach(), torch.nan_to_num(slope)
 
 
 def resolve(eps: Budget, x: Tensor, ball: Geometry) -> Eps:
@@ -112,18 +134,18 @@ def resolve(eps: Budget, x: Tensor, ball: Geometry) -> Eps:
             other than L∞.
     """
     if isinstance(eps, Relative):
-        return eps.fraction * ball.length(x).view(-1, *(1,) * (x.ndim - 1))
+        return eps.fraction * column(ball.length(x), x)
     if isinstance(eps, (int, float)):
         return float(eps)
     radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
     if radius.ndim >= x.ndim:
         if len(radius) != 1 and len(radius) != len(x):
             raise ConfigurationError(
-                f"eps has one entry for each of {len(radius)} examples, but a batch holds {len(x)}. "
+                f"eps has an entry for each of {len(radius)} examples, but a batch holds {len(x)}. "
                 "In training the batches are shuffled: give eps per feature, or Relative(c)."
             )
     try:
-        torch.broadcast_shapes(radius.shape, x.shape)
+        radius.expand_as(x)
     except RuntimeError:
         raise ConfigurationError(
             f"eps of shape {tuple(radius.shape)} does not broadcast over inputs {tuple(x.shape)}"
@@ -157,17 +179,18 @@ def check_budget(eps: Budget, norm: float) -> None:
     _checks.nonnegative("eps", eps)
 
 
-def prefer(
-    model: LossModel, x_adv: Tensor, climb: Climb, y: Tensor, *, targeted: bool
-) -> tuple[Tensor, Tensor]:
-    """How good examples are, to choose among restarts: ``(fooled, loss)``, each ``(batch,)``.
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """``(batch,)`` values as ``(batch, 1, ...)``, to be broadcast over ``like``."""
+    return values.view(-1, *(1,) * (like.ndim - 1))
 
-    A fooled example beats any that is not, then the larger loss wins: with more than two classes
-    the largest loss is not always a mistake. Outside classification ``fooled`` is all false.
+
+def take(value: T, rows: Tensor | None, like: Tensor) -> T:
+    """The entries of ``value`` for the examples ``rows``, if it has one for each of ``like``.
+
+    A number, ``None`` and a tensor that broadcasts over one input are the same for every example.
     """
-    with torch.no_grad():
-        losses = climb(x_adv)
-        if not model.criterion.over_classes:
-            return torch.zeros_like(losses, dtype=torch.bool), losses
-        wrong = model.wrong(model(x_adv), y)
-        return (~wrong if targeted else wrong), losses
+    if rows is None or not isinstance(value, Tensor):
+        return value
+    if value.ndim != like.ndim or len(value) != len(like):
+        return value
+    return cast(T, value[rows])

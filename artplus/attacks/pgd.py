@@ -13,12 +13,13 @@ from artplus.attacks._base import (
     Climb,
     Inner,
     check_budget,
+    column,
     gradient,
     own_loss,
-    prefer,
     resolve,
     scaled,
 )
+from artplus.attacks._found import Found, judge
 from artplus.errors import ConfigurationError
 from artplus.geometry import Geometry, Retraction, clip, geometry
 from artplus.model import LossModel
@@ -107,8 +108,10 @@ class PGD:
         x = x.detach()
         ball = geometry(self.norm)
         eps = resolve(self.eps, x, ball)
-        step_size = resolve(self.step_size, x, ball) if self.step_size is not None else (
-            2.5 * eps / self.steps
+        step_size = (
+            resolve(self.step_size, x, ball)
+            if self.step_size is not None
+            else (2.5 * eps / self.steps)
         )
         retract = ball.retraction(x, eps, space)
         with modes.crafting(model.module):
@@ -118,23 +121,24 @@ class PGD:
                 return self._ascend(climb, first, ball, step_size, retract, space)
 
             def begin() -> Tensor:
-                if start is not None:
-                    return start.detach()
                 if not self.random_start:
                     return x
                 return clip(x + space.restrict(ball.random(x, eps, generator)), space)
 
-            best = run(begin())
-            if self.restarts > 1:
-                fooled, losses = prefer(model, best, climb, y, targeted=self.targeted)
-                for _ in range(self.restarts - 1):
-                    other = run(begin())
-                    hit, value = prefer(model, other, climb, y, targeted=self.targeted)
-                    value_better = (value < losses) if self.targeted else (value > losses)
-                    better = (hit & ~fooled) | ((hit == fooled) & value_better)
-                    best = torch.where(better.view(-1, *(1,) * (x.ndim - 1)), other, best)
-                    fooled, losses = fooled | hit, torch.where(better, value, losses)
-        return best
+            best = run(begin() if start is None else start.detach())
+            if self.restarts == 1:
+                return best
+
+            def judged(x_adv: Tensor) -> Found:
+                return judge(model, x_adv, rising, y, targeted=self.targeted)
+
+            def rising(z: Tensor) -> Tensor:
+                return -climb(z) if self.targeted else climb(z)
+
+            found = judged(best)
+            for _ in range(self.restarts - 1):
+                found = found.better(judged(run(begin())))
+        return found.x_adv
 
     def _ascend(
         self,
@@ -151,7 +155,7 @@ class PGD:
             slope = space.restrict(-slope if self.targeted else slope)
             if self.decay is not None:
                 size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
-                slope = slope / size.view(-1, *(1,) * (slope.ndim - 1))
+                slope = slope / column(size, slope)
                 momentum = slope if momentum is None else self.decay * momentum + slope
                 slope = momentum
             with torch.no_grad():

@@ -1,0 +1,39 @@
+"""Attacks: frozen settings that turn a batch into adversarial examples, on the device."""
+
+from artplus.attacks._base import Attack as Attack
+from artplus.attacks._base import Budget as Budget
+from artplus.attacks._base import Climb as Climb
+from artplus.attacks._base import Inner as Inner
+from artplus.attacks._base import Relative as Relative
+from artplus.attacks._base import own_loss as own_loss
+from artplus.attacks.apgd import APGD as APGD
+from artplus.attacks.classic import bim as bim
+from artplus.attacks.classic import fgm as fgm
+from artplus.attacks.classic import mim as mim
+from artplus.attacks.combine import Average as Average
+from artplus.attacks.combine import Combination as Combination
+from artplus.attacks.combine import Cycle as Cycle
+from artplus.attacks.combine import WorstOf as WorstOf
+from artplus.attacks.combine import members as members
+from artplus.attacks.pgd import PGD as PGD
+from artplus.attacks.square import Square as Square
+
+__all__ = [
+    "APGD",
+    "PGD",
+    "Attack",
+    "Average",
+    "Budget",
+    "Climb",
+    "Combination",
+    "Cycle",
+    "Inner",
+    "Relative",
+    "Square",
+    "WorstOf",
+    "bim",
+    "fgm",
+    "members",
+    "mim",
+    "own_loss",
+]

@@ -1,0 +1,235 @@
+"""Auto-PGD: momentum ascent that sets its own step length (Croce and Hein, 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from artplus import _checks, modes
+from artplus.attacks._base import (
+    Budget,
+    Inner,
+    Judge,
+    check_budget,
+    column,
+    look,
+    resolve,
+    scaled,
+    take,
+)
+from artplus.attacks._found import Found
+from artplus.attacks._goal import LossName, check_loss, goal, targets
+from artplus.errors import ConfigurationError
+from artplus.geometry import Eps, Geometry, Retraction, clip, geometry
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+_CHECKPOINTS = (22, 41, 57, 70, 80, 87, 93, 99)
+"""When to judge the step length, in percent of the steps: :math:`p_1 = 0.22` and
+:math:`p_{j+1} = p_j + \\max(p_j - p_{j-1} - 0.03, 0.06)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD:
+    r"""PGD with momentum whose step halves where the loss stopped rising [Croce20]_.
+
+    .. math:: z &= \Pi(x_k + \eta \, \arg\max_{\|d\| \le 1} \langle d, \nabla L \rangle) \\
+              x_{k+1} &= \Pi(x_k + \alpha (z - x_k) + (1 - \alpha)(x_k - x_{k-1}))
+
+    At 22, 41, 57, ... percent of the steps each example's step length is halved, and its best
+    point taken up again, if (1) fewer than ``rho`` of the steps since the last look raised its
+    loss or (2) neither its step length nor its best loss changed since. It returns, per example,
+    the misclassified point of largest loss if one was met, else the point of largest loss.
+
+    Differs from the authors' code: (1) the start is uniform in the ball, as in ART, not on its
+    surface; (2) the box comes before the ball, as in ART; (3) the checkpoints are the paper's,
+    rounded up; (4) for L1 a step moves one feature and the way back is a rescaling (see
+    :class:`artplus.geometry.L1`): weaker than their sparse L1 variant. Later restarts and targets
+    run on the examples that still stand.
+
+    Args:
+        eps: Radius, in the units of ``x``: a number, an array per feature (L∞), or
+            :class:`Relative`.
+        norm: ``numpy.inf``, 2 or 1.
+        steps: Number of gradient steps, 100 in the paper.
+        restarts: Independent runs from random starts (per target with ``"targeted_dlr"``).
+        loss: What to climb: ``"ce"``, ``"dlr"`` (at least 3 classes), ``"margin"``,
+            ``"targeted_dlr"`` (APGD-T; with 3 classes cross-entropy to the target, as the ratio
+            needs four), or ``None``: the inner loss if one is given, else the model's own.
+        targets: Wrong classes to try with ``"targeted_dlr"``, the likeliest first; at most the
+            number of classes less one.
+        step_size: First step length; default ``2 * eps`` as in the paper.
+        rho: Share of steps that must raise the loss, 0.75 in the paper.
+        momentum: :math:`\alpha`, the weight of the new step, 0.75 in the paper.
+        random_start: Begin at a random point of the ball instead of at ``x``.
+        targeted: ``y`` holds targets, and the loss towards them is descended.
+
+    Raises:
+        ConfigurationError: at construction for values that cannot work; at the call for a loss
+            that does not suit the model (too few classes, no loss per example) or if an inner
+            loss is given beside ``loss``.
+
+    Example:
+        >>> import torch
+        >>> from artplus.model import LossModel
+        >>> model = LossModel(torch.nn.Linear(4, 5))
+        >>> x, y = torch.rand(3, 4), torch.tensor([0, 2, 4])
+        >>> x_adv = APGD(eps=0.1, steps=10, loss="targeted_dlr")(model, x, y)
+        >>> bool((x_adv - x).abs().max() <= 0.1 + 1e-6)
+        True
+
+    References:
+        .. [Croce20] Croce and Hein, "Reliable evaluation of adversarial robustness with an
+           ensemble of diverse parameter-free attacks", ICML 2020,
+           https://arxiv.org/abs/2003.01690
+    """
+
+    eps: Budget
+    norm: float = torch.inf
+    steps: int = 100
+    restarts: int = 1
+    loss: LossName | None = None
+    targets: int = 9
+    step_size: Budget | None = None
+    rho: float = 0.75
+    momentum: float = 0.75
+    random_start: bool = True
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        check_budget(self.eps, self.norm)
+        _checks.count("steps", self.steps)
+        _checks.count("restarts", self.restarts)
+        _checks.count("targets", self.targets)
+        _checks.fraction("rho", self.rho)
+        if not 0 < _checks.nonnegative("momentum", self.momentum) <= 1:
+            raise ConfigurationError(f"momentum must lie in (0, 1], got {self.momentum!r}")
+        check_loss(self.loss, targeted=self.targeted)
+        if self.step_size is not None:
+            check_budget(self.step_size, self.norm)
+        if self.restarts > 1 and not self.random_start:
+            raise ConfigurationError(
+                f"restarts={self.restarts} without random_start would repeat the same run"
+            )
+
+    @property
+    def climbs_own(self) -> bool:
+        """Whether the attack names its own loss, and so takes no inner loss."""
+        return self.loss is not None
+
+    def __call__(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        space: InputSpace = InputSpace(),
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Craft; see :class:`artplus.attacks.Attack`."""
+        x = x.detach()
+        ball = geometry(self.norm)
+        eps = resolve(self.eps, x, ball)
+        step = 2 * eps if self.step_size is None else resolve(self.step_size, x, ball)
+
+        def run(target: Tensor | None, first: Tensor | None, rows: Tensor | None) -> Found:
+            def some(value: Tensor) -> Tensor:
+                return value if rows is None else value[rows]
+
+            center, radius = some(x), take(eps, rows, x)
+            part = replace(space, mask=take(space.mask, rows, x))
+            judge = goal(
+                model,
+                center,
+                some(y),
+                loss=self.loss,
+                inner=inner,
+                target=None if target is None else some(target),
+                targeted=self.targeted,
+            )
+            if first is None and self.random_start:
+                first = clip(center + part.restrict(ball.random(center, radius, generator)), part)
+            return self._ascend(
+                judge,
+                center if first is None else first,
+                ball,
+                take(step, rows, x),
+                ball.retraction(center, radius, part),
+                part,
+            )
+
+        with modes.crafting(model.module):
+            runs = self._runs(model, x, y, start)
+            found = run(*next(runs), None)
+            for target, first in runs:
+                rows = found.standing()
+                if len(rows):
+                    found = found.merged(run(target, first, rows), rows)
+        return found.x_adv
+
+    def _runs(
+        self, model: LossModel, x: Tensor, y: Tensor, start: Tensor | None
+    ) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+        """Target classes ``(batch,)`` and start of every run; a given start serves the first."""
+        aims: list[Tensor | None] = [None]
+        if self.loss == "targeted_dlr":
+            aims = list(targets(model, x, y, self.targets))
+        first = None if start is None else start.detach()
+        for target in aims:
+            for _ in range(self.restarts):
+                yield target, first
+                first = None
+
+    def _ascend(
+        self,
+        judge: Judge,
+        z: Tensor,
+        ball: Geometry,
+        step_size: Eps,
+        retract: Retraction,
+        space: InputSpace,
+    ) -> Found:
+        """One run. Every decision is a mask on the device: no step waits for the host."""
+        step = step_size * column(z.new_ones(len(z)), z)
+        value, fooled, slope = look(judge, z)
+        found = Found(z, value, fooled)
+        best, best_value, best_slope = z, value, slope
+        before, rises = z, torch.zeros_like(value)
+        kept, last_best = torch.zeros_like(fooled), value
+        checks = _checkpoints(self.steps)
+        for k in range(1, self.steps + 1):
+            ahead = retract(z + step * ball.steepest(space.restrict(slope)))
+            if k > 1:
+                a = self.momentum
+                ahead = retract(z + a * (ahead - z) + (1 - a) * (z - before))
+            before, z, previous = z, ahead, value
+            value, fooled, slope = look(judge, z)
+            found = found.better(Found(z, value, fooled))
+            rises = rises + (value > previous)
+            higher = value > best_value
+            best = torch.where(column(higher, z), z, best)
+            best_slope = torch.where(column(higher, z), slope, best_slope)
+            best_value = torch.where(higher, value, best_value)
+            if k in checks:
+                stuck = (rises <= self.rho * checks[k]) | (kept & (best_value <= last_best))
+                step = torch.where(column(stuck, z), step / 2, step)
+                z = torch.where(column(stuck, z), best, z)
+                slope = torch.where(column(stuck, z), best_slope, slope)
+                kept, last_best, rises = ~stuck, best_value, torch.zeros_like(rises)
+        return found
+
+    def with_eps(self, scale: float) -> APGD:
+        """The same attack with ``eps`` and ``step_size`` multiplied by ``scale``."""
+        step_size = None if self.step_size is None else scaled(self.step_size, scale)
+        return replace(self, eps=scaled(self.eps, scale), step_size=step_size)
+
+
+def _checkpoints(steps: int) -> dict[int, int]:
+    """Steps after which to look at the step length, with the number of steps since the last."""
+    looks = sorted({-(-percent * steps // 100) for percent in _CHECKPOINTS})
+    return dict(zip(looks, (b - a for a, b in zip([0, *looks], looks, strict=False)), strict=True))

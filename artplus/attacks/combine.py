@@ -1,0 +1,180 @@
+"""Several attacks as one: in turn, averaged by the training step, or the worst per example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from artplus import modes
+from artplus.attacks._base import Attack, Budget, Inner, own_loss
+from artplus.attacks._found import judge
+from artplus.errors import ConfigurationError
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+
+@runtime_checkable
+class Combination(Protocol):
+    """Attacks that a training step asks for by the number of the batch."""
+
+    def members(self, step: int) -> tuple[Attack, ...]:
+        """The attacks whose terms are averaged at batch ``step``, counted from 0."""
+        ...
+
+    def with_eps(self, scale: float) -> Combination:
+        """The same combination with every radius and step length multiplied by ``scale``."""
+        ...
+
+
+def members(attack: Attack | Combination, step: int) -> tuple[Attack, ...]:
+    """The attacks to run at batch ``step``: of a combination, or the single attack itself."""
+    return attack.members(step) if isinstance(attack, Combination) else (attack,)
+
+
+@dataclass(frozen=True)
+class _Several:
+    """What combinations share.
+
+    Attributes:
+        attacks: The combined attacks, at least one.
+    """
+
+    attacks: Sequence[Attack]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attacks", tuple(self.attacks))
+        if not self.attacks:
+            raise ConfigurationError(f"{type(self).__name__} needs at least one attack")
+        for attack in self.attacks:
+            if not isinstance(attack, Attack):
+                raise ConfigurationError(
+                    f"{type(self).__name__} combines attacks of artplus, got "
+                    f"{type(attack).__name__}. Translate an ART attack first: "
+                    "artplus.bridge.attacks.as_attack(attack)."
+                )
+
+    @property
+    def eps(self) -> Budget:
+        """Radius of the first attack; the others may have their own."""
+        return self.attacks[0].eps
+
+    @property
+    def norm(self) -> float:
+        """Norm of the first attack; the others may have their own."""
+        return self.attacks[0].norm
+
+
+S = TypeVar("S", bound=_Several)
+
+
+def _scaled(several: S, scale: float) -> S:
+    return replace(several, attacks=tuple(attack.with_eps(scale) for attack in several.attacks))
+
+
+@dataclass(frozen=True)
+class Cycle(_Several):
+    """One attack per batch, in turn: ART's way with a list of attacks.
+
+    The turn is the number of the batch, kept by the training loop, so a resumed run goes on where
+    it stopped.
+
+    Example:
+        >>> from artplus.attacks import PGD, Cycle, fgm
+        >>> both = Cycle([fgm(0.1), PGD(eps=0.1, steps=7)])
+        >>> [both.members(step)[0].steps for step in range(3)]
+        [1, 7, 1]
+    """
+
+    def members(self, step: int) -> tuple[Attack, ...]:
+        """The attack in turn, alone."""
+        return (self.attacks[step % len(self.attacks)],)
+
+    def with_eps(self, scale: float) -> Cycle:
+        """The same cycle with every radius and step length multiplied by ``scale``."""
+        return _scaled(self, scale)
+
+
+@dataclass(frozen=True)
+class Average(_Several):
+    """Every attack on every batch; the training step averages their terms (Tramèr and Boneh, 2019).
+
+    Example:
+        >>> from artplus.attacks import Average, PGD
+        >>> len(Average([PGD(eps=0.1), PGD(eps=1.0, norm=2)]).members(0))
+        2
+    """
+
+    def members(self, step: int) -> tuple[Attack, ...]:
+        """All attacks."""
+        return tuple(self.attacks)
+
+    def with_eps(self, scale: float) -> Average:
+        """The same attacks with every radius and step length multiplied by ``scale``."""
+        return _scaled(self, scale)
+
+
+@dataclass(frozen=True)
+class WorstOf(_Several):
+    """Per example the worst that any of the attacks finds (the "max" of Tramèr and Boneh, 2019).
+
+    A misclassified example beats any that is not, then the larger inner loss wins. Its norms may
+    differ, so ``eps`` and ``norm`` are the first attack's.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD, WorstOf
+        >>> from artplus.model import LossModel
+        >>> model = LossModel(torch.nn.Linear(4, 3))
+        >>> x, y = torch.rand(2, 4), torch.tensor([0, 2])
+        >>> WorstOf([PGD(eps=0.1), PGD(eps=0.3, norm=2)])(model, x, y).shape
+        torch.Size([2, 4])
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for attack in self.attacks:
+            if getattr(attack, "targeted", False):
+                raise ConfigurationError(
+                    "WorstOf compares attacks by the loss of the true label, but "
+                    f"{type(attack).__name__} is targeted; leave targeted=False"
+                )
+
+    @property
+    def climbs_own(self) -> bool:
+        """Whether one of the attacks climbs a loss of its own, and so takes no inner loss."""
+        return any(getattr(attack, "climbs_own", False) for attack in self.attacks)
+
+    def __call__(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        space: InputSpace = InputSpace(),
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Craft; see :class:`artplus.attacks.Attack`."""
+
+        def run(attack: Attack) -> Tensor:
+            return attack(model, x, y, space=space, inner=inner, start=start, generator=generator)
+
+        with modes.crafting(model.module):
+            climb = (inner or own_loss)(model, x, y)
+            found = judge(model, run(self.attacks[0]), climb, y)
+            for attack in self.attacks[1:]:
+                found = found.better(judge(model, run(attack), climb, y))
+        return found.x_adv
+
+    def members(self, step: int) -> tuple[Attack, ...]:
+        """This attack itself, as one."""
+        return (self,)
+
+    def with_eps(self, scale: float) -> WorstOf:
+        """The same attacks with every radius and step length multiplied by ``scale``."""
+        return _scaled(self, scale)
