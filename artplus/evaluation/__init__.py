@@ -1,0 +1,31 @@
+"""The honest judge: attacks in, a verdict out that says how far to trust it."""
+
+from artplus.evaluation.intervals import wilson as wilson
+from artplus.evaluation.judge import judge as judge
+from artplus.evaluation.minimum_norm import MinimumNorm as MinimumNorm
+from artplus.evaluation.named import Threat as Threat
+from artplus.evaluation.named import list_attacks as list_attacks
+from artplus.evaluation.named import make_attack as make_attack
+from artplus.evaluation.named import register_attack as register_attack
+from artplus.evaluation.report import Report as Report
+from artplus.evaluation.result import AttackResult as AttackResult
+from artplus.evaluation.result import Examples as Examples
+from artplus.evaluation.suites import list_suites as list_suites
+from artplus.evaluation.suites import make_suite as make_suite
+from artplus.evaluation.suites import register_suite as register_suite
+
+__all__ = [
+    "AttackResult",
+    "Examples",
+    "MinimumNorm",
+    "Report",
+    "Threat",
+    "judge",
+    "list_attacks",
+    "list_suites",
+    "make_attack",
+    "make_suite",
+    "register_attack",
+    "register_suite",
+    "wilson",
+]

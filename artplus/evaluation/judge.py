@@ -1,0 +1,364 @@
+"""The judge: every attack on the same examples, and the worst case of each example."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from artplus import _checks
+from artplus.attacks._base import Attack
+from artplus.errors import ConfigurationError, ConversionWarning, DataError
+from artplus.evaluation import wording
+from artplus.evaluation.bench import Bench, Mistakes, Scores
+from artplus.evaluation.report import Report
+from artplus.evaluation.result import Examples
+from artplus.evaluation.trial import Exhibit, Outcome, metrics, trial
+from artplus.evaluation.untouched import untouched
+from artplus.model import LossModel, device_of
+from artplus.spaces import InputSpace
+
+Values = Tensor | NDArray[Any]
+
+
+def judge(
+    model: LossModel,
+    x: Values,
+    y: Values,
+    attacks: Mapping[str, Attack],
+    *,
+    space: InputSpace = InputSpace(),
+    batch_size: int = 128,
+    seed: int = 0,
+    only_survivors: bool = False,
+    mistakes: Mistakes | None = None,
+    examples: int = 8,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+) -> Report:
+    """Attack a model on given examples and report what it withstands.
+
+    Predictions are made in evaluation mode and without gradients; the model's flags and its
+    parameters' ``.grad`` come back as they were. Each attack is run on every example that is
+    right without it (in regression on all), so that their accuracies compare. What an attack
+    returns is measured in double precision: one that leaves its ball or the valid range, raises,
+    or returns NaN, a wrong shape or nothing but unchanged inputs is *broken*, and counts neither
+    for nor against the model. A targeted attack aims at a class drawn uniformly from the others
+    and succeeds with any mistake.
+
+    Args:
+        model: What is judged.
+        x: ``(n, *input)`` floats inside ``space``.
+        y: ``(n,)`` class numbers, ``(n, classes)`` rows, or the targets of a regression.
+        attacks: By name; run in this order. Each draws its randomness from ``seed`` and its
+            name, so that others, or their order, do not change it.
+        space: Range of valid inputs and mask.
+        batch_size: Examples at a time. Random starts are drawn per batch.
+        seed: The same seed gives the same report, but for times and dates.
+        only_survivors: Run each attack only on what the ones before left standing. Faster for an
+            ensemble and with the same worst case (up to random draws); the accuracies are then
+            cumulative.
+        mistakes: ``(predictions, y) -> (batch,)`` booleans, which predictions are wrong. Default:
+            the wrong class, if the loss is over classes, else none (regression).
+        examples: How many attacked examples to keep in the report.
+        class_names: One per class, for display.
+        name: What to call the model; default its class.
+        progress: Show a bar per attack, with the robust accuracy so far and the time left.
+        device: Where batches go; default where the model's parameters are.
+
+    Raises:
+        DataError: for inputs or labels that cannot be meant.
+        ConfigurationError: for attacks or options that cannot work.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks.pgd import PGD
+        >>> _ = torch.manual_seed(0)
+        >>> x, model = torch.rand(8, 4), LossModel(torch.nn.Linear(4, 3))
+        >>> y = model(x).argmax(1)
+        >>> report = judge(model, x, y, {"pgd": PGD(eps=0.01)}, progress=False)
+        >>> report.clean_accuracy
+        1.0
+        >>> report.robust_accuracy <= report.clean_accuracy
+        True
+    """
+    _checks.count("batch_size", batch_size)
+    _checks.count("examples", examples, least=0)
+    _named(attacks)
+    where = device_of(model.module) if device is None else torch.device(device)
+    with untouched(model.module):
+        bench = _bench(model, x, y, space, batch_size, where, mistakes)
+        _class_names(class_names, bench)
+        clean = bench.clean()
+        outcomes = _trials(bench, clean, attacks, seed, only_survivors, examples, progress)
+    results = tuple(outcome.result for outcome in outcomes)
+    working = [outcome for outcome in outcomes if outcome.result.broken is None]
+    balls = {(result.norm, result.eps) for result in results}
+    norm, eps = balls.pop() if len(balls) == 1 else (None, None)
+    return Report(
+        n=len(bench.x),
+        attacks=results,
+        losses_clean=clean.losses.numpy(),
+        correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
+        worst_attack=_worst_attack(clean, working),
+        clean_metrics=metrics(clean.losses, clean.errors),
+        robust_metrics=_worst_metrics(clean, working),
+        eps=eps,
+        norm=norm,
+        seed=seed,
+        batch_size=batch_size,
+        only_survivors=only_survivors,
+        examples=_gallery(bench, clean, working, examples),
+        class_names=None if class_names is None else tuple(class_names),
+        model=name or type(model.module).__name__,
+        device=_device_name(where),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=_versions(),
+        data_hash=_hash(bench.x, bench.y),
+        notes=_notes(bench, results),
+    )
+
+
+def _bench(
+    model: LossModel,
+    x: Values,
+    y: Values,
+    space: InputSpace,
+    batch_size: int,
+    device: torch.device,
+    mistakes: Mistakes | None,
+) -> Bench:
+    """Check model and data against each other before anything costs time."""
+    x = _floats(torch.as_tensor(x).detach(), model.module)
+    y = torch.as_tensor(y).detach()
+    _checks.inputs(x, low=space.low, high=space.high)
+    if y.ndim == 0 or len(y) != len(x):
+        raise DataError(f"y must have one label per input: {len(x)} inputs, y {tuple(y.shape)}")
+    outputs = _probe(model, x[:1].to(device))
+    if not model.criterion.over_classes:
+        y = _targets(y, outputs)
+        return Bench(model, x, y, space, batch_size, device, mistakes, None)
+    if outputs.ndim != 2:
+        raise DataError(
+            f"a classifier must predict (batch, classes), got {tuple(outputs.shape)} for one "
+            "example. Give the model the loss it was trained on if it is no classifier."
+        )
+    classes = outputs.shape[1]
+    _checks.class_labels(y, n=len(x), classes=classes)
+    y = y.long() if y.ndim == 1 else y.to(x.dtype)
+    return Bench(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
+
+
+def _floats(x: Tensor, module: nn.Module) -> Tensor:
+    """Inputs in the module's own precision."""
+    if not x.is_floating_point():
+        raise DataError(
+            f"x must be floats in the range of the model's inputs, got {x.dtype}; "
+            "x.float() / 255 makes images of bytes"
+        )
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    if x.dtype == own:
+        return x
+    warnings.warn(
+        f"x is {x.dtype}, the model {own}: x was converted", ConversionWarning, stacklevel=4
+    )
+    return x.to(own)
+
+
+def _probe(model: LossModel, x: Tensor) -> Tensor:
+    """Predictions for one example."""
+    try:
+        with torch.no_grad():
+            return model(x)
+    except RuntimeError as error:
+        raise DataError(
+            f"the model cannot take an input of shape {tuple(x.shape)} on {x.device}: {error}"
+        ) from error
+
+
+def _targets(y: Tensor, outputs: Tensor) -> Tensor:
+    """Regression targets, shaped as the outputs so that errors are taken element by element."""
+    if not y.is_floating_point():
+        return y
+    if not bool(torch.isfinite(y).all()):
+        raise DataError("y must be finite, but it holds NaN or infinity")
+    if y[0].numel() != outputs[0].numel():
+        return y  # the loss knows what to do with it, or says so
+    return y.to(outputs.dtype).reshape(len(y), *outputs.shape[1:])
+
+
+def _named(attacks: Mapping[str, Attack]) -> None:
+    if not isinstance(attacks, Mapping) or not attacks:
+        raise ConfigurationError("attacks must be a mapping name -> attack with at least one entry")
+    for name, attack in attacks.items():
+        if not isinstance(name, str) or name in {"", wording.CLEAN, wording.WORST}:
+            raise ConfigurationError(f"an attack cannot be called {name!r}; choose another name")
+        if not isinstance(attack, Attack):
+            raise ConfigurationError(
+                f"attack {name!r} must be an artplus attack such as PGD(eps=0.1), got "
+                f"{type(attack).__name__}. ART's attacks go to artplus.evaluate."
+            )
+
+
+def _class_names(class_names: Sequence[str] | None, bench: Bench) -> None:
+    if class_names is not None and bench.classes is not None and len(class_names) != bench.classes:
+        raise ConfigurationError(
+            f"class_names must hold {bench.classes} names, got {len(class_names)}"
+        )
+
+
+def _trials(
+    bench: Bench,
+    clean: Scores,
+    attacks: Mapping[str, Attack],
+    seed: int,
+    only_survivors: bool,
+    exhibits: int,
+    progress: bool,
+) -> list[Outcome]:
+    fallen = torch.zeros(len(bench.x), dtype=torch.bool) if clean.wrong is None else clean.wrong
+    outcomes = []
+    for k, (name, attack) in enumerate(attacks.items(), 1):
+        targets = fallen if only_survivors or clean.wrong is None else clean.wrong
+        index = (~targets).nonzero().flatten()
+        with tqdm(
+            total=len(index),
+            desc=f"[{k}/{len(attacks)}] {name}",
+            unit="ex",
+            leave=False,
+            disable=not progress,
+        ) as bar:
+            outcome = trial(
+                bench,
+                Scores(clean.losses, fallen if only_survivors else clean.wrong, clean.errors,
+                       clean.predictions),
+                name, attack, index, seed=seed, exhibits=exhibits,
+                progress=_shown(bar, fallen),
+            )  # fmt: skip
+        outcomes.append(outcome)
+        if outcome.result.broken is None and outcome.scores.wrong is not None:
+            fallen = fallen | outcome.scores.wrong
+    return outcomes
+
+
+def _shown(bar: Any, fallen: Tensor) -> Callable[[int, Tensor | None], None]:
+    """Advance the bar and show which share is standing so far."""
+
+    def shown(done: int, wrong: Tensor | None) -> None:
+        if wrong is not None and not bar.disable:
+            standing = 1 - float((fallen | wrong).double().mean())
+            bar.set_postfix_str(f"robust so far {wording.percent(standing)}", refresh=False)
+        bar.update(done)
+
+    return shown
+
+
+def _worst_attack(clean: Scores, working: Sequence[Outcome]) -> tuple[str, ...]:
+    """Of the attacks that fool an example, the one with the largest loss; in regression of all."""
+    n = len(clean.losses)
+    if not working:
+        return tuple("clean" if w else "" for w in _flags(clean.wrong, n))
+    losses = torch.stack([outcome.scores.losses for outcome in working])
+    if clean.wrong is None:
+        hit = losses > clean.losses
+    else:
+        hit = torch.stack([_flags(outcome.scores.wrong, n) for outcome in working])
+    best = torch.where(hit, losses, -torch.inf).argmax(0)
+    named = [working[int(k)].result.name for k in best]
+    return tuple(
+        wording.CLEAN if already else (attack if struck else "")
+        for already, attack, struck in zip(_flags(clean.wrong, n), named, hit.any(0), strict=True)
+    )
+
+
+def _flags(wrong: Tensor | None, n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.bool) if wrong is None else wrong
+
+
+def _worst_metrics(clean: Scores, working: Sequence[Outcome]) -> dict[str, float]:
+    """Mean loss and RMSE, each example under whatever raised its loss most."""
+    if not working:
+        return {}
+    scores = [clean, *(outcome.scores for outcome in working)]
+    losses, best = torch.stack([s.losses for s in scores]).max(0)
+    errors = [s.errors for s in scores if s.errors is not None]
+    if len(errors) < len(scores):
+        return metrics(losses, None)
+    return metrics(losses, torch.stack(errors).gather(0, best[None]).squeeze(0))
+
+
+def _gallery(
+    bench: Bench, clean: Scores, working: Sequence[Outcome], count: int
+) -> Examples | None:
+    """Up to ``count`` different examples, taken from the attacks in turn; fooled ones first."""
+    chosen: dict[int, tuple[Exhibit, str]] = {}
+    for shelf in ("fooled", "held"):
+        for rank in range(count):
+            for outcome in working:
+                shown = getattr(outcome, shelf)
+                if rank < len(shown) and len(chosen) < count:
+                    chosen.setdefault(shown[rank].position, (shown[rank], outcome.result.name))
+    if not chosen:
+        return None
+    kept = [chosen[position] for position in sorted(chosen)]
+    index = np.asarray([exhibit.position for exhibit, _ in kept], dtype=np.int64)
+    return Examples(
+        index=index,
+        x=torch.stack([exhibit.x for exhibit, _ in kept]).float().numpy(),
+        x_adv=torch.stack([exhibit.x_adv for exhibit, _ in kept]).float().numpy(),
+        y=bench.labels()[index].numpy(),
+        clean=clean.predictions[index].numpy(),
+        adversarial=torch.stack([exhibit.prediction for exhibit, _ in kept]).numpy(),
+        attack=tuple(name for _, name in kept),
+    )
+
+
+def _notes(bench: Bench, results: Sequence[Any]) -> tuple[str, ...]:
+    notes = []
+    balls = dict.fromkeys(wording.ball(result.norm, result.eps) for result in results)
+    if len(balls) > 1:
+        notes.append(
+            f"The attacks have different balls ({', '.join(balls)}): the worst case is over "
+            "their union, and the attacks' accuracies do not compare."
+        )
+    if not bench.model.criterion.per_example:
+        notes.append(
+            "The loss is a mean over the batch, so losses and the worst case are per batch."
+        )
+    return tuple(notes)
+
+
+def _hash(x: Tensor, y: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in (x.float(), y):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    return digest.hexdigest()[:16]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("artplus", "torch", "adversarial-robustness-toolbox", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,141 @@
+"""Attacks by a short name, at the settings of their papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from artplus.attacks import APGD, PGD, Attack, Square, bim, fgm, mim
+from artplus.attacks._base import Budget
+from artplus.errors import ConfigurationError
+from artplus.registry import Registry
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attack must know of the model and of the limits it has.
+
+    Attributes:
+        eps: Radius, in the units of the inputs.
+        norm: ``numpy.inf``, 2 or 1.
+        classes: Number of classes; ``None`` in regression, where attacks climb the model's loss.
+        shape: Shape of one input; ``None`` if unknown.
+    """
+
+    eps: Budget
+    norm: float = math.inf
+    classes: int | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def squares(self) -> bool:
+        """Whether :class:`~artplus.attacks.Square` is defined here.
+
+        It needs class logits, L∞ or L2, and in L2 images of at least three pixels a side.
+        """
+        if self.classes is None or self.norm == 1:
+            return False
+        if self.norm == 2 and self.shape is not None:
+            return len(self.shape) == 3 and min(self.shape[1:]) >= 3
+        return True
+
+
+attacks: Registry[Callable[[Threat], Attack]] = Registry("attack", "artplus.evaluation.named")
+
+
+def register_attack(
+    name: str,
+) -> Callable[[Callable[[Threat], Attack]], Callable[[Threat], Attack]]:
+    """Register a factory ``Threat -> Attack`` under ``name``, for ``evaluate(attacks=[name])``.
+
+    Raises:
+        ConfigurationError: if the name is taken.
+    """
+    return attacks.register(name)
+
+
+def list_attacks() -> list[str]:
+    """Names of every registered attack, entry points of other packages included."""
+    return attacks.names()
+
+
+def make_attack(name: str, threat: Threat) -> Attack:
+    """The attack called ``name``.
+
+    Raises:
+        UnknownNameError: if no attack has this name.
+        ConfigurationError: if it is not defined for this threat.
+
+    Example:
+        >>> make_attack("pgd", Threat(eps=0.1)).steps
+        40
+    """
+    return attacks.get(name)(threat)
+
+
+@register_attack("fgsm")
+def _fgsm(threat: Threat) -> Attack:
+    """One step."""
+    return fgm(threat.eps, norm=threat.norm)
+
+
+@register_attack("bim")
+def _bim(threat: Threat) -> Attack:
+    """10 steps from the input itself."""
+    return bim(threat.eps, norm=threat.norm)
+
+
+@register_attack("mim")
+def _mim(threat: Threat) -> Attack:
+    """10 steps with momentum 1.0."""
+    return mim(threat.eps, norm=threat.norm)
+
+
+@register_attack("pgd")
+def _pgd(threat: Threat) -> Attack:
+    """40 steps of 2.5 eps / 40 from a random start (Madry et al., 2018)."""
+    return PGD(eps=threat.eps, norm=threat.norm, steps=40)
+
+
+@register_attack("apgd")
+def _apgd(threat: Threat) -> Attack:
+    """100 steps on cross-entropy, in regression on the model's loss."""
+    return apgd(threat, steps=100)
+
+
+@register_attack("apgd_dlr")
+def _apgd_dlr(threat: Threat) -> Attack:
+    """100 steps on the difference of logits ratio; at least three classes."""
+    _needs(threat, 3, "apgd_dlr")
+    return APGD(eps=threat.eps, norm=threat.norm, loss="dlr")
+
+
+@register_attack("apgd_t")
+def _apgd_t(threat: Threat) -> Attack:
+    """100 steps towards each of the 9 likeliest wrong classes; at least three classes."""
+    _needs(threat, 3, "apgd_t")
+    return APGD(eps=threat.eps, norm=threat.norm, loss="targeted_dlr")
+
+
+@register_attack("square")
+def _square(threat: Threat) -> Attack:
+    """5000 queries, no gradients."""
+    _needs(threat, 2, "square")
+    return Square(eps=threat.eps, norm=threat.norm)
+
+
+def apgd(threat: Threat, *, steps: int) -> APGD:
+    """Auto-PGD on cross-entropy; in regression on the model's own loss."""
+    return APGD(
+        eps=threat.eps,
+        norm=threat.norm,
+        steps=steps,
+        loss=None if threat.classes is None else "ce",
+    )
+
+
+def _needs(threat: Threat, least: int, name: str) -> None:
+    if threat.classes is None or threat.classes < least:
+        found = "a regression" if threat.classes is None else f"{threat.classes} classes"
+        raise ConfigurationError(f"{name!r} needs at least {least} classes, the model has {found}")

@@ -1,0 +1,195 @@
+"""The verdict on a model: each attack, the per-example worst case, and what is needed to check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artplus.evaluation import schema, text, wording
+from artplus.evaluation.intervals import Interval, wilson
+from artplus.evaluation.result import Array, AttackResult, Examples
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Report:
+    r"""How a model does on n examples, without and under attack.
+
+    Robust accuracy is the per-example worst case,
+    :math:`\frac{1}{n} \sum_i \prod_a [f(x_i^{(a)}) = y_i]` over the attacks ``a`` that worked: an
+    example counts only if it withstood them all, so it is at most the least of the attacks'
+    accuracies. It is an upper bound: a stronger attack can only lower it.
+
+    In regression predictions are neither right nor wrong: the accuracies are ``None`` and the
+    losses speak, ``clean_loss`` and ``robust_loss``, each example under the attack that raised
+    its loss most. Both are there in classification too.
+
+    Attributes:
+        n: Number of examples.
+        attacks: One result each, in the order they ran.
+        eps: Radius common to all attacks; ``None`` if they differ.
+        norm: Norm common to all attacks; ``None`` if they differ.
+        seed: Of every random draw.
+        batch_size: Random starts are drawn per batch, so a repetition needs it too.
+        only_survivors: True if each attack saw only what the ones before left standing; its
+            accuracy is then that of all attacks so far.
+        correct_clean: ``(n,)`` booleans without an attack; ``None`` in regression.
+        losses_clean: ``(n,)`` losses without an attack.
+        clean_metrics: Means without an attack: ``"loss"``, and ``"rmse"`` in regression.
+        robust_metrics: The same in the worst case; empty if no attack worked.
+        worst_attack: ``n`` names, which attack hurt each example most: ``"clean"`` where the model
+            is wrong without one, ``""`` where it held.
+        examples: A few attacked examples, or ``None``.
+        class_names: One per class, for display.
+        model: What was judged, a name for display.
+        device: Where it ran.
+        date: When it ran, ISO 8601, UTC.
+        versions: Of artplus, torch, ART, numpy and Python.
+        data_hash: Of inputs and labels; two reports compare only if it agrees.
+        notes: What a reader should know beyond single attacks.
+    """
+
+    n: int
+    attacks: tuple[AttackResult, ...]
+    losses_clean: Array
+    correct_clean: Array | None = None
+    worst_attack: tuple[str, ...] = ()
+    clean_metrics: Mapping[str, float] = field(default_factory=dict)
+    robust_metrics: Mapping[str, float] = field(default_factory=dict)
+    eps: float | None = None
+    norm: float | None = None
+    seed: int = 0
+    batch_size: int = 0
+    only_survivors: bool = False
+    examples: Examples | None = None
+    class_names: tuple[str, ...] | None = None
+    model: str = "model"
+    device: str = "cpu"
+    date: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data_hash: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def working(self) -> tuple[AttackResult, ...]:
+        """The attacks that count: those that are not broken."""
+        return tuple(result for result in self.attacks if result.broken is None)
+
+    @property
+    def broken(self) -> tuple[AttackResult, ...]:
+        """The attacks that do not."""
+        return tuple(result for result in self.attacks if result.broken is not None)
+
+    @property
+    def correct(self) -> dict[str, Array]:
+        """``(n,)`` booleans of each attack that counts, by name."""
+        return {r.name: r.correct for r in self.working if r.correct is not None}
+
+    @property
+    def correct_robust(self) -> Array | None:
+        """``(n,)`` booleans of the worst case; ``None`` if no attack worked or in regression."""
+        if self.correct_clean is None or not self.correct:
+            return None
+        stood: Array = np.logical_and.reduce([self.correct_clean, *self.correct.values()])
+        return stood
+
+    @property
+    def clean_accuracy(self) -> float | None:
+        """Share of correct predictions without an attack; ``None`` in regression."""
+        return None if self.correct_clean is None else float(self.correct_clean.mean())
+
+    @property
+    def robust_accuracy(self) -> float | None:
+        """Share of examples that are correct under every attack; ``None`` if none worked."""
+        correct = self.correct_robust
+        return None if correct is None else float(correct.mean())
+
+    @property
+    def clean_interval(self) -> Interval | None:
+        """95 % Wilson interval of :attr:`clean_accuracy`."""
+        return None if self.correct_clean is None else _interval(self.correct_clean)
+
+    @property
+    def robust_interval(self) -> Interval | None:
+        """95 % Wilson interval of :attr:`robust_accuracy`."""
+        correct = self.correct_robust
+        return None if correct is None else _interval(correct)
+
+    @property
+    def clean_loss(self) -> float:
+        """Mean loss without an attack."""
+        return float(self.losses_clean.mean())
+
+    @property
+    def losses_robust(self) -> Array | None:
+        """``(n,)`` losses, each under the attack that raised it most; ``None`` if none worked."""
+        losses = [r.losses for r in self.working if r.losses is not None]
+        if not losses:
+            return None
+        worst: Array = np.maximum.reduce([self.losses_clean, *losses])
+        return worst
+
+    @property
+    def robust_loss(self) -> float | None:
+        """Mean of :attr:`losses_robust`."""
+        losses = self.losses_robust
+        return None if losses is None else float(losses.mean())
+
+    @property
+    def verdict(self) -> str:
+        """The result in a sentence or two."""
+        return wording.verdict(self)
+
+    def __str__(self) -> str:
+        return text.table(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, versioned; :meth:`from_dict` is its inverse."""
+        return schema.encode(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report that :meth:`to_dict` wrote.
+
+        Raises:
+            DataError: if ``data`` is no report or of a schema this version does not know.
+        """
+        return cls(**schema.decode(data))
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_json(cls, content: str) -> Report:
+        """The report that :meth:`to_json` wrote.
+
+        Raises:
+            DataError: if ``content`` is no report.
+        """
+        return cls.from_dict(schema.parse(content))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a page, a table, a picture or the raw numbers, by the suffix of ``path``.
+
+        Args:
+            path: Ends in ``.html``, ``.md``, ``.txt``, ``.png`` or ``.json``.
+
+        Returns:
+            The path, as a :class:`~pathlib.Path`.
+
+        Raises:
+            ConfigurationError: for another suffix.
+        """
+        # Reporting stands above this layer, so it is looked up only when a report is written.
+        written: Path = import_module("artplus.reporting").save(self, path)
+        return written
+
+
+def _interval(correct: Array) -> Interval:
+    return wilson(int(correct.sum()), len(correct))

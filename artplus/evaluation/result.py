@@ -1,0 +1,102 @@
+"""What one attack did: who still stands, how far it moved them, and whether it worked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from artplus.evaluation.intervals import Interval, wilson
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttackResult:
+    """One attack on n examples.
+
+    A *broken* attack proves nothing, neither robustness nor its lack: it has no accuracy, and
+    the worst case passes over it.
+
+    Attributes:
+        name: Its name in the report.
+        norm: Of its ball: ``inf``, 2 or 1.
+        eps: Radius it is judged by, in the units of the inputs; the largest where it differs per
+            feature or example.
+        params: Its settings, for the record; values are numbers, strings or booleans.
+        attacked: Number of examples it was run on. By default those that are correct without
+            an attack, in regression all.
+        correct: ``(n,)`` booleans, which examples are still correct under this attack; ``None``
+            if it is broken or predictions are neither right nor wrong (regression). Examples
+            that are wrong without it count as wrong. If only survivors were attacked, those that
+            fell to an earlier attack count as wrong too.
+        losses: ``(n,)`` losses under this attack, the clean loss where it was not run; ``None``
+            if it is broken.
+        metrics: Means over the n examples: ``"loss"``, and ``"rmse"`` in regression.
+        changed: Number of examples that it returned changed.
+        max_norm: Largest perturbation among those attacked, in ``norm``.
+        mean_norm: Mean of them.
+        eps_violations: Number of examples outside the ball.
+        clip_violations: Number of examples outside the range of valid inputs, or changed where
+            the mask forbids it.
+        seconds: Wall time, the predictions included.
+        flags: What a reader should know and what does not break the attack.
+        broken: Why it does not count; ``None`` if it does.
+    """
+
+    name: str
+    norm: float
+    eps: float
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attacked: int = 0
+    correct: Array | None = None
+    losses: Array | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    changed: int = 0
+    max_norm: float | None = None
+    mean_norm: float | None = None
+    eps_violations: int = 0
+    clip_violations: int = 0
+    seconds: float = 0.0
+    flags: tuple[str, ...] = ()
+    broken: str | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of all n examples that are still correct under this attack."""
+        return None if self.correct is None else float(self.correct.mean())
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % Wilson interval of :attr:`accuracy`."""
+        if self.correct is None:
+            return None
+        return wilson(int(self.correct.sum()), len(self.correct))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+    """A few attacked examples, for a look at them.
+
+    Attributes:
+        index: ``(k,)`` positions in the data.
+        x: ``(k, *input)`` inputs as they were.
+        x_adv: ``(k, *input)`` under attack.
+        y: ``(k,)`` true class numbers, or ``(k, ...)`` targets of a regression.
+        clean: Predictions for ``x``: class numbers, or raw outputs in regression.
+        adversarial: Predictions for ``x_adv``, likewise.
+        attack: ``k`` names, which attack made each.
+    """
+
+    index: Array
+    x: Array
+    x_adv: Array
+    y: Array
+    clean: Array
+    adversarial: Array
+    attack: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)

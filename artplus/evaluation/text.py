@@ -1,0 +1,37 @@
+"""A report as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from artplus.evaluation import wording
+
+if TYPE_CHECKING:
+    from artplus.evaluation.report import Report
+
+
+def table(report: Report) -> str:
+    """Clean, each attack and the worst case in aligned columns, then the verdict and remarks."""
+    rows = wording.rows(report)
+    lines = aligned([wording.columns(report), *((row.name, *row.cells) for row in rows)])
+    rule = "─" * max(map(len, lines))
+    parts = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
+    parts += wrap(report.verdict, 88)
+    parts += [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
+    parts += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
+    parts += [f"· {note}" for note in report.notes]
+    return "\n".join(parts)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,179 @@
+"""A report in words: numbers as people read them, one row per line of a table, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from artplus.evaluation.intervals import Interval
+
+if TYPE_CHECKING:
+    from artplus.evaluation.report import Report
+    from artplus.evaluation.result import AttackResult
+
+WORST = "worst case"
+CLEAN = "clean"
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a report's table.
+
+    Attributes:
+        name: ``clean``, an attack's name, or ``worst case``.
+        value: Accuracy in [0, 1], or the mean loss in regression; ``None`` if unknown.
+        cells: The other cells as text, in the order of :func:`columns` after the name.
+        broken: Why an attack does not count.
+        flags: What else to know about it.
+    """
+
+    name: str
+    value: float | None
+    cells: tuple[str, ...]
+    broken: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal.
+
+    Example:
+        >>> percent(0.615)
+        '61.5%'
+    """
+    return NONE if share is None else f"{100 * share:.1f}%"
+
+
+def interval(bounds: Interval | None) -> str:
+    """Both ends of an interval of shares, in percent."""
+    return NONE if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
+
+
+def number(value: float | None) -> str:
+    """A quantity to four significant digits."""
+    return NONE if value is None else f"{value:.4g}"
+
+
+def radius(eps: float) -> str:
+    """A radius, as a multiple of 1/255 where it is one and no short decimal.
+
+    Example:
+        >>> radius(8 / 255), radius(0.3)
+        ('8/255', '0.3')
+    """
+    levels = eps * 255
+    if abs(eps - float(f"{eps:.3g}")) > 1e-9 and abs(levels - round(levels)) < 1e-5:
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"
+
+
+def norm_name(norm: float) -> str:
+    """``L∞``, ``L2`` or ``L1``."""
+    return "L∞" if math.isinf(norm) else f"L{norm:g}"
+
+
+def ball(norm: float, eps: float) -> str:
+    """What an attack may do."""
+    return f"{norm_name(norm)} ≤ {radius(eps)}"
+
+
+def duration(seconds: float) -> str:
+    """Wall time in a unit that suits it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 attack``, ``2 attacks``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def columns(report: Report) -> tuple[str, ...]:
+    """Headings of :func:`rows`, the name's first."""
+    if report.clean_accuracy is not None:
+        return "attack", "accuracy", "95% interval", "ball", "max norm", "time"
+    return "attack", *report.clean_metrics, "ball", "max norm", "time"
+
+
+def rows(report: Report) -> list[Row]:
+    """Clean, every attack, and the worst case."""
+    clean = Row(
+        CLEAN,
+        _value(report.clean_accuracy, report.clean_metrics),
+        (*_measures(report, report.clean_interval, report.clean_accuracy, report.clean_metrics),
+         "", "", ""),
+    )  # fmt: skip
+    worst = Row(
+        WORST,
+        _value(report.robust_accuracy, report.robust_metrics),
+        (*_measures(report, report.robust_interval, report.robust_accuracy, report.robust_metrics),
+         "", "", duration(sum(result.seconds for result in report.attacks))),
+    )  # fmt: skip
+    return [clean, *(_row(report, result) for result in report.attacks), worst]
+
+
+def verdict(report: Report) -> str:
+    """The result in a few sentences, and how far to trust it."""
+    sentences = [_result(report)]
+    if report.broken and report.working:
+        names = ", ".join(result.name for result in report.broken)
+        sentences.append(f"Not counted, since broken: {names}.")
+    if report.robust_accuracy is not None:
+        sentences.append("It is an upper bound: a stronger attack can only lower it.")
+    return " ".join(sentences)
+
+
+def _result(report: Report) -> str:
+    examples = plural(report.n, "example")
+    if report.clean_accuracy is None:
+        clean = f"The mean loss over {examples} is {number(report.clean_loss)} without an attack"
+    else:
+        clean = f"{percent(report.clean_accuracy)} of {examples} are right without an attack"
+    if not report.attacks:
+        return f"{clean}; no attack was asked for."
+    if not report.working:
+        return (
+            f"No attack worked, so nothing is known about robustness "
+            f"({plural(len(report.broken), 'attack')} broken). {clean}."
+        )
+    attacks = plural(len(report.working), "attack")
+    if report.eps is not None and report.norm is not None:
+        attacks += f" within {ball(report.norm, report.eps)}"
+    if report.robust_accuracy is None:
+        return f"{clean}, and {number(report.robust_loss)} in the worst case of {attacks}."
+    return (
+        f"{clean}; {percent(report.robust_accuracy)} "
+        f"(95% interval {interval(report.robust_interval)}) stay right under "
+        f"{'the' if len(report.working) == 1 else 'each of'} {attacks}."
+    )
+
+
+def _row(report: Report, result: AttackResult) -> Row:
+    measures = _measures(report, result.interval, result.accuracy, result.metrics)
+    if result.broken is not None:
+        measures = ("broken", *(NONE,) * (len(measures) - 1))
+    return Row(
+        result.name,
+        None if result.broken is not None else _value(result.accuracy, result.metrics),
+        (*measures, ball(result.norm, result.eps), number(result.max_norm),
+         duration(result.seconds)),
+        result.broken,
+        result.flags,
+    )  # fmt: skip
+
+
+def _value(accuracy: float | None, metrics: Mapping[str, float]) -> float | None:
+    return accuracy if accuracy is not None else metrics.get("loss")
+
+
+def _measures(
+    report: Report, bounds: Interval | None, accuracy: float | None, metrics: Mapping[str, float]
+) -> tuple[str, ...]:
+    if report.clean_accuracy is not None:
+        return percent(accuracy), interval(bounds)
+    return tuple(number(metrics.get(name)) for name in report.clean_metrics)
