@@ -1,0 +1,71 @@
+"""Harden PyTorch models, on top of the Adversarial Robustness Toolbox.
+
+Everything public is here, imported when first used: ``import artplus`` is quick and leaves torch
+and ART alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from artplus.bridge.evaluate import evaluate as evaluate
+    from artplus.bridge.trainer import AdversarialTrainerPlus as AdversarialTrainerPlus
+    from artplus.bridge.trainer import make_trainer as make_trainer
+    from artplus.bridge.wrap import wrap as wrap
+    from artplus.evaluation.report import Report as Report
+    from artplus.losses import Objective as Objective
+    from artplus.losses import Terms as Terms
+    from artplus.losses import list_losses as list_losses
+    from artplus.losses import make_loss as make_loss
+    from artplus.losses import register_loss as register_loss
+    from artplus.model import LossModel as LossModel
+    from artplus.trainers import Recipe as Recipe
+    from artplus.trainers import list_trainers as list_trainers
+    from artplus.trainers import register_trainer as register_trainer
+    from artplus.training import History as History
+    from artplus.training import Method as Method
+    from artplus.training import fit as fit
+    from artplus.training import make_method as make_method
+
+_HOMES = {
+    "AdversarialTrainerPlus": "artplus.bridge.trainer",
+    "History": "artplus.training",
+    "LossModel": "artplus.model",
+    "Method": "artplus.training",
+    "Objective": "artplus.losses",
+    "Recipe": "artplus.trainers",
+    "Report": "artplus.evaluation.report",
+    "Terms": "artplus.losses",
+    "evaluate": "artplus.bridge.evaluate",
+    "fit": "artplus.training",
+    "list_losses": "artplus.losses",
+    "list_trainers": "artplus.trainers",
+    "make_loss": "artplus.losses",
+    "make_method": "artplus.training",
+    "make_trainer": "artplus.bridge.trainer",
+    "register_loss": "artplus.losses",
+    "register_trainer": "artplus.trainers",
+    "wrap": "artplus.bridge.wrap",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+try:
+    __version__ = version("artplus")
+except PackageNotFoundError:  # run from a source tree that was not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'artplus' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

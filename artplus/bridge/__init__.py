@@ -1,0 +1,1 @@
+"""The one door to ART: nothing outside this folder imports it."""

@@ -1,0 +1,249 @@
+"""An ART estimator seen as what training needs: a loss model, bounds, labels, an optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from art.estimators.classification.hugging_face import HuggingFaceClassifierPyTorch
+from art.estimators.pytorch import PyTorchEstimator
+from art.estimators.regression.pytorch import PyTorchRegressor
+from torch import Tensor, nn
+
+from artplus import _checks
+from artplus.criterion import Criterion, criterion
+from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
+from artplus.functional import cross_entropy
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class EstimatorView:
+    """What the rest of artplus sees of an ART estimator.
+
+    Attributes:
+        estimator: The estimator itself, left as it is.
+        model: Raw inputs, in the range of ``clip_values``, to predictions, differentiable through
+            the estimator's preprocessing; with the estimator's own loss per example.
+        space: The box of ``clip_values``.
+        input_shape: Shape of one input.
+        nb_classes: Number of classes; ``None`` for a regressor.
+    """
+
+    estimator: Any
+    model: LossModel
+    space: InputSpace
+    input_shape: tuple[int, ...]
+    nb_classes: int | None
+
+    def inputs(self, x: Any, name: str = "x") -> Tensor:
+        """``x`` as checked float32 tensor ``(batch, *input_shape)``.
+
+        Raises:
+            DataError: for a wrong shape or dtype, NaN, or values outside ``clip_values``.
+        """
+        tensor = _float32(x, name)
+        _checks.inputs(
+            tensor, shape=self.input_shape, low=self.space.low, high=self.space.high, name=name
+        )
+        return tensor
+
+    def labels(self, y: Any, n: int, name: str = "y") -> Tensor:
+        """``y`` as class numbers, soft rows, or regression targets.
+
+        Class labels may be whole numbers ``(n,)`` or ``(n, 1)``, one-hot or soft rows
+        ``(n, classes)``; regression targets are floats ``(n,)``.
+
+        Raises:
+            DataError: for a wrong count, shape, range, or NaN.
+        """
+        if y is None:
+            raise DataError(f"{name} is missing: training needs labels beside x")
+        tensor = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y)
+        if self.nb_classes is None:
+            return _targets(tensor, n, name)
+        if not self.model.criterion.over_classes:
+            return _multi_hot(tensor, n, self.nb_classes, name)
+        tensor = _class_numbers(tensor)
+        _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name)
+        return tensor
+
+    def prepare(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of one array or batch, checked."""
+        inputs = self.inputs(x)
+        return inputs, self.labels(y, len(inputs))
+
+
+def view(estimator: Any) -> EstimatorView:
+    """Return the :class:`EstimatorView` of an ART estimator that holds a torch module.
+
+    Supported: ``PyTorchClassifier`` and subclasses, ``HuggingFaceClassifierPyTorch``,
+    ``PyTorchRegressor``. Predictions equal the estimator's own, in evaluation mode, without its
+    postprocessing. Preprocessing is applied as ART does: what is meant for fitting in train mode,
+    what is meant for prediction in evaluation mode, so attacks see what prediction will.
+
+    Raises:
+        UnsupportedEstimatorError: for an estimator without a torch module, of another kind, with
+            preprocessing that torch cannot differentiate, or around a ``Sequential`` subclass
+            whose own ``forward`` ART ignores.
+    """
+    if not isinstance(estimator, PyTorchEstimator):
+        raise UnsupportedEstimatorError(
+            "hardening needs an ART estimator that holds a torch module, such as "
+            f"PyTorchClassifier, got {type(estimator).__name__}. "
+            "artplus.wrap(model, x, y, optimizer=...) makes one from a torch model; "
+            "artplus.evaluate also takes estimators that only predict."
+        )
+    if not isinstance(estimator, (PyTorchClassifier, PyTorchRegressor)):
+        raise UnsupportedEstimatorError(
+            f"{type(estimator).__name__} is not supported yet; supported are PyTorchClassifier, "
+            "HuggingFaceClassifierPyTorch, their subclasses, and PyTorchRegressor"
+        )
+    module = estimator.model
+    _refuse_overridden_sequential(module)
+    classes = getattr(estimator, "nb_classes", None)
+    forward = _forward(estimator, module)
+    own = criterion(estimator.loss)
+    if classes is not None:
+        forward, own = _as_classifier(estimator, forward, own, classes)
+    return EstimatorView(
+        estimator=estimator,
+        model=LossModel(module, own, forward, classes if own.over_classes else None),
+        space=_space(estimator),
+        input_shape=tuple(estimator.input_shape),
+        nb_classes=classes,
+    )
+
+
+def _refuse_overridden_sequential(module: nn.Module) -> None:
+    if isinstance(module, nn.Sequential) and type(module).forward is not nn.Sequential.forward:
+        raise UnsupportedEstimatorError(
+            f"{type(module).__name__} subclasses nn.Sequential and overrides forward, but ART runs "
+            "the children one after the other and never calls it: it would train and attack "
+            "another function than yours. Derive the class from nn.Module instead."
+        )
+
+
+def _forward(estimator: Any, module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Raw inputs to predictions; ``None`` where that is the module alone."""
+    hugging_face = isinstance(estimator, HuggingFaceClassifierPyTorch)
+    operations = [op for op in estimator.preprocessing_operations if not _is_identity(op)]
+    if not operations and not (hugging_face and estimator.processor is not None):
+        return None
+    if not estimator.all_framework_preprocessing:
+        names = ", ".join(type(op).__name__ for op in operations)
+        raise UnsupportedEstimatorError(
+            f"the preprocessing ({names}) is not written in torch, so no gradient passes through "
+            "it and training on it would be training against a weaker attack. Use the PyTorch "
+            "version of the defence, or apply it to the data beforehand."
+        )
+
+    def preprocessed(x: Tensor) -> Tensor:
+        ready, _ = estimator._apply_preprocessing(x, None, fit=module.training, no_grad=False)
+        if len(ready) != len(x):
+            raise UnsupportedEstimatorError(
+                f"the preprocessing turned {len(x)} examples into {len(ready)} while training; "
+                "augment in the data loader instead, or construct it with augmentation=False"
+            )
+        outputs: Tensor = estimator._model(ready)[-1] if hugging_face else module(ready)
+        return outputs
+
+    return preprocessed
+
+
+def _is_identity(operation: Any) -> bool:
+    """ART's default preprocessing (0, 1) is an operation too: subtract zero, divide by one."""
+    mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)
+    if mean is None or std is None:
+        return False
+    return bool(np.all(np.asarray(mean) == 0.0) and np.all(np.asarray(std) == 1.0))
+
+
+def _as_classifier(
+    estimator: Any, forward: Callable[[Tensor], Tensor] | None, own: Criterion, classes: int
+) -> tuple[Callable[[Tensor], Tensor] | None, Criterion]:
+    """Give a classifier's own loss what all objectives need: logits over classes."""
+    loss, raw = estimator.loss, forward or estimator.model
+    if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.pos_weight is None:
+        # One logit z is two logits (0, z): softmax(0, z) is sigmoid(z), the losses are equal.
+        return lambda x: nn.functional.pad(raw(x).view(len(x), 1), (1, 0)), Criterion(cross_entropy)
+    if not isinstance(loss, (nn.BCELoss, nn.BCEWithLogitsLoss)):
+        own = replace(own, over_classes=True)
+    return forward, own
+
+
+def _space(estimator: Any) -> InputSpace:
+    """The box of ``clip_values``; none means unbounded."""
+    if estimator.clip_values is None:
+        return InputSpace()
+    low, high = (_bound(v) for v in estimator.clip_values)
+    return InputSpace(low, high)
+
+
+def _bound(value: Any) -> float | Tensor:
+    array = np.asarray(value, dtype=np.float32)
+    return float(array) if array.ndim == 0 else torch.from_numpy(array)
+
+
+def _float32(x: Any, name: str) -> Tensor:
+    """Arrays, lists and tensors as float32, saying so when values are converted."""
+    if not isinstance(x, Tensor):
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiu":
+            raise DataError(
+                f"{name} must be a numeric array, got dtype {array.dtype}. Ragged lists and text "
+                "have to be padded or encoded first."
+            )
+        x = torch.from_numpy(np.ascontiguousarray(array))
+    if x.is_complex() or x.dtype == torch.bool:
+        raise DataError(f"{name} must be real numbers, got {x.dtype}")
+    if x.dtype != torch.float32:
+        warnings.warn(
+            f"{name} was converted from {x.dtype} to float32, as the model's weights are",
+            ConversionWarning,
+            stacklevel=5,
+        )
+        x = x.float()
+    return x.detach()
+
+
+def _class_numbers(y: Tensor) -> Tensor:
+    """One-hot rows, columns of one and whole floats as class numbers; soft rows as they are."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y.squeeze(1)
+    if y.ndim == 2 and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all()):
+        return y.argmax(1)
+    if y.ndim == 1 and y.is_floating_point() and bool((y == y.round()).all()):
+        return y.long()
+    if y.ndim == 1 and not y.is_floating_point() and y.dtype != torch.bool:
+        return y.long()
+    return y.float() if y.ndim == 2 else y
+
+
+def _multi_hot(y: Tensor, n: int, classes: int, name: str) -> Tensor:
+    """Labels of a binary loss over several outputs: 0 or 1 each."""
+    if y.shape != (n, classes) or not bool(((y == 0) | (y == 1)).all()):
+        raise DataError(
+            f"{name} must be zeros and ones of shape ({n}, {classes}) for a loss per output, got "
+            f"shape {tuple(y.shape)}"
+        )
+    return y.float()
+
+
+def _targets(y: Tensor, n: int, name: str) -> Tensor:
+    """Regression targets ``(n,)``; ART would broadcast ``(n, 1)`` against ``(n,)``, silently."""
+    if y.shape != (n,):
+        raise DataError(
+            f"{name} must have shape ({n},) for PyTorchRegressor, got {tuple(y.shape)}. ART "
+            "compares flat predictions with it, and a column would broadcast to n x n: pass "
+            "y.reshape(-1)."
+        )
+    if y.is_complex() or y.dtype == torch.bool or not bool(torch.isfinite(y).all()):
+        raise DataError(f"{name} must be finite real numbers")
+    return y.float()

@@ -1,0 +1,355 @@
+"""``AdversarialTrainerPlus``: the λ-weighted trainer on any ART estimator that holds a module."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from art.data_generators import DataGenerator
+from art.defences.trainer.trainer import Trainer
+from torch import Tensor
+
+from artplus.attacks import Attack, Average, Combination, Cycle, WorstOf, members
+from artplus.bridge.attacks import as_attack
+from artplus.bridge.estimator import view
+from artplus.errors import ConfigurationError, DataError
+from artplus.losses import Objective, Weight, make_loss
+from artplus.trainers import Recipe, trainers
+from artplus.training.callbacks import Callback
+from artplus.training.fit import Run, train
+from artplus.training.history import History
+from artplus.training.method import make_method
+from artplus.training.probe import check_optimizer
+from artplus.training.steps import Step, standard
+
+logger = logging.getLogger(__name__)
+
+COMBINATIONS = {"cycle": Cycle, "average": Average, "worst": WorstOf}
+
+
+class AdversarialTrainerPlus(Trainer):
+    r"""Harden an ART estimator by a λ-weighted objective under ART's attacks.
+
+    .. math:: \min_\theta \frac1N \sum_i l(f(x_i), y_i)
+              + \lambda \, \frac1N \sum_i L_\text{adv}(x'_i, y_i)
+
+    An ``art.defences.trainer.Trainer``: construct it with an estimator, call :meth:`fit`, go on
+    with the same estimator. Training runs in torch on the estimator's own module, optimizer, loss,
+    device and preprocessing; FGM, BIM, MIM, PGD and APGD are translated to torch with ART's
+    parameters, any other evasion attack runs through its ``generate``.
+
+    Differs from ART's trainers: the loss is λ-weighted and named; x is preprocessed once, in
+    training and in validation; BatchNorm and dropout are in train mode for the weights and in
+    evaluation mode for the attack, and each layer's own flag is restored; frozen layers stay
+    frozen; the attack runs on the training batch whatever its ``batch_size``; schedulers are
+    stepped; unknown keywords raise; nothing is written to disk; :meth:`fit` returns a
+    :class:`~artplus.training.History`.
+
+    Args:
+        classifier: ``PyTorchClassifier`` (or a subclass), ``HuggingFaceClassifierPyTorch`` or
+            ``PyTorchRegressor``, with an optimizer.
+        attacks: One ART (or artplus) attack or several; ``None`` is PGD from ``eps`` and ``norm``,
+            10 steps of ``eps / 4``, random start.
+        loss: Registered name (:func:`artplus.list_losses`) or an ``Objective``.
+        lam: λ, a number >= 0 or a schedule of the fraction of training done; ``None`` is the
+            published default of the loss: 1 for ``mix``, 6 for ``trades``, 5 for ``mart``, ...
+        eps: Radius of the default attack, in the units of x. With a loss that needs no attack, or
+            attacks without a radius, it is the radius that validation measures at.
+        norm: ``numpy.inf``, 2 or 1.
+        combine: Several attacks: ``"cycle"`` one per batch in turn, ``"average"`` of the terms
+            over all, ``"worst"`` per example.
+        inner: ``"objective"``: the attack climbs what the loss asks for (TRADES a divergence);
+            ``"attack"``: it climbs the estimator's own loss, or its own. An attack that cannot
+            climb the loss's own inner objective is refused unless this is ``"attack"``.
+        mask: Zero where inputs must not be changed; broadcasts over one input.
+        label_smoothing: Share of each label spread over all classes, in [0, 1).
+        class_weight: ``(nb_classes,)`` numbers >= 0 that weigh whole examples by class.
+        scheduler: A torch scheduler of ``classifier.optimizer``, or a factory
+            ``(optimizer, total_steps) -> scheduler``.
+        scheduler_interval: ``"batch"``, ``"epoch"`` or ``"auto"``; see
+            :class:`~artplus.training.callbacks.LearningRate`.
+        callbacks: :mod:`artplus.training.callbacks`, such as ``EMA()``, ``EarlyStopping()`` or
+            ``GradientClipping(1.0)``. An ``EpsWarmup`` replaces the default one, which ramps the
+            radius over the first quarter where it is large (>= 5 % of the clip range).
+        step: How the weights move on a batch.
+        seed: Two runs with one seed are identical on one device.
+        verbose: Show a progress bar with live loss, clean and adversarial accuracy.
+
+    Raises:
+        UnsupportedEstimatorError: if the estimator cannot be trained as it is.
+        ConfigurationError: for arguments that cannot work, an estimator without an optimizer, or
+            an attack bound to another model.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from art.estimators.classification import PyTorchClassifier
+        >>> model = torch.nn.Linear(4, 3)
+        >>> classifier = PyTorchClassifier(
+        ...     model, torch.nn.CrossEntropyLoss(), input_shape=(4,), nb_classes=3,
+        ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1), clip_values=(0.0, 1.0))
+        >>> x = np.random.rand(64, 4).astype(np.float32)
+        >>> y = np.random.randint(0, 3, 64)
+        >>> trainer = AdversarialTrainerPlus(classifier, loss="trades", eps=0.02, verbose=False)
+        >>> len(trainer.fit(x, y, nb_epochs=2))
+        2
+    """
+
+    def __init__(
+        self,
+        classifier: Any,
+        attacks: Any = None,
+        *,
+        loss: str | Objective = "mix",
+        lam: Weight | None = None,
+        eps: Any = None,
+        norm: float | str = np.inf,
+        combine: Literal["cycle", "average", "worst"] = "cycle",
+        inner: Literal["objective", "attack"] = "objective",
+        mask: Any = None,
+        label_smoothing: float = 0.0,
+        class_weight: Any = None,
+        scheduler: Any = None,
+        scheduler_interval: Literal["auto", "batch", "epoch"] = "auto",
+        callbacks: Sequence[Callback] = (),
+        step: Step = standard,
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__(classifier)
+        self._view = view(classifier)
+        check_optimizer(self._view.model.module, classifier.optimizer)
+        objective = make_loss(loss, lam)
+        if inner not in ("objective", "attack"):
+            raise ConfigurationError(f"inner must be 'objective' or 'attack', got {inner!r}")
+        if inner == "attack":
+            objective = replace(objective, inner=None, start_noise=0.0)
+        attack = _combined(attacks, combine, classifier)
+        _refuse_disagreement(objective, attack)
+        space = self._view.space
+        if mask is not None:
+            space = replace(space, mask=_mask(mask, self._view.input_shape))
+        order = float(norm)
+        self.method = make_method(
+            objective,
+            eps=eps if attack is None and objective.attacked else None,
+            norm=order,
+            attack=attack,
+            space=space,
+            label_smoothing=label_smoothing,
+            class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
+        )
+        self._plan = Run(
+            validation_eps=eps,
+            validation_norm=order,
+            scheduler=scheduler,
+            scheduler_interval=scheduler_interval,
+            callbacks=tuple(callbacks),
+            step=step,
+            seed=seed,
+            progress=verbose,
+        )
+
+    def fit(  # type: ignore[override]
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        validation_data: Any = None,
+        keep_best: bool = True,
+    ) -> History:
+        """Harden the estimator; every check comes before the first step.
+
+        Args:
+            x: Array, tensor or list ``(n, *input_shape)`` inside ``clip_values``, or a
+                ``Dataset``, ``DataLoader``, ART ``DataGenerator`` or re-iterable of batches.
+            y: Class numbers ``(n,)``, one-hot or soft rows ``(n, classes)``, or regression targets
+                ``(n,)``; ``None`` where ``x`` yields pairs.
+            batch_size: Of training and of its attack, whatever the attack's own; a loader has its
+                own.
+            nb_epochs: Passes over the data.
+            validation_data: ``(x, y)`` or a loader. After each epoch clean and robust accuracy are
+                measured, the latter by another attack than the training one.
+            keep_best: With validation, hand out the best epoch's weights.
+
+        Returns:
+            One row per epoch; see :class:`~artplus.training.History`.
+
+        Raises:
+            DataError: for inputs or labels that cannot work.
+            ConfigurationError: for a batch size, epochs or scheduler that cannot work.
+            TrainingDivergedError: if the loss stops being a number; sound weights are put back.
+        """
+        plan = replace(
+            self._plan,
+            batch_size=batch_size,
+            epochs=nb_epochs,
+            validation=_held_out(validation_data),
+            keep_best=keep_best,
+        )
+        data = _source(x, y)
+        if data is None:
+            raise DataError("x is missing")
+        return train(
+            self._view.model,
+            data,
+            self._classifier.optimizer,
+            self.method,
+            plan,
+            prepare=self._view.prepare,
+        )
+
+    def fit_generator(
+        self, generator: DataGenerator, *, nb_epochs: int = 20, **options: Any
+    ) -> History:
+        """Harden the estimator on an ART ``DataGenerator``, its labels in any format.
+
+        Args:
+            generator: One epoch is ``ceil(size / batch_size)`` of its batches.
+            nb_epochs: Passes over the data.
+            options: ``validation_data`` and ``keep_best`` of :meth:`fit`.
+
+        Raises:
+            DataError: if ``generator`` is none, or has no size.
+        """
+        if not isinstance(generator, DataGenerator):
+            raise DataError(
+                f"fit_generator takes an ART DataGenerator, got {type(generator).__name__}; "
+                "a DataLoader goes to fit(loader)"
+            )
+        return self.fit(generator, nb_epochs=nb_epochs, **options)
+
+
+def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrainerPlus:
+    """A registered trainer on an estimator: ``make_trainer("trades", classifier, eps=0.3)``.
+
+    Args:
+        name: One of :func:`artplus.list_trainers`.
+        classifier: As for :class:`AdversarialTrainerPlus`.
+        options: Arguments of the registered recipe (``eps``, ``norm``, ``lam``, ``steps``, ...) and
+            of :class:`AdversarialTrainerPlus`; own ``callbacks`` are added to the recipe's.
+
+    Raises:
+        UnknownNameError: if no trainer has this name.
+        ConfigurationError: for a missing or unknown argument, naming those that are known.
+    """
+    factory = trainers.get(name)
+    own = set(inspect.signature(factory).parameters)
+    common = set(inspect.signature(AdversarialTrainerPlus).parameters) - {
+        "classifier",
+        "attacks",
+        "loss",
+        "step",
+    }
+    unknown = set(options) - own - common
+    if unknown:
+        raise ConfigurationError(
+            f"trainer {name!r} has no argument {', '.join(sorted(unknown))}; known: "
+            f"{', '.join(sorted(own | common))}"
+        )
+    try:
+        recipe: Recipe = factory(**{k: v for k, v in options.items() if k in own})
+    except TypeError as error:
+        raise ConfigurationError(f"trainer {name!r}: {error}") from error
+    rest = {k: v for k, v in options.items() if k not in own and k != "callbacks"}
+    if recipe.attack is None:
+        rest |= {k: options[k] for k in ("eps", "norm") if k in options}
+    return AdversarialTrainerPlus(
+        classifier,
+        recipe.attack,
+        loss=recipe.objective,
+        step=recipe.step,
+        callbacks=(*recipe.callbacks, *options.get("callbacks", ())),
+        **rest,
+    )
+
+
+def _combined(
+    attacks: Any, combine: str, classifier: Any
+) -> Attack | Combination | None:
+    if combine not in COMBINATIONS:
+        raise ConfigurationError(
+            f"combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}"
+        )
+    if attacks is None:
+        return None
+    several = list(attacks) if isinstance(attacks, (list, tuple)) else [attacks]
+    if not several:
+        raise ConfigurationError("attacks is an empty list; give one, or None with eps=")
+    if len(several) == 1 and isinstance(several[0], Combination):
+        return several[0]
+    found = tuple(as_attack(attack, classifier) for attack in several)
+    if len(found) == 1:
+        return found[0]
+    combined: Attack | Combination = COMBINATIONS[combine](found)
+    return combined
+
+
+def _refuse_disagreement(
+    objective: Objective, attack: Attack | Combination | None
+) -> None:
+    """An attack with a loss of its own cannot climb the objective's: say so, drop nothing."""
+    if objective.inner is None or attack is None:
+        return
+    for one in getattr(attack, "attacks", members(attack, 0)):
+        if getattr(one, "climbs_own", False):
+            raise ConfigurationError(
+                f"loss {objective.name!r} trains against what maximises its own inner objective, "
+                f"but {one!r} climbs a loss of its own. Use PGD, FGM, BIM, MIM or APGD without "
+                "loss_type, or accept the mismatch with inner='attack'."
+            )
+
+
+def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
+    tensor = torch.as_tensor(mask).float()
+    try:
+        fits = torch.broadcast_shapes(tensor.shape, shape) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ConfigurationError(
+            f"mask of shape {tuple(tensor.shape)} does not broadcast over one input {shape}"
+        )
+    return tensor
+
+
+class _Batches:
+    """One epoch of an ART ``DataGenerator`` after the other."""
+
+    def __init__(self, generator: DataGenerator) -> None:
+        if generator.size is None:
+            raise DataError(
+                "this DataGenerator has no size, so an epoch has no end; construct it with size="
+            )
+        self._generator = generator
+
+    def __len__(self) -> int:
+        return -(-int(self._generator.size or 0) // self._generator.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for _ in range(len(self)):
+            x, y = self._generator.get_batch()[:2]
+            yield x, y
+
+
+def _held_out(data: Any) -> Any:
+    """Validation data as training takes it: a pair of arrays, or a loader."""
+    pair = isinstance(data, (tuple, list)) and len(data) == 2
+    return _source(*data) if pair else _source(data)
+
+
+def _source(x: Any, y: Any = None) -> Any:
+    """What training iterates over: arrays with labels, or a loader as it is."""
+    if isinstance(x, DataGenerator):
+        x = x.iterator if isinstance(x.iterator, torch.utils.data.DataLoader) else _Batches(x)
+    if y is not None:
+        return x, y
+    if isinstance(x, (np.ndarray, Tensor)):
+        raise DataError("y is missing: arrays and tensors need labels beside them")
+    return x

@@ -1,0 +1,211 @@
+"""From a torch model and a few samples to the right ART estimator."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from art.estimators.classification.hugging_face import HuggingFaceClassifierPyTorch
+from art.estimators.regression.pytorch import PyTorchRegressor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from artplus import modes
+from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.model import device_of
+from artplus.training.probe import check_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+def wrap(
+    model: nn.Module,
+    x: Any,
+    y: Any = None,
+    *,
+    optimizer: Optimizer | None = None,
+    loss: Callable[..., Tensor] | None = None,
+    clip_values: tuple[Any, Any] | None = None,
+    preprocessing: tuple[Any, Any] | None = None,
+    verbose: bool = True,
+) -> Any:
+    """Build the ART estimator that fits a torch model, and say what was inferred.
+
+    Task: labels that are whole numbers or one-hot rows make a classifier, float targets a
+    regressor, a ``transformers`` model a ``HuggingFaceClassifierPyTorch``. Input shape, number of
+    classes and device are read off the model and the samples.
+
+    Args:
+        model: Maps ``(batch, *input)`` floats to logits or, for a regression, to one value each.
+            Stays on the device it is on.
+        x: A few typical inputs, raw: in the range of ``clip_values``, before normalisation.
+        y: Their labels or targets. Without them the model is taken for a classifier.
+        optimizer: Of the model's parameters; needed for training, not for evaluation.
+        loss: Default: cross-entropy; binary cross-entropy on logits if the model has one output
+            and two classes; squared error for a regression.
+        clip_values: Least and greatest valid input. ``None`` is unbounded, which is said; never
+            guessed from the samples.
+        preprocessing: ``(mean, std)`` to normalise by, numbers or one per channel.
+        verbose: Write a line about what was inferred to standard error (always logged at INFO).
+
+    Returns:
+        A ``PyTorchClassifier``, ``HuggingFaceClassifierPyTorch`` or ``PyTorchRegressor``.
+
+    Raises:
+        UnsupportedEstimatorError: for a model that would not work, or would work as another
+            function: a ``Sequential`` subclass with its own ``forward``, outputs that are no
+            tensor or are probabilities.
+        DataError: for samples that do not fit the model, ``clip_values`` or each other.
+        ConfigurationError: for an optimizer that does not move this model's parameters.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 3)
+        >>> x, y = torch.rand(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+        >>> classifier = wrap(model, x, y, clip_values=(0.0, 1.0), verbose=False)
+        >>> classifier.nb_classes, classifier.input_shape
+        (3, (4,))
+    """
+    from artplus.bridge.estimator import EstimatorView, view
+
+    if not isinstance(model, nn.Module):
+        raise UnsupportedEstimatorError(
+            f"wrap takes a torch.nn.Module, got {type(model).__name__}"
+        )
+    if optimizer is not None:
+        check_optimizer(model, optimizer)
+    samples = _samples(x)
+    targets = None if y is None else torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+    outputs = _outputs(model, samples, preprocessing)
+    task = _task(outputs, targets, loss)
+    common = {
+        "model": model,
+        "optimizer": optimizer,
+        "input_shape": tuple(samples.shape[1:]),
+        "clip_values": clip_values,
+        "preprocessing": _columns(preprocessing, samples),
+        "device_type": "gpu" if device_of(model).type == "cuda" else "cpu",
+    }
+    training = modes.flags(model)
+    if task == "regression":
+        estimator = PyTorchRegressor(loss=loss or nn.MSELoss(), **common)
+        said = "a regression"
+    else:
+        binary = outputs.shape[1] == 1
+        classes = 2 if binary else outputs.shape[1]
+        default = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
+        kind = HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
+        estimator = kind(loss=loss or default, nb_classes=classes, **common)
+        said = f"a classifier of {classes} classes"
+    modes.restore(training)  # ART's constructors may run the model, or switch its mode
+    seen: EstimatorView = view(estimator)
+    seen.inputs(samples)
+    if targets is not None:
+        seen.labels(targets, len(samples))
+    _say(estimator, said, clip_values, verbose)
+    return estimator
+
+
+def _samples(x: Any) -> Tensor:
+    tensor = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
+    if tensor.ndim < 2 or len(tensor) == 0:
+        raise DataError(
+            f"x must be a batch of inputs (batch, *input), got shape {tuple(tensor.shape)}; "
+            "one input alone is x[None]"
+        )
+    return tensor.float()
+
+
+def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None) -> Tensor:
+    """What the model says to the samples, as ART would ask it."""
+    with modes.crafting(model), torch.no_grad():
+        mean, std = _columns(preprocessing, x)
+        ready = ((x - torch.as_tensor(mean)) / torch.as_tensor(std)).float().to(device_of(model))
+        try:
+            outputs = model(ready)
+        except Exception as error:  # whatever a user's forward raises: say on what, and keep it
+            raise DataError(
+                f"the model failed on inputs of shape {tuple(x.shape)}: {error}"
+            ) from error
+    outputs = getattr(outputs, "logits", outputs) if _hugging_face(model) else outputs
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != len(x):
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise UnsupportedEstimatorError(
+            f"the model must return a tensor with one row per input ({len(x)}), got {got}. Wrap "
+            "it in a module whose forward returns the logits."
+        )
+    return outputs.cpu()
+
+
+def _task(outputs: Tensor, y: Tensor | None, loss: Any) -> str:
+    """``"classification"`` or ``"regression"``, from the loss, else the labels."""
+    single = outputs.ndim == 1 or outputs.shape[1] == 1
+    if isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)):
+        return "regression"
+    whole = y is None or not y.is_floating_point() or bool((y == y.round()).all())
+    rows = y is not None and y.ndim == 2 and y.shape[1] > 1
+    if single and loss is None and (y is None or (y.is_floating_point() and not _binary(y))):
+        return "regression"
+    if outputs.ndim != 2:
+        raise UnsupportedEstimatorError(
+            f"a classifier must return logits (batch, classes), got {tuple(outputs.shape)}"
+        )
+    if not whole and not rows:
+        raise DataError(
+            f"float targets beside a model with {outputs.shape[1]} outputs: is it a classifier "
+            "(then y must hold class numbers) or a regression (then it needs one output)?"
+        )
+    sums = outputs.sum(1)
+    if not single and bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+        raise UnsupportedEstimatorError(
+            "the model returns probabilities (a softmax at its end), but cross-entropy and "
+            "attacks expect logits: gradients vanish, and robustness is overestimated. Leave out "
+            "the softmax."
+        )
+    return "classification"
+
+
+def _binary(y: Tensor) -> bool:
+    return bool(((y == 0) | (y == 1)).all())
+
+
+def _columns(preprocessing: tuple[Any, Any] | None, x: Tensor) -> tuple[Any, Any]:
+    """Mean and std as numbers, or as arrays that broadcast over channels-first inputs."""
+    if preprocessing is None:
+        return 0.0, 1.0
+    if not isinstance(preprocessing, (tuple, list)) or len(preprocessing) != 2:
+        raise ConfigurationError(
+            f"preprocessing must be a pair (mean, std), got {preprocessing!r}"
+        )
+
+    def column(value: Any) -> Any:
+        array = np.asarray(value, dtype=np.float32)
+        if array.ndim == 1 and x.ndim > 2 and len(array) == x.shape[1]:
+            return array.reshape(-1, *(1,) * (x.ndim - 2))
+        return float(array) if array.ndim == 0 else array
+
+    mean, std = (column(v) for v in preprocessing)
+    if np.any(np.asarray(std) <= 0):
+        raise ConfigurationError(f"preprocessing std must be > 0, got {preprocessing[1]!r}")
+    return mean, std
+
+
+def _hugging_face(model: nn.Module) -> bool:
+    """A ``transformers`` model, told without importing that package."""
+    return any(c.__module__.startswith("transformers.") for c in type(model).__mro__)
+
+
+def _say(estimator: Any, said: str, clip_values: Any, verbose: bool) -> None:
+    box = "unbounded inputs (no clip_values)" if clip_values is None else f"inputs in {clip_values}"
+    message = (
+        f"artplus.wrap: {type(estimator).__name__}, {said}, input {estimator.input_shape}, {box}, "
+        f"loss {type(estimator.loss).__name__}, on {estimator.device}"
+    )
+    logger.info(message)
+    if verbose:
+        sys.stderr.write(message + "\n")

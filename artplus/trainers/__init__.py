@@ -1,0 +1,9 @@
+"""Registered trainers; importing this package registers the built-in ones."""
+
+import artplus.trainers.published as published
+from artplus.trainers._base import Recipe as Recipe
+from artplus.trainers._base import list_trainers as list_trainers
+from artplus.trainers._base import register_trainer as register_trainer
+from artplus.trainers._base import trainers as trainers
+
+__all__ = ["Recipe", "list_trainers", "published", "register_trainer", "trainers"]

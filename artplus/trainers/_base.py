@@ -1,0 +1,57 @@
+"""Named methods: an objective, its attack, a step and callbacks, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from artplus.attacks import Attack
+from artplus.losses import Objective
+from artplus.registry import Registry
+from artplus.training.callbacks import Callback
+from artplus.training.steps import Step, standard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a registered trainer is made of.
+
+    Attributes:
+        objective: What to minimise.
+        attack: Where to look; ``None`` for an objective that needs no attack.
+        step: How the weights move on a batch.
+        callbacks: What happens beside the loop.
+    """
+
+    objective: Objective
+    attack: Attack | None = None
+    step: Step = standard
+    callbacks: tuple[Callback, ...] = ()
+
+
+trainers: Registry[Callable[..., Recipe]] = Registry("trainer", "artplus.trainers")
+
+
+def register_trainer(name: str) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+    """Register a factory ``(*, eps, norm, ...) -> Recipe`` under ``name``.
+
+    The name then works in ``make_trainer(name, classifier, ...)``, whose keywords go to the
+    factory as far as it has them, and appears in :func:`list_trainers`.
+
+    Raises:
+        ConfigurationError: if the name is taken.
+
+    Example:
+        >>> from artplus.attacks import PGD
+        >>> from artplus.losses import mix
+        >>> from artplus.trainers import Recipe, register_trainer
+        >>> @register_trainer("doctest_two_steps")
+        ... def two_steps(*, eps: float) -> Recipe:
+        ...     return Recipe(objective=mix(), attack=PGD(eps=eps, steps=2))
+    """
+    return trainers.register(name)
+
+
+def list_trainers() -> list[str]:
+    """Names of every registered trainer, entry points of other packages included."""
+    return trainers.names()

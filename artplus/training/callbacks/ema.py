@@ -1,0 +1,53 @@
+"""Exponential moving average of the weights, validated and handed out in their place."""
+
+from __future__ import annotations
+
+import torch
+
+from artplus import _checks
+from artplus.training.callbacks._base import Callback
+from artplus.training.state import State, clone
+
+
+class EMA(Callback):
+    r"""Average the weights over steps: :math:`\bar w \leftarrow d \bar w + (1 - d) w`.
+
+    With :math:`d = \min(\text{decay}, (1 + t) / (10 + t))` after t steps, so that the start is
+    soon forgotten [Rebuffi21]_. Averages parameters; buffers (BatchNorm statistics, counters) are
+    those of the training weights. The average is what validation sees and what the model holds
+    after training. It swaps weights by ``state_dict`` and copies no module, which also works where
+    a wrapper holds on to the original one.
+
+    Args:
+        decay: In [0, 1); 0.995 [Rebuffi21]_ for long runs with large batches, 0.999 or more for
+            many small steps.
+
+    References:
+        .. [Rebuffi21] Rebuffi et al., "Data augmentation can improve robustness", NeurIPS 2021.
+    """
+
+    def __init__(self, decay: float = 0.995) -> None:
+        self.decay = _checks.fraction("decay", decay)
+        self._steps = 0
+
+    def on_fit_begin(self, state: State) -> None:
+        self._steps = 0
+        state.averaged = clone(state.model.module.state_dict())
+
+    def on_step_end(self, state: State) -> None:
+        if state.averaged is None:
+            return
+        self._steps += 1
+        decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
+        parameters = dict(state.model.module.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for name, value in state.model.module.state_dict().items():
+                if name in parameters:
+                    state.averaged[name].lerp_(value, 1 - decay)
+                else:
+                    state.averaged[name].copy_(value)
+
+    def on_fit_end(self, state: State) -> None:
+        if state.averaged is not None:
+            state.model.module.load_state_dict(state.averaged)
+            state.averaged = None

@@ -1,0 +1,94 @@
+"""Notice training that cannot succeed, and say what to do."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from artplus.errors import StuckAtChanceWarning, TrainingDivergedError
+from artplus.training.callbacks._base import Callback
+from artplus.training.state import State, Weights, clone
+
+CHECK_EVERY = 16
+"""Steps between looks at the loss: each look waits for the device."""
+
+
+class NonFinite(Callback):
+    """Stop with an error when the loss is no longer a number, and put sound weights back.
+
+    The weights put back are those at the beginning of the epoch in which it happened.
+
+    Raises:
+        TrainingDivergedError: from within training.
+    """
+
+    def __init__(self) -> None:
+        self._sound: Weights | None = None
+
+    def on_epoch_begin(self, state: State) -> None:
+        self._sound = clone(state.model.module.state_dict())
+
+    def on_step_end(self, state: State) -> None:
+        if state.step % CHECK_EVERY == 0:
+            self._check(state)
+
+    def on_epoch_end(self, state: State) -> None:
+        self._check(state)
+
+    def on_fit_end(self, state: State) -> None:
+        self._sound = None
+
+    def _check(self, state: State) -> None:
+        loss = state.meter.read().get("loss", 0.0)
+        if math.isfinite(loss):
+            return
+        if self._sound is not None:
+            state.model.module.load_state_dict(self._sound)
+            if state.averaged is not None:
+                state.averaged = clone(self._sound)
+        rate = state.optimizer.param_groups[0]["lr"]
+        raise TrainingDivergedError(
+            f"the training loss became {loss} in epoch {state.epoch + 1}, step {state.step}; the "
+            "weights from the beginning of this epoch were put back. Usual remedies, in order: a "
+            f"lower learning rate (now {rate:g}), GradientClipping(1.0), a longer EpsWarmup, and "
+            "no softmax or log at the end of the model (the loss expects logits)."
+        )
+
+
+class StuckAtChance(Callback):
+    """Warn when, epoch after epoch, the model only guesses.
+
+    At large ε adversarial training can collapse to a constant prediction at once and stay there,
+    its loss at :math:`\\ln C`. Warns once per fit, after ``patience`` such epochs at full ε.
+
+    Args:
+        patience: Epochs at chance before the warning.
+    """
+
+    def __init__(self, patience: int = 2) -> None:
+        self.patience = patience
+        self._epochs, self._warned = 0, False
+
+    def on_fit_begin(self, state: State) -> None:
+        self._epochs, self._warned = 0, False
+
+    def on_epoch_end(self, state: State) -> None:
+        if state.row.get("eps_scale", 1.0) < 1.0 or state.model.classes is None:
+            return
+        seen = state.row.get("clean_accuracy", state.row.get("adversarial_accuracy"))
+        if seen is None:
+            return
+        at_chance = seen <= 1.2 / state.model.classes
+        self._epochs = self._epochs + 1 if at_chance else 0
+        if self._epochs < self.patience or self._warned:
+            return
+        self._warned = True
+        message = (
+            f"after epoch {state.epoch} the model still only guesses (accuracy {seen:.1%}, chance "
+            f"{1 / state.model.classes:.1%}). Usual remedies, in order: a longer warm-up of eps "
+            "(callbacks=[EpsWarmup(epochs=...)]), a lower learning rate, a smaller eps; then check "
+            "that labels match inputs, that x is in the range of clip_values, and that the model "
+            "outputs logits, not softmax."
+        )
+        state.history.notes.append(message)
+        warnings.warn(message, StuckAtChanceWarning, stacklevel=2)

@@ -1,0 +1,65 @@
+"""Hand out the weights of the best epoch, by robust accuracy on held-out data."""
+
+from __future__ import annotations
+
+from artplus.training.callbacks._base import Callback
+from artplus.training.state import State, Weights
+
+BY_DEFAULT = ("val_adversarial_accuracy", "val_clean_accuracy")
+LOSSES = ("val_adversarial_loss", "val_clean_loss")
+
+
+def figure_of(row: dict[str, float], monitor: str | None) -> tuple[str, float] | None:
+    """Name and value of the figure to select by, larger is better; ``None`` if not measured.
+
+    By default the robust validation accuracy, else the clean one, else the validation losses
+    (negated).
+    """
+    names = (monitor,) if monitor is not None else (*BY_DEFAULT, *LOSSES)
+    for name in names:
+        if name in row:
+            return name, -row[name] if name.endswith("loss") else row[name]
+    return None
+
+
+class KeepBest(Callback):
+    """Keep the weights of the best epoch and put them back after training [Rice20]_.
+
+    Robust overfitting costs several points late in training; the best epoch by robust validation
+    accuracy avoids it. Needs a :class:`Validation` before it in the list. Ties go to the later
+    epoch. If training ends by an error, the best weights so far are put back all the same.
+
+    Args:
+        monitor: Column to select by; ``None`` is robust validation accuracy, or what is nearest
+            to it. Columns that end in ``loss`` are minimised.
+
+    References:
+        .. [Rice20] Rice, Wong and Kolter, "Overfitting in adversarially robust deep learning",
+           ICML 2020, https://arxiv.org/abs/2002.11569
+    """
+
+    def __init__(self, monitor: str | None = None) -> None:
+        self.monitor = monitor
+        self._weights: Weights | None = None
+        self._best = float("-inf")
+        self._epoch = 0
+        self._name = ""
+
+    def on_fit_begin(self, state: State) -> None:
+        self._weights, self._best, self._epoch = None, float("-inf"), 0
+
+    def on_epoch_end(self, state: State) -> None:
+        found = figure_of(state.row, self.monitor)
+        if found is not None and found[1] >= self._best:
+            self._name, self._best = found
+            self._epoch, self._weights = state.epoch, state.weights()
+
+    def on_fit_end(self, state: State) -> None:
+        if self._weights is None:
+            return
+        state.model.module.load_state_dict(self._weights)
+        state.averaged = None
+        state.history.notes.append(
+            f"kept the weights of epoch {self._epoch}: best {self._name} {abs(self._best):.4f}"
+        )
+        self._weights = None

@@ -1,0 +1,104 @@
+"""Clean and robust accuracy on held-out data, under another attack than the training one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from artplus import _checks, modes
+from artplus.attacks import APGD, PGD, Attack, members
+from artplus.attacks._base import Budget
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+from artplus.training.callbacks._base import Callback
+from artplus.training.data import Batch
+from artplus.training.method import Method
+from artplus.training.state import State
+
+
+class Validation(Callback):
+    """Measure after every epoch; adds ``val_clean_accuracy`` and ``val_adversarial_accuracy``.
+
+    For losses not over classes: ``val_clean_loss`` and ``val_adversarial_loss``. The averaged
+    weights are measured where there are some.
+
+    Args:
+        data: Batches ``(x, y)`` on the model's device, iterated once per measurement.
+        attack: See :func:`validation_attack`.
+        space: Bounds of valid inputs.
+        every: Epochs between measurements; the last epoch is always measured.
+        seed: Of the attack, the same at every measurement, so that epochs compare.
+    """
+
+    def __init__(
+        self,
+        data: Iterable[Batch],
+        attack: Attack | None,
+        *,
+        space: InputSpace = InputSpace(),
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self._data, self._attack, self._space = data, attack, space
+        self._every, self._seed = _checks.count("every", every), seed
+
+    def on_epoch_end(self, state: State) -> None:
+        last = state.epoch == state.epochs or state.stop is not None
+        if state.epoch % self._every and not last:
+            return
+        with state.candidate() as model, modes.crafting(model.module):
+            state.row |= self.measure(model)
+
+    def measure(self, model: LossModel) -> dict[str, float]:
+        """The figures for a model as it stands."""
+        over_classes = model.criterion.over_classes
+        figure = "accuracy" if over_classes else "loss"
+        sums: dict[str, Tensor] = {}
+        n = 0
+        for batch in self._data:
+            generator = torch.Generator(batch.x.device).manual_seed(self._seed + n)
+            examples = {"clean": batch.x}
+            if self._attack is not None:
+                examples["adversarial"] = self._attack(
+                    model, batch.x, batch.y, space=self._space, generator=generator
+                )
+            n += len(batch.x)
+            for kind, x in examples.items():
+                with torch.no_grad():
+                    predictions = model(x)
+                    values = (
+                        ~model.wrong(predictions, batch.y)
+                        if over_classes
+                        else model.loss(predictions, batch.y)
+                    )
+                name = f"val_{kind}_{figure}"
+                sums[name] = sums.get(name, 0) + values.float().sum()
+        return {name: float(total) / n for name, total in sums.items()}
+
+
+def validation_attack(
+    model: LossModel, method: Method, *, eps: Budget | None = None, norm: float = torch.inf
+) -> Attack | None:
+    """An attack to select models by: strong for its price, and not the one trained on.
+
+    APGD, 20 steps on the margin, which saturates less than cross-entropy; PGD, 20 steps on the
+    model's own loss, if training itself uses APGD or predictions are not class logits. ``None`` if
+    no radius is known.
+
+    Args:
+        model: What is trained.
+        method: How it is trained; its attack's radius and norm are used.
+        eps: Radius where the method has no attack with one.
+        norm: Norm, likewise.
+    """
+    trained = None if method.attack is None else members(method.attack, 0)[0]
+    radius = getattr(trained, "eps", None)
+    if trained is not None and radius is not None:
+        eps, norm = radius, trained.norm
+    if eps is None:
+        return None
+    if isinstance(trained, APGD) or not model.criterion.over_classes:
+        return PGD(eps=eps, norm=norm, steps=20)
+    return APGD(eps=eps, norm=norm, steps=20, loss="margin")

@@ -1,0 +1,251 @@
+"""Hardening a plain torch model: data, method and callbacks put together, then the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from artplus import _checks
+from artplus.attacks import Attack, Combination
+from artplus.attacks._base import Budget
+from artplus.errors import ConfigurationError
+from artplus.losses import Objective, Weight
+from artplus.model import LossModel, as_loss_model, device_of
+from artplus.seeding import derived, seeded
+from artplus.spaces import InputSpace
+from artplus.training import callbacks as events
+from artplus.training.callbacks import Callback
+from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
+from artplus.training.history import History
+from artplus.training.loop import run
+from artplus.training.method import Method, make_method
+from artplus.training.probe import check_optimizer, probe
+from artplus.training.state import State
+from artplus.training.steps import Step, standard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long and with what beside the method: the part that both doors share.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: For arrays and data sets.
+        validation: Held-out data, as anything that training takes.
+        validation_eps: Radius of the validation attack where the method has none.
+        validation_norm: Its norm.
+        keep_best: With validation, hand out the best epoch's weights.
+        scheduler: Learning-rate scheduler or factory; see
+            :class:`~artplus.training.callbacks.LearningRate`.
+        scheduler_interval: When it steps.
+        callbacks: The user's own; a user's ``EpsWarmup`` replaces the default one.
+        step: How the weights move on a batch.
+        seed: Of everything random; ``None`` draws one from torch's generator.
+        progress: Show a progress bar.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    validation: Any = None
+    validation_eps: Budget | None = None
+    validation_norm: float = torch.inf
+    keep_best: bool = True
+    scheduler: Any = None
+    scheduler_interval: Literal["auto", "batch", "epoch"] = "auto"
+    callbacks: Sequence[Callback] = ()
+    step: Step = standard
+    seed: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.count("epochs", self.epochs)
+        _checks.count("batch_size", self.batch_size)
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise ConfigurationError(
+                    f"callbacks must be artplus.training.callbacks.Callback objects, got {callback!r}"
+                )
+
+
+def train(
+    model: LossModel,
+    data: Any,
+    optimizer: Optimizer,
+    method: Method,
+    plan: Run,
+    *,
+    prepare: Prepare | None = None,
+) -> History:
+    """Harden ``model`` by ``method``; every check comes before the first step.
+
+    Args:
+        model: Trained in place.
+        data: See :func:`~artplus.training.data.batches`.
+        optimizer: Of the model's parameters.
+        method: Objective, attack, space.
+        plan: Everything else.
+        prepare: Raw batches to tensors; ``None`` takes tensors as they are.
+    """
+    check_optimizer(model.module, optimizer)
+    device = device_of(model.module)
+    prepare = prepare or tensor_pair(method.space)
+    with seeded(plan.seed) as seed:
+        order = torch.Generator().manual_seed(seed)
+        source = batches(
+            data, prepare, batch_size=plan.batch_size, generator=order, device=device
+        )
+        model = probe(model, source, method)
+        state = State(
+            model=model,
+            optimizer=optimizer,
+            method=method,
+            epochs=plan.epochs,
+            batches_per_epoch=_length(source),
+            generator=torch.Generator(device).manual_seed(derived(seed, "attack")),
+        )
+        run(state, source, plan.step, _callbacks(model, method, plan, prepare, device))
+    return state.history
+
+
+def fit(
+    model: nn.Module | LossModel,
+    data: Any,
+    optimizer: Optimizer,
+    *,
+    objective: str | Objective = "mix",
+    lam: Weight | None = None,
+    attack: Attack | Combination | None = None,
+    eps: Any = None,
+    norm: float = torch.inf,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    loss: Callable[..., Tensor] | None = None,
+    label_smoothing: float = 0.0,
+    class_weight: Tensor | None = None,
+    epochs: int = 20,
+    batch_size: int = 128,
+    validation: Any = None,
+    scheduler: Any = None,
+    scheduler_interval: Literal["auto", "batch", "epoch"] = "auto",
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = None,
+    progress: bool = True,
+) -> History:
+    r"""Harden a plain torch model, with no ART object in sight.
+
+    .. math:: \min_\theta \frac1N \sum_i L_\text{fixed}(x_i, y_i)
+              + \lambda \, L_\text{scaled}(x_i, x'_i, y_i)
+
+    Args:
+        model: Any module from ``(batch, *input)`` floats to logits ``(batch, classes)``, or to
+            predictions that ``loss`` understands. Trained in place, on the device it is on.
+        data: ``(x, y)``, a ``Dataset``, a ``DataLoader`` or a re-iterable of ``(x, y)`` batches.
+        optimizer: Of the model's parameters.
+        objective: Registered loss name or an objective.
+        lam: λ, a number or a schedule of the fraction of training done; ``None`` is the
+            objective's published default.
+        attack: Instead of PGD from ``eps`` and ``norm``.
+        eps: Radius of the default attack (10 steps of ``eps / 4``, random start).
+        norm: ``numpy.inf``, 2 or 1.
+        bounds: Least and greatest valid input; ``None`` is unbounded.
+        loss: The model's own loss; cross-entropy by default.
+        label_smoothing: Share of each label spread over all classes, in [0, 1).
+        class_weight: ``(classes,)``, weighs whole examples by their class.
+        epochs: Passes over the data.
+        batch_size: For arrays and data sets.
+        validation: Held-out data; measured after each epoch by another attack than the training
+            one, and the best epoch's weights are kept.
+        scheduler: Learning-rate scheduler, or a factory ``(optimizer, total_steps)``.
+        scheduler_interval: When it steps; see
+            :class:`~artplus.training.callbacks.LearningRate`.
+        callbacks: Own callbacks. ``EpsWarmup`` is added by default where ``eps`` is large.
+        seed: Two runs with the same seed are identical on one device; ``None`` draws one from
+            torch's generator.
+        progress: Show a progress bar.
+
+    Returns:
+        One row per epoch.
+
+    Raises:
+        ConfigurationError: for arguments that cannot work.
+        DataError: for inputs or labels that cannot work; before any step.
+        TrainingDivergedError: if the loss stops being a number.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> data = torch.rand(64, 4), torch.randint(3, (64,))
+        >>> history = fit(model, data, optimizer, objective="trades", eps=0.1, epochs=2,
+        ...               progress=False)
+        >>> len(history)
+        2
+    """
+    low, high = (None, None) if bounds is None else bounds
+    method = make_method(
+        objective,
+        lam=lam,
+        eps=eps,
+        norm=norm,
+        attack=attack,
+        space=InputSpace(low, high),
+        label_smoothing=label_smoothing,
+        class_weight=class_weight,
+    )
+    plan = Run(
+        epochs=epochs,
+        batch_size=batch_size,
+        validation=validation,
+        scheduler=scheduler,
+        scheduler_interval=scheduler_interval,
+        callbacks=callbacks,
+        seed=seed,
+        progress=progress,
+    )
+    return train(as_loss_model(model, loss), data, optimizer, method, plan)
+
+
+def _callbacks(
+    model: LossModel, method: Method, plan: Run, prepare: Prepare, device: torch.device
+) -> list[Callback]:
+    """The user's callbacks among the default ones, makers of figures before their readers."""
+    found: list[Callback] = []
+    warmup = events.default_warmup(method)
+    if warmup is not None and not any(isinstance(c, events.EpsWarmup) for c in plan.callbacks):
+        found.append(warmup)
+    found += [c for c in plan.callbacks if not isinstance(c, _READERS)]
+    if plan.validation is not None:
+        held_out = batches(
+            plan.validation,
+            prepare,
+            batch_size=plan.batch_size,
+            generator=None,
+            device=device,
+        )
+        attack = events.validation_attack(
+            model, method, eps=plan.validation_eps, norm=plan.validation_norm
+        )
+        found.append(events.Validation(held_out, attack, space=method.space))
+        if plan.keep_best and not any(isinstance(c, events.KeepBest) for c in plan.callbacks):
+            found.append(events.KeepBest())
+    if plan.scheduler is not None:
+        found.append(events.LearningRate(plan.scheduler, plan.scheduler_interval))
+    found += [c for c in plan.callbacks if isinstance(c, _READERS)]
+    found += [events.StuckAtChance(), events.NonFinite()]
+    if plan.progress:
+        found.append(events.Progress())
+    return found
+
+
+_READERS = (events.KeepBest, events.EarlyStopping)
+
+
+def _length(source: Arrays | Loaded) -> int | None:
+    try:
+        return len(source)
+    except TypeError:  # an iterable data set: how long it is shows only at its end
+        return None

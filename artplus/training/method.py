@@ -1,0 +1,212 @@
+"""An objective with its attack: everything but the loop, for those who keep their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from artplus import _checks, modes
+from artplus.attacks import PGD, Attack, Combination, members
+from artplus.criterion import mean
+from artplus.errors import ConfigurationError
+from artplus.functional import class_index, smooth_labels
+from artplus.geometry import clip
+from artplus.losses import Objective, Terms, Weight, make_loss
+from artplus.model import LossModel, as_loss_model
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    r"""What to minimise and where to look: :math:`\frac1N \sum_i w_i (L_\text{fixed} + \lambda
+    L_\text{scaled})`.
+
+    Attributes:
+        objective: The terms, λ and what the attack climbs.
+        attack: Finds ``x_adv``; several as :class:`~artplus.attacks.Cycle`,
+            :class:`~artplus.attacks.Average` or :class:`~artplus.attacks.WorstOf`. ``None`` for
+            an objective that needs none.
+        space: Bounds of valid inputs, and what may be changed.
+        label_smoothing: Share s of the label spread over all classes, in the terms alone: the
+            attack sees true labels. 0.1 to 0.2 is the useful range in published ablations.
+        class_weight: ``(classes,)``, weighs whole examples by their class, all terms alike.
+
+    Example:
+        >>> import torch
+        >>> method = make_method("trades", eps=0.1)
+        >>> model = torch.nn.Linear(4, 3)
+        >>> loss = method.loss(model, torch.rand(8, 4), torch.randint(3, (8,)))
+        >>> loss.backward()
+    """
+
+    objective: Objective
+    attack: Attack | Combination | None = None
+    space: InputSpace = InputSpace()
+    label_smoothing: float = 0.0
+    class_weight: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _checks.fraction("label_smoothing", self.label_smoothing)
+        if self.objective.attacked and self.attack is None:
+            raise ConfigurationError(
+                f"loss {self.objective.name!r} needs an attack: give eps= (and norm=) for PGD, or "
+                "an attack"
+            )
+
+    def loss(
+        self,
+        model: nn.Module | LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float = 0.0,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The whole objective on one batch, a scalar to call ``backward`` on.
+
+        Args:
+            model: Any module (cross-entropy is assumed) or a :class:`LossModel`.
+            x: ``(batch, *input)`` inputs, inside ``space``.
+            y: Labels.
+            progress: Fraction of training done, for a scheduled λ.
+            step: Counts batches, for attacks that take turns.
+            generator: Randomness of the attack.
+        """
+        model = as_loss_model(model)
+        x_advs = self.craft(model, x, y, step=step, generator=generator)
+        terms = self.terms(model, x, x_advs, y)
+        return self.reduce(model, terms, y, progress)
+
+    def craft(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        step: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Adversarial examples for a batch: one tensor for each attack whose turn it is."""
+        if not self.objective.attacked or self.attack is None:
+            return (x,)
+        return tuple(
+            attack(
+                model,
+                x,
+                self._aim(attack, model, x, y, generator),
+                space=self.space,
+                inner=self.objective.inner,
+                start=self._start(attack, x, generator),
+                generator=generator,
+            )
+            for attack in members(self.attack, step)
+        )
+
+    def terms(
+        self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor
+    ) -> Terms:
+        """The objective's terms, averaged over ``x_advs``."""
+        if self.label_smoothing:
+            y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
+        found = [self.objective.terms(model, x, x_adv, y) for x_adv in x_advs]
+        if len(found) == 1:
+            return found[0]
+        fixed = [t.fixed for t in found if t.fixed is not None]
+        return replace(
+            found[0],
+            scaled=torch.stack([t.scaled for t in found]).mean(0),
+            fixed=torch.stack(fixed).mean(0) if fixed else None,
+        )
+
+    def reduce(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
+        """The weighted batch mean of the terms."""
+        total = terms.total(self.objective.weight(progress))
+        return mean(total, self._weights(model, y, total))
+
+    def _weights(self, model: LossModel, y: Tensor, like: Tensor) -> Tensor | None:
+        weights = None
+        for per_class in (self.class_weight, model.criterion.class_weight):
+            if per_class is not None:
+                per_class = per_class.to(like)
+                own = y.to(like) @ per_class if y.ndim == 2 else per_class[y]
+                weights = own if weights is None else weights * own
+        return weights
+
+    def _start(
+        self, attack: Attack, x: Tensor, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """A start off ``x`` where the inner loss is flat at ``x`` and the attack begins there."""
+        if not self.objective.start_noise or getattr(attack, "random_start", True):
+            return None
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return clip(x + self.space.restrict(self.objective.start_noise * noise), self.space)
+
+    def _aim(
+        self, attack: Attack, model: LossModel, x: Tensor, y: Tensor, g: torch.Generator | None
+    ) -> Tensor:
+        """Labels for the attack: the true ones, or random wrong ones if it wants targets."""
+        if not getattr(attack, "targeted", False):
+            return y
+        classes = classes_of(model, x)
+        shift = torch.randint(1, classes, (len(x),), generator=g, device=x.device)
+        return (class_index(y) + shift) % classes
+
+
+def classes_of(model: LossModel, x: Tensor) -> int:
+    """Number of classes, known to the model or counted on its output for one example."""
+    if model.classes is not None:
+        return model.classes
+    with modes.crafting(model.module), torch.no_grad():
+        return int(model(x[:1]).shape[1])
+
+
+def make_method(
+    loss: str | Objective = "mix",
+    *,
+    lam: Weight | None = None,
+    eps: Any = None,
+    norm: float = torch.inf,
+    attack: Attack | Combination | None = None,
+    space: InputSpace = InputSpace(),
+    label_smoothing: float = 0.0,
+    class_weight: Tensor | None = None,
+) -> Method:
+    """A :class:`Method` from names and numbers.
+
+    Args:
+        loss: Registered name or objective.
+        lam: λ, a number or a schedule of the fraction of training done; ``None`` is the
+            objective's published default.
+        eps: Radius of the default attack: PGD, 10 steps of ``eps / 4``, random start.
+        norm: Its norm.
+        attack: Instead of the default attack.
+        space: Bounds and mask.
+        label_smoothing: See :class:`Method`.
+        class_weight: See :class:`Method`.
+
+    Raises:
+        ConfigurationError: if both or neither of ``eps`` and ``attack`` are given where one is
+            needed.
+    """
+    objective = make_loss(loss, lam)
+    if attack is not None and eps is not None:
+        raise ConfigurationError("give eps= for the default PGD or attack=, not both")
+    if attack is None and eps is not None:
+        attack = PGD(eps=eps, norm=norm)
+    if not objective.attacked and attack is not None:
+        raise ConfigurationError(
+            f"loss {objective.name!r} needs no adversarial examples, so eps= or attack= would be "
+            "ignored; leave them out"
+        )
+    return Method(
+        objective=objective,
+        attack=attack,
+        space=space,
+        label_smoothing=label_smoothing,
+        class_weight=class_weight,
+    )

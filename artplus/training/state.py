@@ -1,0 +1,108 @@
+"""All that changes while training runs, in one place for steps and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from artplus.model import LossModel
+from artplus.training.history import History, Row
+from artplus.training.method import Method
+
+Weights = dict[str, Tensor]
+
+
+class Meter:
+    """Means over an epoch, kept on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Count the ``(batch,)`` values in; no synchronisation with the device."""
+        total = values.detach().sum(dtype=torch.float32)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + len(values)
+
+    def read(self) -> dict[str, float]:
+        """The means so far; waits for the device."""
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+
+@dataclass
+class State:
+    """What a step reads and moves, and what callbacks may watch or replace.
+
+    Frozen parts (``method`` and its attack) are replaced by callbacks, never edited.
+
+    Attributes:
+        model: What is trained.
+        optimizer: Moves its weights.
+        method: Objective, attack and space in force.
+        epochs: Planned number of epochs.
+        batches_per_epoch: Where the data has a length, else ``None``.
+        generator: Randomness of attacks, apart from dropout's, on the model's device.
+        history: One row per finished epoch.
+        epoch: Epochs finished.
+        step: Steps finished, over all epochs.
+        meter: Running means of the present epoch.
+        row: Figures of the present epoch that callbacks add to.
+        stop: Set to a reason to stop after this epoch.
+        averaged: Averaged weights, if a callback keeps some: they are validated and handed out.
+    """
+
+    model: LossModel
+    optimizer: Optimizer
+    method: Method
+    epochs: int
+    batches_per_epoch: int | None
+    generator: torch.Generator
+    history: History = field(default_factory=History)
+    epoch: int = 0
+    step: int = 0
+    meter: Meter = field(default_factory=Meter)
+    row: Row = field(default_factory=dict)
+    stop: str | None = None
+    averaged: Weights | None = None
+
+    @property
+    def total_steps(self) -> int | None:
+        """Planned number of steps, where known."""
+        return None if self.batches_per_epoch is None else self.epochs * self.batches_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the planned training done, in [0, 1]."""
+        if self.total_steps:
+            return min(1.0, self.step / self.total_steps)
+        return self.epoch / self.epochs
+
+    def weights(self) -> Weights:
+        """A copy of the weights that would be handed out now: the averaged ones, if any."""
+        if self.averaged is not None:
+            return clone(self.averaged)
+        return clone(self.model.module.state_dict())
+
+    @contextmanager
+    def candidate(self) -> Iterator[LossModel]:
+        """The model with the weights that would be handed out; the training ones afterwards."""
+        if self.averaged is None:
+            yield self.model
+            return
+        training = clone(self.model.module.state_dict())
+        try:
+            self.model.module.load_state_dict(self.averaged)
+            yield self.model
+        finally:
+            self.model.module.load_state_dict(training)
+
+
+def clone(weights: Weights) -> Weights:
+    """A copy that later training does not move."""
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
