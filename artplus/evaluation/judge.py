@@ -22,7 +22,7 @@ from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import wording
 from artplus.evaluation.bench import Bench, Mistakes, Scores
 from artplus.evaluation.report import Report
-from artplus.evaluation.result import Examples
+from artplus.evaluation.result import AttackResult, Examples
 from artplus.evaluation.trial import Exhibit, Outcome, metrics, trial
 from artplus.evaluation.untouched import untouched
 from artplus.model import LossModel, device_of
@@ -105,7 +105,8 @@ def judge(
         outcomes = _trials(bench, clean, attacks, seed, only_survivors, examples, progress)
     results = tuple(outcome.result for outcome in outcomes)
     working = [outcome for outcome in outcomes if outcome.result.broken is None]
-    balls = {(result.norm, result.eps) for result in results}
+    counted = tuple(outcome.result for outcome in working) or results
+    balls = {(result.norm, result.eps) for result in counted}
     norm, eps = balls.pop() if len(balls) == 1 else (None, None)
     return Report(
         n=len(bench.x),
@@ -127,7 +128,7 @@ def judge(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=_versions(),
         data_hash=_hash(bench.x, bench.y),
-        notes=_notes(bench, results),
+        notes=_notes(bench, counted),
     )
 
 
@@ -325,7 +326,7 @@ def _gallery(
     )
 
 
-def _notes(bench: Bench, results: Sequence[Any]) -> tuple[str, ...]:
+def _notes(bench: Bench, results: Sequence[AttackResult]) -> tuple[str, ...]:
     notes = []
     balls = dict.fromkeys(wording.ball(result.norm, result.eps) for result in results)
     if len(balls) > 1:

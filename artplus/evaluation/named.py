@@ -41,12 +41,12 @@ class Threat:
         return True
 
 
-attacks: Registry[Callable[[Threat], Attack]] = Registry("attack", "artplus.evaluation.named")
+Factory = Callable[[Threat], Attack]
+
+attacks: Registry[Factory] = Registry("attack", "artplus.evaluation.named")
 
 
-def register_attack(
-    name: str,
-) -> Callable[[Callable[[Threat], Attack]], Callable[[Threat], Attack]]:
+def register_attack(name: str) -> Callable[[Factory], Factory]:
     """Register a factory ``Threat -> Attack`` under ``name``, for ``evaluate(attacks=[name])``.
 
     Raises:

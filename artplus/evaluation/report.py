@@ -32,8 +32,8 @@ class Report:
     Attributes:
         n: Number of examples.
         attacks: One result each, in the order they ran.
-        eps: Radius common to all attacks; ``None`` if they differ.
-        norm: Norm common to all attacks; ``None`` if they differ.
+        eps: Radius common to all attacks that count; ``None`` if they differ.
+        norm: Norm common to them; ``None`` if they differ.
         seed: Of every random draw.
         batch_size: Random starts are drawn per batch, so a repetition needs it too.
         only_survivors: True if each attack saw only what the ones before left standing; its

@@ -9,11 +9,12 @@ from artplus.evaluation.named import Threat, apgd
 from artplus.registry import Registry
 
 Suite = dict[str, Attack]
+Factory = Callable[[Threat], Suite]
 
-suites: Registry[Callable[[Threat], Suite]] = Registry("suite", "artplus.evaluation.suites")
+suites: Registry[Factory] = Registry("suite", "artplus.evaluation.suites")
 
 
-def register_suite(name: str) -> Callable[[Callable[[Threat], Suite]], Callable[[Threat], Suite]]:
+def register_suite(name: str) -> Callable[[Factory], Factory]:
     """Register a factory ``Threat -> {name: attack}``, for ``evaluate(attacks=name)``.
 
     Raises:

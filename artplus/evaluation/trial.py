@@ -205,9 +205,8 @@ def _craft(
         # Whatever a third party's attack raises is a finding about that attack: it is reported
         # as broken, and the attacks after it still run. The traceback goes to the log.
         _log.info("attack %r raised", attack, exc_info=True)
-        raise _Broken(
-            f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        message = " ".join(str(error).split())[:300]
+        raise _Broken(f"raised {type(error).__name__}: {message}") from error
     if not isinstance(x_adv, Tensor):
         raise _Broken(f"returned {type(x_adv).__name__} instead of a tensor")
     if x_adv.shape != x.shape:
@@ -262,7 +261,7 @@ def _verdict(attack: Attack, tally: _Tally, eps: float, attacked: int) -> str | 
             f"{tally.outside_space} of {attacked} examples"
         )
     if attacked and eps > 0 and not tally.changed:
-        return "returned every input unchanged"
+        return f"returned all {attacked} inputs unchanged, so it shows nothing"
     return None
 
 
