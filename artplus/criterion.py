@@ -171,7 +171,7 @@ def _element_weights(
         return y.movedim(1, -1) @ per_class
     kept = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     if class_weight is None:
-        return kept
+        return kept.float()
     return class_weight.to(y.device)[torch.where(kept, y, 0)] * kept
 
 
