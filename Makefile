@@ -26,8 +26,8 @@ format: $(VENV)/.dev      ## put the style right
 
 check: lint test          ## what CI runs
 
-bench: $(VENV)/.core      ## the numbers in the README; see benchmarks/
-	for script in benchmarks/*.py; do $(ONE_THREAD) $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/.core      ## speed against a bare loop and ART's trainer
+	$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.speed --output speed.json
 
 clean:
 	rm -rf $(VENV) demo build dist .coverage

@@ -1,0 +1,263 @@
+"""The command line: arguments in, one call, text out; no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artplus.errors import ArtplusError, ArtplusWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KINDS = ("losses", "trainers", "attacks", "suites")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the entry point of ``artplus``.
+
+    Args:
+        argv: Arguments after the program's name; ``None`` takes them from the shell.
+
+    Returns:
+        The exit code: 0, or 2 for an error that the message on stderr explains.
+    """
+    arguments = vars(_parser().parse_args(argv))
+    command: Callable[..., str] = arguments.pop("command")
+    debug: bool = arguments.pop("debug")
+    try:
+        with _plain_warnings():
+            print(command(**arguments))
+    except ArtplusError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"artplus: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("artplus: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Heavy imports happen in these, so that --help answers at once.
+
+
+def _list(**arguments: Any) -> str:
+    from artplus.commands.listing import listing
+
+    return listing(**arguments)
+
+
+def _demo(**arguments: Any) -> str:
+    from artplus.commands.demo import demo
+
+    return demo(**arguments)
+
+
+def _harden(**arguments: Any) -> str:
+    from artplus.commands.harden import harden
+
+    return harden(**arguments)
+
+
+def _evaluate(**arguments: Any) -> str:
+    from artplus.commands.evaluate import evaluate
+
+    return evaluate(**arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="artplus",
+        description="Harden PyTorch models against adversarial examples, and measure what it "
+        "bought.",
+        epilog="'artplus COMMAND --help' explains a command. Start with: artplus demo "
+        "--output-dir demo",
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_list(commands)
+    _add_demo(commands)
+    _add_harden(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., str], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=run)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_list(commands: Any) -> None:
+    parser = _command(
+        commands, "list", _list, "show the registered losses, trainers, attacks and suites"
+    )
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands, "demo", _demo, "harden a small CNN on real digits; show before and after"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, metavar="DIR", help="for the reports"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+    )
+    _add_overwrite(parser)
+
+
+def _add_harden(commands: Any) -> None:
+    parser = _command(commands, "harden", _harden, "harden your model on your data")
+    _add_model(parser)
+    _add_data(parser, "--data", "training data")
+    parser.add_argument("--validation", type=Path, metavar="NPZ", help="held-out data, likewise: "
+                        "shown after each epoch, and the best epoch is kept")  # fmt: skip
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="state_dict to start from")
+    _add_ball(parser)
+    parser.add_argument(
+        "--loss", default="mix", help="objective; see 'artplus list losses' (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lam", type=float, help="weight of its adversarial term (default: as published)"
+    )
+    parser.add_argument("--steps", type=int, help="steps of the PGD attack (default: 10)")
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="passes over the data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=128, help="examples a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adam",
+        help="of the weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lr", type=float, default=1e-3, help="its learning rate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, metavar="DIR",
+        help="for weights.pt, history.json, history.png and config.json",
+    )  # fmt: skip
+    _add_overwrite(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(commands, "evaluate", _evaluate, "attack a model and report what is left")
+    _add_model(parser)
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="FILE", help="its state_dict, as harden "
+        "writes it; only tensors are read",
+    )  # fmt: skip
+    _add_data(parser, "--data", "test data")
+    parser.add_argument(
+        "--attacks", default="quick",
+        help="a suite, or attacks with commas between; see 'artplus list' (default: %(default)s)",
+    )  # fmt: skip
+    _add_ball(parser, required=True)
+    parser.add_argument(
+        "--batch-size", type=int, default=128, help="examples at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, action="append", default=[], metavar="FILE",
+        help="write the report here, as .html, .json, .md, .txt or .png; may be repeated",
+    )  # fmt: skip
+    _add_overwrite(parser)
+
+
+def _add_model(parser: Any) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="PACKAGE.MODULE:FUNCTION",
+        help="function without arguments that returns the torch module",
+    )  # fmt: skip
+
+
+def _add_data(parser: Any, flag: str, what: str) -> None:
+    parser.add_argument(
+        flag, type=Path, required=True, metavar="NPZ",
+        help=f"{what}: arrays x (n, *input) of floats and y (n,) of class numbers",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip-min", type=float, default=0.0, help="least valid value of x (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--clip-max",
+        type=float,
+        default=1.0,
+        help="greatest valid value of x (default: %(default)s)",
+    )
+
+
+def _add_ball(parser: Any, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--eps", type=_radius, required=required,
+        help="radius of the attack, in the units of x; 8/255 is understood",
+    )  # fmt: skip
+    parser.add_argument(
+        "--norm", type=float, choices=(float("inf"), 2.0, 1.0), default=float("inf"),
+        help="its norm (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_overwrite(parser: Any) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _radius(text: str) -> float:
+    """A number, or a fraction such as ``8/255``."""
+    try:
+        return float(text) if "/" not in text else float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.1 or 8/255") from None
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: metadata is slow to read."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show the version"
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"artplus {version('artplus')}")
+        parser.exit()
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of ours as one line without source code; those of other libraries not at all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", ArtplusWarning)
+        warnings.showwarning = _show_warning
+        yield
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"artplus: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""``artplus evaluate``: a model factory, its weights and test data in, a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import artplus
+from artplus.commands import files
+
+
+def evaluate(
+    *,
+    model: str,
+    weights: Path,
+    data: Path,
+    eps: float,
+    norm: float = float("inf"),
+    attacks: str = "quick",
+    batch_size: int = 128,
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+    seed: int = 0,
+    output: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> str:
+    """Attack the model with these weights; write the report, and return it as a table.
+
+    Args:
+        model: ``package.module:function``.
+        weights: Its ``state_dict``.
+        data: ``.npz`` with ``x`` and ``y``.
+        eps: Radius, in the units of ``x``.
+        norm: ``inf``, 2 or 1.
+        attacks: ``"quick"``, ``"standard"``, or names with commas between.
+        batch_size: Examples at once.
+        clip_min: Least valid value of ``x``.
+        clip_max: Greatest valid value of ``x``.
+        seed: Of everything random.
+        output: Files to write, each in the form of its suffix.
+        overwrite: Replace them.
+
+    Raises:
+        ConfigurationError: for arguments that cannot work.
+        DataError: for files that cannot.
+    """
+    for path in output:
+        files.outputs(path.parent, [path.name], overwrite=overwrite)
+    x, y = files.arrays(data)
+    module = files.model(model)
+    files.load_weights(module, weights)
+    classifier = artplus.wrap(module, x, y, clip_values=(clip_min, clip_max))
+    report = artplus.evaluate(
+        classifier,
+        x,
+        y,
+        attacks=attacks if attacks in ("quick", "standard") else attacks.split(","),
+        eps=eps,
+        norm=norm,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    for path in output:
+        report.save(path)
+    return str(report)

@@ -1,0 +1,129 @@
+"""``artplus harden``: a model factory and arrays in, hardened weights and their history out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import artplus
+from artplus.attacks import PGD
+from artplus.commands import files
+from artplus.errors import ConfigurationError
+from artplus.seeding import seeded
+
+OUTPUTS = ("weights.pt", "history.json", "history.png", "config.json")
+
+
+def harden(
+    *,
+    model: str,
+    data: Path,
+    output_dir: Path,
+    validation: Path | None = None,
+    weights: Path | None = None,
+    eps: float | None = None,
+    norm: float = torch.inf,
+    loss: str = "mix",
+    lam: float | None = None,
+    steps: int | None = None,
+    epochs: int = 20,
+    batch_size: int = 128,
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    clip_min: float = 0.0,
+    clip_max: float = 1.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> str:
+    """Harden what the factory ``model`` makes; return what to print.
+
+    Args:
+        model: ``package.module:function``.
+        data: ``.npz`` with ``x`` and ``y``.
+        output_dir: Gets :data:`OUTPUTS`.
+        validation: ``.npz``, measured after each epoch; the best epoch's weights are kept.
+        weights: ``state_dict`` to start from; ``None`` is the factory's own weights, drawn under
+            ``seed``.
+        eps: Radius, in the units of ``x``.
+        norm: ``inf``, 2 or 1.
+        loss: Registered name.
+        lam: λ; ``None`` is the loss's published default.
+        steps: Of the training attack, PGD from a random start, each ``2.5 * eps / steps`` long;
+            ``None`` is the trainer's own, 10.
+        epochs: Passes over the data.
+        batch_size: Examples a step.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: Learning rate.
+        clip_min: Least valid value of ``x``.
+        clip_max: Greatest valid value of ``x``.
+        seed: Of everything random.
+        overwrite: Replace files in ``output_dir``.
+
+    Raises:
+        ConfigurationError: for arguments that cannot work.
+        DataError: for files that cannot.
+    """
+    config = {key: str(v) if isinstance(v, Path) else v for key, v in locals().items()}
+    to_weights, to_history, to_plot, to_config = files.outputs(
+        output_dir, OUTPUTS, overwrite=overwrite
+    )
+    x, y = files.arrays(data)
+    held_out = None if validation is None else files.arrays(validation)
+    with seeded(seed):  # the factory draws the first weights
+        module = files.model(model)
+    if weights is not None:
+        files.load_weights(module, weights)
+    classifier = artplus.wrap(
+        module,
+        x,
+        y,
+        optimizer=_optimizer(optimizer, module, lr),
+        clip_values=(clip_min, clip_max),
+    )
+    trainer = artplus.AdversarialTrainerPlus(
+        classifier,
+        None if steps is None else _pgd(eps, norm, steps),
+        loss=loss,
+        lam=lam,
+        eps=eps,
+        norm=norm,
+        seed=seed,
+    )
+    history = trainer.fit(x, y, batch_size=batch_size, nb_epochs=epochs, validation_data=held_out)
+    files.save_weights(module, to_weights)
+    history.save(to_history)
+    history.save(to_plot)
+    to_config.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return "\n".join(
+        [
+            *history.notes,
+            f"Weights, history and configuration are in {output_dir}. Judge them on test data:",
+            f"  artplus evaluate --model {model} --weights {to_weights} --data TEST.npz "
+            f"--eps {eps if eps is not None else 'EPS'} --norm {norm:g}",
+        ]
+    )
+
+
+def _pgd(eps: float | None, norm: float, steps: int) -> PGD:
+    if eps is None:
+        raise ConfigurationError(f"steps={steps} of an attack without a radius; give eps too")
+    return PGD(eps=eps, norm=norm, steps=steps)
+
+
+def _optimizer(name: str, module: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"momentum": 0.9} if name == "sgd" else {}
+    classes: dict[str, Any] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "sgd": torch.optim.SGD,
+    }
+    if name not in classes:
+        raise ConfigurationError(f"optimizer must be one of {', '.join(classes)}, got {name!r}")
+    try:
+        made: torch.optim.Optimizer = classes[name](module.parameters(), lr=lr, **options)
+    except ValueError as error:
+        raise ConfigurationError(f"optimizer {name!r}: {error}") from error
+    return made

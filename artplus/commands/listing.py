@@ -1,0 +1,43 @@
+"""``artplus list``: what has a name, on the command line as in code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from artplus.evaluation.named import attacks
+from artplus.evaluation.suites import suites
+from artplus.losses._base import losses
+from artplus.registry import Registry
+from artplus.trainers import trainers
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "losses": losses,
+    "trainers": trainers,
+    "attacks": attacks,
+    "suites": suites,
+}
+
+
+def listing(*, kind: str | None = None) -> str:
+    """Every registered name with the first line of its documentation.
+
+    Args:
+        kind: A key of :data:`REGISTRIES`; ``None`` is all of them.
+    """
+    kinds = list(REGISTRIES) if kind is None else [kind]
+    blocks = []
+    for each in kinds:
+        registry = REGISTRIES[each]
+        width = max(map(len, registry.names()))
+        lines = [f"  {name:{width}}  {_first_line(registry.get(name))}" for name in registry]
+        blocks.append("\n".join([each, *(line.rstrip() for line in lines)]))
+    return "\n\n".join(blocks)
+
+
+def _first_line(factory: Callable[..., Any]) -> str:
+    """The summary of a docstring, without its citation marks."""
+    summary = (inspect.getdoc(factory) or "").split("\n\n")[0]
+    return re.sub(r"(,? \[\w+\]_)+", "", " ".join(summary.split()))
