@@ -81,7 +81,8 @@ class L2:
     order = 2.0
 
     def length(self, delta: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Divided by the largest entry first: the square of a small float underflows to zero, and
