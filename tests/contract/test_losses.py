@@ -193,14 +193,14 @@ def test_class_weights_weigh_whole_examples(name, tiny_net, attacked):
     objective = make_loss(name)
 
     def loss(weight: list[float], keep=slice(None)):
-        l = criterion(nn.CrossEntropyLoss(weight=torch.tensor(weight)))
+        each = criterion(nn.CrossEntropyLoss(weight=torch.tensor(weight)))
         return evaluate(
             objective,
-            LossModel(net, l),
+            LossModel(net, each),
             x[keep],
             x_adv[keep],
             y[keep],
-            weights=l.weights(y[keep]),
+            weights=each.weights(y[keep]),
         )
 
     plain = evaluate(objective, LossModel(net), x, x_adv, y)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from artplus.criterion import Criterion, criterion, mean
+from artplus.criterion import criterion, mean
 from artplus.errors import ConfigurationError, DataError
 
 N, C = 6, 4
@@ -140,9 +140,9 @@ def test_mean_of_the_criterion_is_the_original_loss(case):
     predictions = draw()
     expected = loss(predictions, y).mean()
     (slope,) = torch.autograd.grad(expected, predictions)
-    l = criterion(loss)
-    losses = l(predictions, y)
-    got = mean(losses, l.weights(y))
+    each = criterion(loss)
+    losses = each(predictions, y)
+    got = mean(losses, each.weights(y))
     assert losses.shape == (N,)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(torch.autograd.grad(got, predictions)[0], slope)
@@ -193,11 +193,11 @@ def test_plain_losses_have_no_weights():
 
 def test_weights_of_rows_are_expected_class_weights():
     """One-hot rows weigh as class numbers do; soft rows weigh their classes' mean."""
-    l = criterion(nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=2))
+    each = criterion(nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=2))
     one_hot = F.one_hot(NUMBERS, C).float()
-    torch.testing.assert_close(l.weights(one_hot), l.weights(NUMBERS))
-    assert l.weights(NUMBERS).tolist() == [0.5, 2.0, 0.0, 3.0, 2.0, 0.5]
-    torch.testing.assert_close(l.weights(ROWS), ROWS @ torch.tensor([0.5, 2.0, 0.0, 3.0]))
+    torch.testing.assert_close(each.weights(one_hot), each.weights(NUMBERS))
+    assert each.weights(NUMBERS).tolist() == [0.5, 2.0, 0.0, 3.0, 2.0, 0.5]
+    torch.testing.assert_close(each.weights(ROWS), ROWS @ torch.tensor([0.5, 2.0, 0.0, 3.0]))
     unweighted = criterion(nn.CrossEntropyLoss(ignore_index=2))
     torch.testing.assert_close(unweighted.weights(ROWS), 1 - ROWS[:, 2])
 
@@ -210,20 +210,20 @@ def test_one_hot_rows_are_class_numbers_for_weighted_losses():
         nn.NLLLoss(weight=WEIGHT),
         nn.MultiMarginLoss(),
     ):
-        l = criterion(loss)
-        torch.testing.assert_close(l(z, one_hot), l(z, NUMBERS))
+        each = criterion(loss)
+        torch.testing.assert_close(each(z, one_hot), each(z, NUMBERS))
         torch.testing.assert_close(
-            mean(l(z, one_hot), l.weights(one_hot)), loss(z, NUMBERS), msg=str(loss)
+            mean(each(z, one_hot), each.weights(one_hot)), loss(z, NUMBERS), msg=str(loss)
         )
 
 
 def test_a_class_of_weight_zero_costs_nothing():
     """No division by zero: neither the loss nor its gradient is NaN."""
-    l = criterion(nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1, 1]), label_smoothing=0.1))
+    each = criterion(nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1, 1]), label_smoothing=0.1))
     z = logits()
-    losses = l(z, NUMBERS)
+    losses = each(z, NUMBERS)
     assert losses[NUMBERS == 0].tolist() == [0.0, 0.0]
-    (slope,) = torch.autograd.grad(mean(losses, l.weights(NUMBERS)), z)
+    (slope,) = torch.autograd.grad(mean(losses, each.weights(NUMBERS)), z)
     assert bool(torch.isfinite(slope).all())
 
 
@@ -298,9 +298,9 @@ def test_a_loss_with_weights_of_its_own_keeps_learning():
             return values if self.reduction == "none" else values.mean()
 
     loss = Scaled()
-    l = criterion(loss)
-    l(torch.ones(3), torch.zeros(3)).sum().backward()
-    assert l.per_example and float(loss.scale.grad) == 3.0 and loss.reduction == "mean"
+    each = criterion(loss)
+    each(torch.ones(3), torch.zeros(3)).sum().backward()
+    assert each.per_example and float(loss.scale.grad) == 3.0 and loss.reduction == "mean"
 
 
 def test_a_function_with_a_reduction_attribute_is_not_edited():

@@ -1,0 +1,165 @@
+"""Flags, batch statistics and random streams are used and put back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from artplus import modes
+
+
+def mixed_net() -> nn.Sequential:
+    """A net in train mode with one frozen norm and one dropout switched off by the user."""
+    net = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Sequential(nn.BatchNorm1d(8))
+    )
+    net[1].eval()
+    net[2].eval()
+    return net
+
+
+def statistics(net: nn.Module) -> list[torch.Tensor]:
+    return [b.clone() for b in net.buffers()]
+
+
+def test_restore_gives_each_module_its_own_flag():
+    """Not ``train()`` for all: what was frozen is frozen again."""
+    net = mixed_net()
+    before = [m.training for m in net.modules()]
+    saved = modes.flags(net)
+    net.eval()
+    modes.restore(saved)
+    assert [m.training for m in net.modules()] == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_crafting_is_evaluation_mode_and_ends(fails):
+    """Everything is in eval mode inside and as before afterwards, error or not."""
+    net = mixed_net()
+    before, buffers = [m.training for m in net.modules()], statistics(net)
+    try:
+        with modes.crafting(net):
+            assert not any(m.training for m in net.modules())
+            net(torch.randn(4, 6))
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert [m.training for m in net.modules()] == before
+    assert all(torch.equal(a, b) for a, b in zip(buffers, net.buffers(), strict=True))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_crafting_lets_recurrent_layers_differentiate_on_cuda():
+    """cuDNN's recurrent layers need train mode for a gradient; their dropout is off meanwhile."""
+    rnn = nn.LSTM(3, 4, num_layers=2, dropout=0.5).cuda().eval()
+    x = torch.randn(5, 2, 3, device="cuda", requires_grad=True)
+    with modes.crafting(rnn):
+        first, second = rnn(x)[0], rnn(x)[0]
+        torch.autograd.grad(first.sum(), x)
+    assert torch.equal(first, second)
+    assert not rnn.training and rnn.dropout == 0.5
+
+
+class FakeCudaRNN(nn.LSTM):
+    """An LSTM whose parameters claim to be on a GPU, to test the bookkeeping without one."""
+
+    def reset_parameters(self):
+        """Nothing to reset."""
+
+    def parameters(self, recurse=True):
+        yield type("Claim", (), {"is_cuda": True})()
+
+
+def test_crafting_keeps_recurrent_cuda_layers_in_train_mode():
+    """Only the recurrent layer trains inside, without dropout, and both are put back."""
+    net = nn.Sequential(FakeCudaRNN(3, 4, num_layers=2, dropout=0.5), nn.Dropout(0.1))
+    net[0].training = False
+    with modes.crafting(net):
+        assert net[0].training and net[0].dropout == 0.0
+        assert not net[1].training
+    assert not net[0].training and net[0].dropout == 0.5 and net[1].training
+
+
+NORMS = {
+    "batch": (lambda: nn.BatchNorm1d(6), (5, 6)),
+    "batch, cumulative": (lambda: nn.BatchNorm1d(6, momentum=None), (5, 6)),
+    "batch, no affine": (lambda: nn.BatchNorm1d(6, affine=False), (5, 6)),
+    "instance": (lambda: nn.InstanceNorm1d(6, track_running_stats=True), (5, 6, 4)),
+    "images": (lambda: nn.BatchNorm2d(2), (5, 2, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_untracked_normalises_as_in_training_and_remembers_nothing(norm):
+    """The output is train mode's own, the running statistics stay, and tracking resumes."""
+    build, shape = NORMS[norm]
+    layer = build()
+    twin = copy.deepcopy(layer)
+    x = torch.randn(shape) * 3 + 2
+    before = statistics(layer)
+    with modes.untracked(layer):
+        inside = layer(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
+    torch.testing.assert_close(inside, twin(x))
+    layer(x)
+    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), twin.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_untracked_ends_after_an_error(norm):
+    """Layers track again, with their own buffers, even if the pass inside fails."""
+    layer = NORMS[norm][0]()
+    with pytest.raises(ZeroDivisionError, match="division"), modes.untracked(layer):
+        raise ZeroDivisionError("division")
+    assert layer.track_running_stats and layer.running_mean is not None
+
+
+def test_untracked_leaves_frozen_and_untracking_norms_alone():
+    """A norm in eval mode uses its running statistics inside too; one without any has none."""
+    frozen, untracking = nn.BatchNorm1d(6).eval(), nn.BatchNorm1d(6, track_running_stats=False)
+    frozen.running_mean.fill_(5.0)
+    x = torch.randn(4, 6)
+    expected = frozen(x)
+    with modes.untracked(nn.Sequential(frozen, untracking)):
+        assert torch.equal(frozen(x), expected)
+        untracking(x)
+    assert frozen.track_running_stats and not untracking.track_running_stats
+
+
+def test_begin_training_leaves_a_training_net_as_it_is():
+    """Sub-modules that the user froze in a training net stay frozen."""
+    net = mixed_net()
+    before = [m.training for m in net.modules()]
+    modes.begin_training(net)
+    assert [m.training for m in net.modules()] == before
+
+
+def test_begin_training_wakes_all_but_frozen_layers():
+    """After a ``predict`` all is in eval mode: train, save layers with frozen parameters."""
+    net = mixed_net().eval()
+    for p in net[1].parameters():
+        p.requires_grad_(False)
+    net[0].weight.requires_grad_(False)  # one of two: still learning
+    modes.begin_training(net)
+    assert [m.training for m in net] == [True, False, True, True]
+    assert net.training and net[3][0].training
+
+
+def test_random_state_rewinds_the_stream(device):
+    """Draws after a rewind are the same draws, on the device and on the CPU."""
+    stream = modes.RandomState(device)
+    before = stream.get()
+    first = torch.rand(3, device=device), torch.rand(3)
+    after = stream.get()
+    second = torch.rand(3, device=device), torch.rand(3)
+    stream.set(before)
+    assert torch.equal(torch.rand(3, device=device), first[0])
+    assert torch.equal(torch.rand(3), first[1])
+    stream.set(after)
+    assert torch.equal(torch.rand(3, device=device), second[0])
+    assert torch.equal(torch.rand(3), second[1])
