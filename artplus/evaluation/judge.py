@@ -45,6 +45,7 @@ def judge(
     examples: int = 8,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
+    notes: Sequence[str] = (),
     progress: bool = True,
     device: torch.device | str | None = None,
 ) -> Report:
@@ -75,6 +76,7 @@ def judge(
         examples: How many attacked examples to keep in the report.
         class_names: One per class, for display.
         name: What to call the model; default its class.
+        notes: What else the report should say.
         progress: Show a bar per attack, with the robust accuracy so far and the time left.
         device: Where batches go; default where the model's parameters are.
 
@@ -128,7 +130,7 @@ def judge(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=_versions(),
         data_hash=_hash(bench.x, bench.y),
-        notes=_notes(bench, counted),
+        notes=(*notes, *_notes(bench, counted)),
     )
 
 
@@ -145,6 +147,7 @@ def _bench(
     x = _floats(torch.as_tensor(x).detach(), model.module)
     y = torch.as_tensor(y).detach()
     _checks.inputs(x, low=space.low, high=space.high)
+    _mask(space, x)
     if y.ndim == 0 or len(y) != len(x):
         raise DataError(f"y must have one label per input: {len(x)} inputs, y {tuple(y.shape)}")
     outputs = _probe(model, x[:1].to(device))
@@ -160,6 +163,19 @@ def _bench(
     _checks.class_labels(y, n=len(x), classes=classes)
     y = y.long() if y.ndim == 1 else y.to(x.dtype)
     return Bench(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
+
+
+def _mask(space: InputSpace, x: Tensor) -> None:
+    if space.mask is None:
+        return
+    per_example = space.mask.ndim == x.ndim and len(space.mask) > 1
+    try:
+        space.mask.expand_as(x if per_example else x[:1])
+    except RuntimeError:
+        raise ConfigurationError(
+            f"mask of shape {tuple(space.mask.shape)} does not broadcast over inputs "
+            f"{tuple(x.shape)}"
+        ) from None
 
 
 def _floats(x: Tensor, module: nn.Module) -> Tensor:
@@ -210,6 +226,11 @@ def _named(attacks: Mapping[str, Attack]) -> None:
             raise ConfigurationError(
                 f"attack {name!r} must be an artplus attack such as PGD(eps=0.1), got "
                 f"{type(attack).__name__}. ART's attacks go to artplus.evaluate."
+            )
+        if isinstance(attack.eps, float) and attack.eps == torch.inf:
+            raise ConfigurationError(
+                f"attack {name!r} has no radius, so anything would count as fooled; judge it by "
+                "one: MinimumNorm(attack, eps=..., norm=...), or evaluate(..., eps=...)"
             )
 
 

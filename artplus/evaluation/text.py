@@ -19,9 +19,11 @@ def table(report: Report) -> str:
     rule = "─" * max(map(len, lines))
     parts = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
     parts += wrap(report.verdict, 88)
-    parts += [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
-    parts += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
-    parts += [f"· {note}" for note in report.notes]
+    remarks = [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
+    remarks += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
+    remarks += [f"· {note}" for note in report.notes]
+    for remark in remarks:
+        parts += wrap(remark, 88, subsequent_indent="  ")
     return "\n".join(parts)
 
 

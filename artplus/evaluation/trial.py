@@ -149,18 +149,27 @@ def metrics(losses: Tensor, errors: Tensor | None) -> dict[str, float]:
 
 
 def parameters(attack: Attack) -> dict[str, Any]:
-    """An attack's settings as plain values."""
-    if not dataclasses.is_dataclass(attack):
-        return {"attack": type(attack).__name__}
-    values = {f.name: getattr(attack, f.name) for f in dataclasses.fields(attack)}
-    return {
-        "attack": type(attack).__name__,
-        **{
-            key: value if value is None or isinstance(value, (bool, int, float, str)) else
-            " ".join(repr(value).split())[:200]
-            for key, value in values.items()
-        },
-    }  # fmt: skip
+    """An attack's settings as plain values; of what has none, the type's name."""
+    settings: dict[str, Any] = {"attack": type(attack).__name__}
+    if dataclasses.is_dataclass(attack):
+        for entry in dataclasses.fields(attack):
+            settings[entry.name] = plain(getattr(attack, entry.name))
+    return settings
+
+
+def plain(value: Any) -> Any:
+    """A setting that JSON can hold."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(plain(item)) for item in value)
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return float(value) if len(shape) == 0 else f"array {tuple(shape)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {e.name: plain(getattr(value, e.name)) for e in dataclasses.fields(value)}
+        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in own.items())})"
+    return type(value).__name__
 
 
 def _run(
@@ -204,7 +213,7 @@ def _craft(
     except Exception as error:
         # Whatever a third party's attack raises is a finding about that attack: it is reported
         # as broken, and the attacks after it still run. The traceback goes to the log.
-        _log.info("attack %r raised", attack, exc_info=True)
+        _log.info("attack %s raised", type(attack).__name__, exc_info=True)
         message = " ".join(str(error).split())[:300]
         raise _Broken(f"raised {type(error).__name__}: {message}") from error
     if not isinstance(x_adv, Tensor):

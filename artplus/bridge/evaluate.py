@@ -1,0 +1,317 @@
+"""``artplus.evaluate``: the honest judge on ART estimators and attacks, and on torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks import EvasionAttack
+from art.estimators import BaseEstimator
+from torch import Tensor, nn
+
+from artplus import modes
+from artplus.attacks import Attack
+from artplus.attacks._base import Budget
+from artplus.bridge import predict_only
+from artplus.bridge.art_attack import ArtAttack
+from artplus.bridge.attacks import as_attack
+from artplus.bridge.estimator import view
+from artplus.errors import ConfigurationError, DataError
+from artplus.evaluation import (
+    AttackResult,
+    MinimumNorm,
+    Report,
+    Threat,
+    judge,
+    list_attacks,
+    make_attack,
+    make_suite,
+    wording,
+)
+from artplus.evaluation.trial import plain
+from artplus.geometry import geometry
+from artplus.model import LossModel, as_loss_model, device_of
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is judged.
+
+    Attributes:
+        model: Inputs to predictions, with the loss.
+        x: ``(n, *input)``.
+        y: ``(n, ...)``.
+        space: Range of valid inputs.
+        name: For display.
+        translated: An ART attack on this as an attack of artplus; ``None`` refuses ART attacks.
+        gradients: False if only predictions can be had.
+    """
+
+    model: LossModel
+    x: Tensor
+    y: Tensor
+    space: InputSpace
+    name: str
+    translated: Callable[[EvasionAttack], Any] | None
+    gradients: bool = True
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; ``None`` where the loss is not over classes."""
+        return self.model.classes if self.model.criterion.over_classes else None
+
+
+def evaluate(
+    estimator: Any,
+    x: Any,
+    y: Any,
+    *,
+    attacks: Any = "quick",
+    eps: Any = None,
+    norm: float | str = np.inf,
+    mask: Any = None,
+    loss: Callable[..., Tensor] | None = None,
+    clip_values: tuple[Any, Any] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    only_survivors: bool = False,
+    examples: int = 8,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Attack an estimator or a torch model, and report what it withstands.
+
+    See :func:`artplus.evaluation.judge` for how: per-example worst case over all attacks, what
+    they return is measured, and a broken one never counts as robustness. The estimator and its
+    attacks are left as they were.
+
+    Args:
+        estimator: An ART estimator that holds a torch module, a ``torch.nn.Module``, or an ART
+            classifier that only predicts (``BlackBoxClassifier``, scikit-learn's), which ART's
+            attacks and ``"square"`` can judge.
+        x: ``(n, *input)`` raw inputs, in the range of ``clip_values``.
+        y: True labels: class numbers or rows; targets in regression.
+        attacks: A suite (``"quick"``, ``"standard"``, ``"demo"``), one attack, a list or a mapping
+            by name. An attack is a name (:func:`artplus.evaluation.list_attacks`), an ART evasion
+            attack built on this estimator, or one of ``artplus.attacks``. Targeted attacks aim at
+            a class drawn uniformly from the wrong ones and succeed with any mistake.
+        eps: Radius for suites and names, in the units of ``x``, which need it. Attack objects
+            have their own. Those that have none (DeepFool, HopSkipJump) need it too: an example
+            counts as fooled only within ``eps``.
+        norm: Norm of ``eps``: ``numpy.inf``, 2 or 1. Attack objects have their own.
+        mask: Zero where inputs must not change; broadcasts over one input.
+        loss: Of a ``torch.nn.Module``; default cross-entropy. An estimator has its own.
+        clip_values: Least and greatest valid input of a ``torch.nn.Module``; ``None`` is
+            unbounded. An estimator has its own.
+        batch_size: Examples at a time, whatever an ART attack's own.
+        seed: Of every random draw.
+        only_survivors: Run each attack only on what the ones before left standing.
+        examples: How many attacked examples to keep for the gallery.
+        class_names: One per class, for display.
+        name: What to call the model in the report.
+        progress: Show a progress bar.
+
+    Raises:
+        UnsupportedEstimatorError: for an estimator that cannot be judged.
+        ConfigurationError: for attacks or options that cannot work.
+        DataError: for inputs or labels that cannot be meant.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(16, 4)
+        >>> y = model(x).argmax(1)
+        >>> report = evaluate(model, x, y, eps=0.05, clip_values=(0.0, 1.0), progress=False)
+        >>> [result.name for result in report.attacks]
+        ['apgd_ce', 'apgd_t', 'square']
+        >>> report.robust_accuracy <= report.clean_accuracy
+        True
+    """
+    order = geometry(norm).order
+    subject = _subject(estimator, x, y, loss, clip_values)
+    space = subject.space
+    if mask is not None:
+        space = replace(space, mask=torch.as_tensor(mask).float())
+    threat = None
+    if eps is not None:
+        threat = Threat(eps, order, subject.classes, tuple(subject.x.shape[1:]))
+    chosen, notes = _chosen(attacks, threat, subject)
+    report = judge(
+        subject.model,
+        subject.x,
+        subject.y,
+        chosen,
+        space=space,
+        batch_size=batch_size,
+        seed=seed,
+        only_survivors=only_survivors,
+        examples=examples,
+        class_names=class_names,
+        name=name or subject.name,
+        notes=notes,
+        progress=progress,
+    )
+    return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))
+
+
+def _recorded(result: AttackResult, attack: Attack) -> AttackResult:
+    """An attack that runs in ART is on record with its own parameters."""
+    inside = attack.attack if isinstance(attack, MinimumNorm) else attack
+    if not isinstance(inside, ArtAttack):
+        return result
+    own = inside.attack
+    settings = {key: plain(getattr(own, key, None)) for key in own.attack_params}
+    return replace(result, params={"attack": f"art {type(own).__name__}", **settings})
+
+
+def _subject(
+    estimator: Any,
+    x: Any,
+    y: Any,
+    loss: Callable[..., Tensor] | None,
+    clip_values: tuple[Any, Any] | None,
+) -> _Subject:
+    if isinstance(estimator, (nn.Module, LossModel)):
+        return _module(as_loss_model(estimator, loss), x, y, clip_values)
+    for option, value in (("loss", loss), ("clip_values", clip_values)):
+        if value is not None:
+            raise ConfigurationError(
+                f"{option}= is for a torch.nn.Module; this {type(estimator).__name__} has its own"
+            )
+    if isinstance(estimator, BaseEstimator) and not isinstance(
+        getattr(estimator, "model", None), nn.Module
+    ):
+        return _Subject(
+            predict_only.answers(estimator),
+            predict_only.inputs(estimator, x),
+            predict_only.labels(y),
+            predict_only.box(estimator),
+            type(estimator).__name__,
+            lambda attack: predict_only.OwnAttack(attack, estimator=estimator),
+            gradients=False,
+        )
+    seen = view(estimator)
+    inputs, labels = seen.prepare(x, y)
+    return _Subject(
+        seen.model,
+        inputs,
+        labels,
+        seen.space,
+        type(seen.model.module).__name__,
+        lambda attack: as_attack(attack, estimator),
+    )
+
+
+def _module(model: LossModel, x: Any, y: Any, clip_values: tuple[Any, Any] | None) -> _Subject:
+    inputs = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
+    labels = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+    space = InputSpace()
+    if clip_values is not None:
+        low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
+        if not bool((low < high).all()):
+            raise ConfigurationError(f"clip_values must be (low, high), got {clip_values!r}")
+        space = InputSpace(low, high)
+    if model.classes is None and model.criterion.over_classes:
+        model = replace(model, classes=_outputs(model, inputs))
+    return _Subject(model, inputs, labels, space, type(model.module).__name__, None)
+
+
+def _outputs(model: LossModel, x: Tensor) -> int | None:
+    """Number of classes by one prediction; ``None`` if the judge will have to say what is wrong."""
+    parameter = next(model.module.parameters(), None)
+    if x.ndim < 2 or len(x) == 0:
+        return None
+    with modes.crafting(model.module), torch.no_grad():
+        try:
+            dtype = torch.float32 if parameter is None else parameter.dtype
+            predictions = model(x[:1].to(device_of(model.module), dtype))
+        except RuntimeError as error:
+            raise DataError(
+                f"the model cannot take inputs of shape {tuple(x.shape)}: {error}"
+            ) from error
+    return predictions.shape[1] if predictions.ndim == 2 else None
+
+
+def _chosen(
+    attacks: Any, threat: Threat | None, subject: _Subject
+) -> tuple[dict[str, Attack], list[str]]:
+    """The attacks by name, and what to say about them."""
+    if isinstance(attacks, str) and attacks not in list_attacks():
+        if not subject.gradients:
+            raise ConfigurationError(
+                f"suite {attacks!r} needs gradients, and this estimator only predicts; use "
+                "attacks=['square'] or ART attacks built on it, such as HopSkipJump(estimator)"
+            )
+        return make_suite(attacks, _needed(threat, f"suite {attacks!r}")), []
+    if isinstance(attacks, Mapping):
+        named = dict(attacks)
+    else:
+        several = list(attacks) if isinstance(attacks, (list, tuple)) else [attacks]
+        named = _names(several)
+    notes: list[str] = []
+    return {key: _one(key, value, threat, subject, notes) for key, value in named.items()}, notes
+
+
+def _one(
+    key: str, attack: Any, threat: Threat | None, subject: _Subject, notes: list[str]
+) -> Attack:
+    if isinstance(attack, str):
+        return make_attack(attack, _needed(threat, f"attack {attack!r}"))
+    if isinstance(attack, EvasionAttack):
+        if subject.translated is None:
+            raise ConfigurationError(
+                f"ART's {type(attack).__name__} attacks an ART estimator; evaluate that estimator, "
+                "or use attacks of artplus on the torch module"
+            )
+        attack = subject.translated(attack)
+    elif not isinstance(attack, Attack):
+        attack = as_attack(attack)
+    if not isinstance(attack, Attack):
+        raise ConfigurationError(
+            f"{type(attack).__name__} is for training; evaluation runs each attack by itself: "
+            "attacks=[...]"
+        )
+    if not isinstance(attack, ArtAttack) or attack.eps != float("inf"):
+        if threat is not None and not _same(attack.eps, threat.eps, attack.norm, threat.norm):
+            notes.append(f"{key} has a radius of its own, so eps= did not change it.")
+        return attack
+    needed = _needed(threat, f"{key}, which has no radius of its own,")
+    if attack.norm != needed.norm:
+        notes.append(
+            f"{key} makes {wording.norm_name(attack.norm)} small but is judged by "
+            f"{wording.norm_name(needed.norm)}: weaker than an attack made for it."
+        )
+    return MinimumNorm(attack, needed.eps, needed.norm)
+
+
+def _needed(threat: Threat | None, what: str) -> Threat:
+    if threat is None:
+        raise ConfigurationError(
+            f"{what} needs eps=, the radius to judge by, in the units of x (and norm=, default L∞)"
+        )
+    return threat
+
+
+def _same(own: Budget, given: Budget, own_norm: float, given_norm: float) -> bool:
+    try:
+        return own_norm == given_norm and bool(np.all(np.isclose(own, given)))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _names(attacks: Sequence[Any]) -> dict[str, Any]:
+    """Attacks by name; a second one of a name is numbered."""
+    named: dict[str, Any] = {}
+    for attack in attacks:
+        base = attack if isinstance(attack, str) else type(attack).__name__
+        key, count = base, 1
+        while key in named:
+            count += 1
+            key = f"{base} ({count})"
+        named[key] = attack
+    return named

@@ -1,0 +1,84 @@
+"""ART estimators that only predict: judged by their answers, attacked by ART's own attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import ClassifierMixin
+from torch import Tensor, nn
+
+from artplus import _checks
+from artplus.bridge.art_attack import ArtAttack
+from artplus.criterion import Criterion
+from artplus.errors import ConfigurationError, UnsupportedEstimatorError
+from artplus.functional import cross_entropy
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class OwnAttack(ArtAttack):
+    """An ART attack on an estimator without a torch module, which it must have been built on.
+
+    Attributes:
+        estimator: What is attacked.
+    """
+
+    estimator: Any = None
+
+    def _refuse(self, model: LossModel, inner: Any, start: Any, space: InputSpace) -> None:
+        if self.attack.estimator is not self.estimator:
+            raise ConfigurationError(
+                f"ART's {type(self.attack).__name__} attacks another estimator than the one given; "
+                f"build it on the same: {type(self.attack).__name__}(estimator, ...)"
+            )
+        if space.mask is not None:
+            raise ConfigurationError("a mask needs an estimator that holds a torch module")
+
+
+def answers(estimator: Any) -> LossModel:
+    """A classifier's ``predict`` as a model without gradients, on the CPU.
+
+    The loss is cross-entropy; answers that are probabilities count as such, others as logits.
+
+    Raises:
+        UnsupportedEstimatorError: if the estimator is no classifier.
+    """
+    if not isinstance(estimator, ClassifierMixin):
+        raise UnsupportedEstimatorError(
+            "without a torch module only ART classifiers can be judged, by their predict; got "
+            f"{type(estimator).__name__}"
+        )
+
+    def forward(x: Tensor) -> Tensor:
+        raw = torch.as_tensor(np.asarray(estimator.predict(x.detach().cpu().numpy()))).float()
+        sums = raw.sum(1)
+        if bool((raw >= 0).all()) and bool((sums - 1).abs().max() < 1e-4):
+            return raw.clamp_min(1e-12).log()
+        return raw
+
+    return LossModel(nn.Identity(), Criterion(cross_entropy), forward, int(estimator.nb_classes))
+
+
+def box(estimator: Any) -> InputSpace:
+    """The range of ``clip_values``; none means unbounded."""
+    if estimator.clip_values is None:
+        return InputSpace()
+    low, high = (torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in estimator.clip_values)
+    return InputSpace(low, high)
+
+
+def inputs(estimator: Any, x: Any) -> Tensor:
+    """``x`` as a checked float32 tensor."""
+    tensor = torch.as_tensor(np.asarray(x)).float()
+    _checks.inputs(tensor, shape=tuple(estimator.input_shape))
+    return tensor
+
+
+def labels(y: Any) -> Tensor:
+    """Class numbers of numbers or one-hot rows."""
+    tensor = torch.as_tensor(np.asarray(y))
+    return tensor.argmax(1) if tensor.ndim == 2 else tensor.long()

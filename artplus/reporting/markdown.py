@@ -1,0 +1,60 @@
+"""A report as Markdown, for a README or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from artplus.evaluation import wording
+from artplus.reporting.comparison import compare
+
+if TYPE_CHECKING:
+    from artplus.evaluation.report import Report
+
+
+def render(report: Report, before: Report | None = None) -> str:
+    """Verdict, tables and how to repeat it, as GitHub-flavoured Markdown.
+
+    Args:
+        report: The report.
+        before: A report on the same examples, to be compared with.
+
+    Raises:
+        ConfigurationError: if ``before`` is on other examples.
+    """
+    rows = wording.rows(report)
+    cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
+    parts = [f"# Robustness of {escaped(report.model)}", escaped(report.verdict)]
+    if before is not None:
+        comparison = compare(before, report)
+        parts += ["## Before and after", table(comparison.cells()), escaped(comparison.verdict)]
+        parts += [f"- {escaped(note)}" for note in comparison.notes]
+    parts += ["## Attacks", table(cells)]
+    remarks = [
+        f"- **{escaped(r.name)}** does not count: {escaped(r.broken)}" for r in rows if r.broken
+    ]
+    remarks += [f"- {escaped(row.name)}: {escaped(flag)}" for row in rows for flag in row.flags]
+    remarks += [f"- {escaped(note)}" for note in report.notes]
+    if remarks:
+        parts.append("\n".join(remarks))
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    parts.append(
+        f"Seed {report.seed}, batches of {report.batch_size}, on {escaped(report.device)}, "
+        f"{report.date}; {escaped(versions)}; data {report.data_hash}."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def table(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first the heading, as a Markdown table."""
+    lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in cells]
+    rule = "|:--" + "|--:" * (len(cells[0]) - 1) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown and HTML leave alone."""
+    for character in "\\`*_[]|<>":
+        replacement = {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character)
+        text = text.replace(character, replacement)
+    return text

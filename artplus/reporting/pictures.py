@@ -1,0 +1,158 @@
+"""What one input looks like: an image as it is, a signal as a curve, a row of features as dots."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+FEATURES = 64
+"""Up to so many values in a row are drawn as single features, more as a signal."""
+
+_WIDTH, _HEIGHT, _PAD = 320, 110, 8
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One example as the page shows it.
+
+    Attributes:
+        panels: Captions and pictures: ``data:`` addresses of PNG images, or inline SVG.
+        image: Whether the panels are images.
+    """
+
+    panels: tuple[tuple[str, str | Markup], ...]
+    image: bool
+
+
+def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:
+    """Before, difference and after of one example.
+
+    Images ``(1, H, W)``, ``(3, H, W)``, ``(H, W, 3)`` or ``(H, W)`` become three images, the
+    difference enlarged until its largest value shows full. Other shapes are flattened: curves, or
+    dots for up to :data:`FEATURES` values.
+
+    Args:
+        x: The input as it was.
+        x_adv: Under attack, shaped like ``x``.
+        low: Black.
+        high: White.
+    """
+    before, after = _as_image(x), _as_image(x_adv)
+    if before is None or after is None:
+        kind = _dots if x.size <= FEATURES else _curves
+        return Pictures((("before and after", kind(x.ravel(), x_adv.ravel())),), image=False)
+    span = (high - low) or 1.0
+    delta = (after - before).astype(np.float64)
+    largest = float(np.abs(delta).max())
+    factor = span / 2 / largest if largest else 1.0
+    return Pictures(
+        (
+            ("original", _png((before - low) / span)),
+            (f"perturbation × {factor:.3g}", _png(0.5 + delta * factor / span)),
+            ("attacked", _png((after - low) / span)),
+        ),
+        image=True,
+    )
+
+
+def value_range(x: Array) -> tuple[float, float]:
+    """The range to show images in: 0 to 1 or 0 to 255 if they fit, else their own.
+
+    Example:
+        >>> value_range(np.array([0.1, 0.9]))
+        (0.0, 1.0)
+    """
+    least, most = float(x.min()), float(x.max())
+    for high in (1.0, 255.0):
+        if least >= 0 and most <= high * (1 + 1e-6):
+            return 0.0, high
+    return least, most
+
+
+def _as_image(x: Array) -> Array | None:
+    """``(H, W)`` or ``(H, W, 3)``; ``None`` if that is not what it is."""
+    if x.ndim == 3 and x.shape[0] in (1, 3):
+        x = np.moveaxis(x, 0, -1)
+    if x.ndim == 3 and x.shape[-1] == 1:
+        x = x[..., 0]
+    if x.ndim == 3 and x.shape[-1] == 3 or x.ndim == 2:
+        return x if min(x.shape[:2]) >= 5 else None
+    return None
+
+
+def _png(values: Array) -> str:
+    """An image with values in [0, 1] as a ``data:`` address."""
+    from matplotlib.image import imsave
+
+    levels = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    if levels.ndim == 2:
+        levels = np.repeat(levels[..., None], 3, axis=2)
+    file = io.BytesIO()
+    imsave(file, levels, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _curves(x: Array, x_adv: Array) -> Markup:
+    """Both signals over each other, and their difference enlarged below."""
+    place = _scale(np.concatenate([x, x_adv]), 0.0, 0.66)
+    delta = x_adv.astype(np.float64) - x
+    reach = float(np.abs(delta).max()) or 1.0
+    below = _scale(np.array([-reach, reach]), 0.74, 1.0)
+    return _svg(
+        _polyline(place(x_adv), "after") + _polyline(place(x), "before")
+        + _polyline(below(delta), "delta")
+    )  # fmt: skip
+
+
+def _dots(x: Array, x_adv: Array) -> Markup:
+    """One column per feature: a ring before, a dot after, a line between them."""
+    place = _scale(np.concatenate([x, x_adv]), 0.0, 1.0)
+    across = _across(len(x))
+    marks = Markup("").join(
+        Markup(
+            '<line class="delta" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
+            '<circle class="before" cx="{0:.1f}" cy="{1:.1f}" r="4"/>'
+            '<circle class="after" cx="{0:.1f}" cy="{2:.1f}" r="2.4"/>'
+        ).format(float(column), float(old), float(new))
+        for column, old, new in zip(across, place(x), place(x_adv), strict=True)
+    )
+    return _svg(marks)
+
+
+def _scale(values: Array, top: float, bottom: float) -> Any:
+    """Values to heights in a band of the picture, large ones on top."""
+    least, most = float(values.min()), float(values.max())
+    span = (most - least) or 1.0
+    start, height = _PAD + top * (_HEIGHT - 2 * _PAD), (bottom - top) * (_HEIGHT - 2 * _PAD)
+    return lambda v: start + height * (1 - (v.astype(np.float64) - least) / span)
+
+
+def _across(count: int) -> Array:
+    return np.linspace(_PAD, _WIDTH - _PAD, count) if count > 1 else np.array([_WIDTH / 2])
+
+
+def _polyline(heights: Array, name: str) -> Markup:
+    """A curve; of a long signal the least and the largest value in each pixel column."""
+    across = _across(len(heights))
+    if len(heights) > 2 * _WIDTH:
+        groups = np.array_split(np.arange(len(heights)), _WIDTH)
+        chosen = np.concatenate(
+            [np.sort(g[[heights[g].argmin(), heights[g].argmax()]]) for g in groups]
+        )
+        across, heights = across[chosen], heights[chosen]
+    points = " ".join(f"{a:.1f},{h:.1f}" for a, h in zip(across, heights, strict=True))
+    return Markup('<polyline class="{}" points="{}"/>').format(name, points)
+
+
+def _svg(content: Markup) -> Markup:
+    return Markup('<svg class="signal" viewBox="0 0 {} {}" role="img">{}</svg>').format(
+        _WIDTH, _HEIGHT, content
+    )
