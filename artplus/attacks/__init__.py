@@ -16,6 +16,7 @@ from artplus.attacks.combine import Cycle as Cycle
 from artplus.attacks.combine import WorstOf as WorstOf
 from artplus.attacks.combine import members as members
 from artplus.attacks.pgd import PGD as PGD
+from artplus.attacks.sliced import Sliced as Sliced
 from artplus.attacks.square import Square as Square
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Cycle",
     "Inner",
     "Relative",
+    "Sliced",
     "Square",
     "WorstOf",
     "bim",

@@ -1,0 +1,80 @@
+"""An attack on slices of the batch, one after the other: same examples, less memory, more speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from artplus import _checks
+from artplus.attacks._base import Attack, Budget, Inner, take
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Run ``attack`` on at most ``size`` examples at a time.
+
+    Attacks treat each example by itself and run in evaluation mode, so slices give what the whole
+    batch gives, up to the rounding of convolutions; random starts are drawn in the same order. It
+    pays where activations of a whole batch are larger than the processor's fast memory, or where
+    memory is short; the step on the weights still sees the whole batch.
+
+    Args:
+        attack: What to run.
+        size: Most examples at a time.
+
+    Example:
+        >>> from artplus.attacks import PGD, Sliced
+        >>> Sliced(PGD(eps=0.1), 64).eps
+        0.1
+    """
+
+    attack: Attack
+    size: int
+
+    def __post_init__(self) -> None:
+        _checks.count("size", self.size)
+
+    @property
+    def eps(self) -> Budget:
+        """Radius of the attack."""
+        return self.attack.eps
+
+    @property
+    def norm(self) -> float:
+        """Norm of the attack."""
+        return self.attack.norm
+
+    def __call__(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        space: InputSpace = InputSpace(),
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Craft; see :class:`artplus.attacks.Attack`."""
+        return torch.cat(
+            [
+                self.attack(
+                    model,
+                    x[rows],
+                    y[rows],
+                    space=replace(space, mask=take(space.mask, rows, x)),
+                    inner=inner,
+                    start=None if start is None else start[rows],
+                    generator=generator,
+                )
+                for rows in torch.arange(len(x), device=x.device).split(self.size)
+            ]
+        )
+
+    def with_eps(self, scale: float) -> Sliced:
+        """The same with radius and step length of the attack multiplied by ``scale``."""
+        return replace(self, attack=self.attack.with_eps(scale))
