@@ -16,9 +16,8 @@ from art.estimators.regression.pytorch import PyTorchRegressor
 from torch import Tensor, nn
 
 from artplus import _checks
-from artplus.criterion import Criterion, criterion
+from artplus.criterion import Criterion, LossFunction, criterion
 from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
-from artplus.functional import cross_entropy
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -65,7 +64,7 @@ class EstimatorView:
         """
         if y is None:
             raise DataError(f"{name} is missing: training needs labels beside x")
-        tensor = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y)
+        tensor = as_numbers(y, name)
         if self.nb_classes is None:
             return _targets(tensor, n, name)
         if not self.model.criterion.over_classes:
@@ -170,12 +169,51 @@ def _as_classifier(
 ) -> tuple[Callable[[Tensor], Tensor] | None, Criterion]:
     """Give a classifier's own loss what all objectives need: logits over classes."""
     loss, raw = estimator.loss, forward or estimator.model
-    if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.pos_weight is None:
-        # One logit z is two logits (0, z): softmax(0, z) is sigmoid(z), the losses are equal.
-        return lambda x: nn.functional.pad(raw(x).view(len(x), 1), (1, 0)), Criterion(cross_entropy)
+    if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.weight is None:
+        return _two_logits(raw), Criterion(_binary_loss(loss))
     if not isinstance(loss, (nn.BCELoss, nn.BCEWithLogitsLoss)):
         own = replace(own, over_classes=True)
+        if not estimator._reduce_labels:  # ART gives any other loss one-hot rows
+            own = replace(own, function=_on_rows(own.function, classes))
     return forward, own
+
+
+def _two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """One logit z is two logits (0, z): softmax(0, z) is sigmoid(z), the losses are equal."""
+
+    def forward(x: Tensor) -> Tensor:
+        z = raw(x)
+        if z.numel() != len(x):
+            raise UnsupportedEstimatorError(
+                f"BCEWithLogitsLoss with nb_classes=2 wants one output per input, got "
+                f"{tuple(z.shape)}. Two exclusive classes: use CrossEntropyLoss. Two independent "
+                "labels: train in plain torch with artplus.fit(..., loss=BCEWithLogitsLoss())."
+            )
+        return nn.functional.pad(z.view(len(x), 1), (1, 0))
+
+    return forward
+
+
+def _binary_loss(loss: nn.BCEWithLogitsLoss) -> LossFunction:
+    """Binary cross-entropy of two logits (0, z), with the weight of positive labels."""
+    positive = loss.pos_weight
+
+    def function(logits: Tensor, y: Tensor) -> Tensor:
+        weight = None
+        if positive is not None:
+            weight = torch.cat([torch.ones(1), positive.detach().cpu().view(1)]).to(logits)
+        return nn.functional.cross_entropy(logits, y, weight=weight, reduction="none")
+
+    return function
+
+
+def _on_rows(function: LossFunction, classes: int) -> LossFunction:
+    def on_rows(predictions: Tensor, y: Tensor) -> Tensor:
+        if y.ndim == 1:
+            y = nn.functional.one_hot(y, classes).to(predictions.dtype)
+        return function(predictions, y)
+
+    return on_rows
 
 
 def _space(estimator: Any) -> InputSpace:
@@ -193,14 +231,7 @@ def _bound(value: Any) -> float | Tensor:
 
 def _float32(x: Any, name: str) -> Tensor:
     """Arrays, lists and tensors as float32, saying so when values are converted."""
-    if not isinstance(x, Tensor):
-        array = np.asarray(x)
-        if array.dtype.kind not in "fiu":
-            raise DataError(
-                f"{name} must be a numeric array, got dtype {array.dtype}. Ragged lists and text "
-                "have to be padded or encoded first."
-            )
-        x = torch.from_numpy(np.ascontiguousarray(array))
+    x = as_numbers(x, name)
     if x.is_complex() or x.dtype == torch.bool:
         raise DataError(f"{name} must be real numbers, got {x.dtype}")
     if x.dtype != torch.float32:
@@ -213,10 +244,31 @@ def _float32(x: Any, name: str) -> Tensor:
     return x.detach()
 
 
+def as_numbers(values: Any, name: str) -> Tensor:
+    """Anything numeric as a detached tensor, its values and kind as they are."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # numpy's word for ragged lists
+        raise DataError(f"{name} must be a rectangular array of numbers: {error}") from None
+    if array.dtype.kind not in "fiubc":
+        raise DataError(
+            f"{name} must be a numeric array, got dtype {array.dtype}. Ragged lists and text "
+            "have to be padded or encoded first."
+        )
+    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
+        array = array.astype(np.float64)  # torch has no longer floats
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def _class_numbers(y: Tensor) -> Tensor:
     """One-hot rows, columns of one and whole floats as class numbers; soft rows as they are."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y.squeeze(1)
+    if y.ndim == 2 and y.dtype == torch.bool:
+        y = y.long()
     if y.ndim == 2 and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all()):
         return y.argmax(1)
     if y.ndim == 1 and y.is_floating_point() and bool((y == y.round()).all()):
@@ -227,8 +279,9 @@ def _class_numbers(y: Tensor) -> Tensor:
 
 
 def _multi_hot(y: Tensor, n: int, classes: int, name: str) -> Tensor:
-    """Labels of a binary loss over several outputs: 0 or 1 each."""
-    if y.shape != (n, classes) or not bool(((y == 0) | (y == 1)).all()):
+    """Labels of a binary loss: 0 or 1 for each output; one output makes two classes."""
+    single = classes == 2 and y.shape in ((n,), (n, 1))
+    if not (single or y.shape == (n, classes)) or not bool(((y == 0) | (y == 1)).all()):
         raise DataError(
             f"{name} must be zeros and ones of shape ({n}, {classes}) for a loss per output, got "
             f"shape {tuple(y.shape)}"

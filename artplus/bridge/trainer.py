@@ -129,11 +129,11 @@ class AdversarialTrainerPlus(Trainer):
         if inner == "attack":
             objective = replace(objective, inner=None, start_noise=0.0)
         attack = _combined(attacks, combine, classifier)
-        _refuse_disagreement(objective, attack)
+        order = _norm(norm)
+        _refuse_contradiction(attack, eps, order)
         space = self._view.space
         if mask is not None:
             space = replace(space, mask=_mask(mask, self._view.input_shape))
-        order = float(norm)
         self.method = make_method(
             objective,
             eps=eps if attack is None and objective.attacked else None,
@@ -148,7 +148,7 @@ class AdversarialTrainerPlus(Trainer):
             validation_norm=order,
             scheduler=scheduler,
             scheduler_interval=scheduler_interval,
-            callbacks=tuple(callbacks),
+            callbacks=callbacks,
             step=step,
             seed=seed,
             progress=verbose,
@@ -206,14 +206,20 @@ class AdversarialTrainerPlus(Trainer):
         )
 
     def fit_generator(
-        self, generator: DataGenerator, *, nb_epochs: int = 20, **options: Any
+        self,
+        generator: DataGenerator,
+        *,
+        nb_epochs: int = 20,
+        validation_data: Any = None,
+        keep_best: bool = True,
     ) -> History:
         """Harden the estimator on an ART ``DataGenerator``, its labels in any format.
 
         Args:
             generator: One epoch is ``ceil(size / batch_size)`` of its batches.
             nb_epochs: Passes over the data.
-            options: ``validation_data`` and ``keep_best`` of :meth:`fit`.
+            validation_data: As in :meth:`fit`.
+            keep_best: As in :meth:`fit`.
 
         Raises:
             DataError: if ``generator`` is none, or has no size.
@@ -223,7 +229,12 @@ class AdversarialTrainerPlus(Trainer):
                 f"fit_generator takes an ART DataGenerator, got {type(generator).__name__}; "
                 "a DataLoader goes to fit(loader)"
             )
-        return self.fit(generator, nb_epochs=nb_epochs, **options)
+        return self.fit(
+            generator,
+            nb_epochs=nb_epochs,
+            validation_data=validation_data,
+            keep_best=keep_best,
+        )
 
 
 def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrainerPlus:
@@ -258,8 +269,6 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
     except TypeError as error:
         raise ConfigurationError(f"trainer {name!r}: {error}") from error
     rest = {k: v for k, v in options.items() if k not in own and k != "callbacks"}
-    if recipe.attack is None:
-        rest |= {k: options[k] for k in ("eps", "norm") if k in options}
     return AdversarialTrainerPlus(
         classifier,
         recipe.attack,
@@ -291,19 +300,29 @@ def _combined(
     return combined
 
 
-def _refuse_disagreement(
-    objective: Objective, attack: Attack | Combination | None
-) -> None:
-    """An attack with a loss of its own cannot climb the objective's: say so, drop nothing."""
-    if objective.inner is None or attack is None:
+def _norm(norm: Any) -> float:
+    try:
+        return float(norm)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"norm must be numpy.inf, 2 or 1, got {norm!r}") from None
+
+
+def _refuse_contradiction(attack: Attack | Combination | None, eps: Any, norm: float) -> None:
+    """``eps`` and ``norm`` beside attacks that have their own: equal or refused, never ignored."""
+    own = None if attack is None else members(attack, 0)[0]
+    if own is None or (isinstance(own.eps, float) and own.eps == np.inf):
         return
-    for one in getattr(attack, "attacks", members(attack, 0)):
-        if getattr(one, "climbs_own", False):
-            raise ConfigurationError(
-                f"loss {objective.name!r} trains against what maximises its own inner objective, "
-                f"but {one!r} climbs a loss of its own. Use PGD, FGM, BIM, MIM or APGD without "
-                "loss_type, or accept the mismatch with inner='attack'."
-            )
+    radius: Any = own.eps
+    if eps is not None and not (eps is radius or np.array_equal(eps, radius)):
+        raise ConfigurationError(
+            f"eps={eps!r} contradicts the attack's own radius {radius!r}; leave out eps, which is "
+            "for the default attack"
+        )
+    if norm not in (np.inf, own.norm):
+        raise ConfigurationError(
+            f"norm={norm:g} contradicts the attack's own norm {own.norm:g}; leave out norm, which "
+            "is for the default attack"
+        )
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
@@ -320,7 +339,10 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 class _Batches:
-    """One epoch of an ART ``DataGenerator`` after the other."""
+    """One epoch of an ART ``DataGenerator`` after the other.
+
+    A first batch that was only looked at comes again: the epochs stay aligned with the data.
+    """
 
     def __init__(self, generator: DataGenerator) -> None:
         if generator.size is None:
@@ -328,19 +350,25 @@ class _Batches:
                 "this DataGenerator has no size, so an epoch has no end; construct it with size="
             )
         self._generator = generator
+        self._seen: tuple[Any, Any] | None = None
 
     def __len__(self) -> int:
-        return -(-int(self._generator.size or 0) // self._generator.batch_size)
+        known = getattr(self._generator, "batches_per_epoch", None)
+        return int(known or -(-int(self._generator.size or 0) // self._generator.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for _ in range(len(self)):
-            x, y = self._generator.get_batch()[:2]
-            yield x, y
+        for i in range(len(self)):
+            batch = self._seen or tuple(self._generator.get_batch()[:2])
+            self._seen = batch if i == 0 else None
+            yield batch
+            self._seen = None
 
 
 def _held_out(data: Any) -> Any:
     """Validation data as training takes it: a pair of arrays, or a loader."""
     pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if isinstance(data, list) and pair:  # or two batches
+        pair = not isinstance(data[0], (tuple, list))
     return _source(*data) if pair else _source(data)
 
 
@@ -349,6 +377,8 @@ def _source(x: Any, y: Any = None) -> Any:
     if isinstance(x, DataGenerator):
         x = x.iterator if isinstance(x.iterator, torch.utils.data.DataLoader) else _Batches(x)
     if y is not None:
+        if isinstance(x, (torch.utils.data.DataLoader, torch.utils.data.Dataset, _Batches)):
+            raise DataError(f"{type(x).__name__} yields its own labels; leave out y")
         return x, y
     if isinstance(x, (np.ndarray, Tensor)):
         raise DataError("y is missing: arrays and tensors need labels beside them")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import modes
+from artplus.bridge.estimator import as_numbers, view
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.model import device_of
 from artplus.training.probe import check_optimizer
@@ -44,7 +45,8 @@ def wrap(
         model: Maps ``(batch, *input)`` floats to logits or, for a regression, to one value each.
             Stays on the device it is on.
         x: A few typical inputs, raw: in the range of ``clip_values``, before normalisation.
-        y: Their labels or targets. Without them the model is taken for a classifier.
+        y: Their labels or targets. Without them a model with one output is taken for a
+            regression, with several for a classifier.
         optimizer: Of the model's parameters; needed for training, not for evaluation.
         loss: Default: cross-entropy; binary cross-entropy on logits if the model has one output
             and two classes; squared error for a regression.
@@ -71,8 +73,6 @@ def wrap(
         >>> classifier.nb_classes, classifier.input_shape
         (3, (4,))
     """
-    from artplus.bridge.estimator import EstimatorView, view
-
     if not isinstance(model, nn.Module):
         raise UnsupportedEstimatorError(
             f"wrap takes a torch.nn.Module, got {type(model).__name__}"
@@ -80,7 +80,7 @@ def wrap(
     if optimizer is not None:
         check_optimizer(model, optimizer)
     samples = _samples(x)
-    targets = None if y is None else torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+    targets = None if y is None else as_numbers(y, "y")
     outputs = _outputs(model, samples, preprocessing)
     task = _task(outputs, targets, loss)
     common = {
@@ -103,7 +103,7 @@ def wrap(
         estimator = kind(loss=loss or default, nb_classes=classes, **common)
         said = f"a classifier of {classes} classes"
     modes.restore(training)  # ART's constructors may run the model, or switch its mode
-    seen: EstimatorView = view(estimator)
+    seen = view(estimator)
     seen.inputs(samples)
     if targets is not None:
         seen.labels(targets, len(samples))
@@ -112,12 +112,14 @@ def wrap(
 
 
 def _samples(x: Any) -> Tensor:
-    tensor = x if isinstance(x, Tensor) else torch.from_numpy(np.asarray(x, dtype=np.float32))
+    tensor = as_numbers(x, "x")
     if tensor.ndim < 2 or len(tensor) == 0:
         raise DataError(
             f"x must be a batch of inputs (batch, *input), got shape {tuple(tensor.shape)}; "
             "one input alone is x[None]"
         )
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise DataError(f"x must be real numbers, got {tensor.dtype}")
     return tensor.float()
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from artplus import _checks
-from artplus.errors import DataError
+from artplus.errors import ConversionWarning, DataError
 from artplus.spaces import InputSpace
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """One training batch on the model's device.
 
     Attributes:
@@ -33,11 +36,32 @@ Prepare = Callable[[Any, Any], tuple[Tensor, Tensor]]
 """Raw inputs and labels to checked tensors, wherever they are."""
 
 
-class Arrays:
-    """Batches of tensors held in memory, shuffled by the generator or in order without one.
+class Order:
+    """Positions of each batch, shuffled by the generator or in order without one.
 
     A last batch of one example is joined to the batch before: BatchNorm cannot train on one.
     """
+
+    def __init__(self, n: int, batch_size: int, generator: torch.Generator | None) -> None:
+        self._n, self._batch_size = n, _checks.count("batch_size", batch_size)
+        self.generator = generator
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._n, self._batch_size)
+        alone = rest == 1 and full > 0
+        return full + (rest > 0) - alone
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled = self.generator is not None
+        order = torch.randperm(self._n, generator=self.generator) if shuffled else None
+        positions = list(range(self._n)) if order is None else order.tolist()
+        for i in range(len(self)):
+            stop = None if i == len(self) - 1 else (i + 1) * self._batch_size
+            yield positions[i * self._batch_size : stop]
+
+
+class Arrays:
+    """Batches of tensors held in memory, in an :class:`Order`."""
 
     def __init__(
         self,
@@ -48,31 +72,27 @@ class Arrays:
         *,
         device: torch.device,
     ) -> None:
-        self._x, self._y = x, y
-        self._batch_size = _checks.count("batch_size", batch_size)
-        self._generator, self._device = generator, device
+        self._x, self.y = x, y
+        self._order, self._device = Order(len(x), batch_size, generator), device
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self._x), self._batch_size)
-        return max(1, full + (rest > 1))
+        return len(self._order)
 
     def head(self, n: int) -> Batch:
         """The first ``n`` examples, without touching the order."""
-        return Batch(self._x[:n].to(self._device), self._y[:n].to(self._device))
+        return Batch(self._x[:n].to(self._device), self.y[:n].to(self._device))
 
     def __iter__(self) -> Iterator[Batch]:
-        n = len(self._x)
-        shuffled = self._generator is not None
-        order = torch.randperm(n, generator=self._generator) if shuffled else torch.arange(n)
-        chunks = list(order.split(self._batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) == 1:
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        for index in chunks:
+        for positions in self._order:
+            index = torch.tensor(positions)
             yield Batch(
                 self._x[index].to(self._device, non_blocking=True),
-                self._y[index].to(self._device, non_blocking=True),
+                self.y[index].to(self._device, non_blocking=True),
                 index,
             )
+
+
+_SAMPLERS = ("sampler", "batch_sampler")
 
 
 class Loaded:
@@ -89,12 +109,15 @@ class Loaded:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Iterate inside without moving the random streams that decide later orders."""
-        own = getattr(self._loader, "generator", None)
-        state = own.get_state() if isinstance(own, torch.Generator) else None
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-        if own is not None and state is not None:
-            own.set_state(state)
+        holders = [self._loader, *(getattr(self._loader, s, None) for s in _SAMPLERS)]
+        found = [getattr(holder, "generator", None) for holder in holders]
+        states = [(own, own.get_state()) for own in found if isinstance(own, torch.Generator)]
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                yield
+        finally:
+            for own, state in states:
+                own.set_state(state)
 
     def __iter__(self) -> Iterator[Batch]:
         for raw in self._loader:
@@ -135,13 +158,13 @@ def batches(
     if isinstance(data, DataLoader):
         return Loaded(data, prepare, device=device)
     if isinstance(data, Dataset):
-        shuffle = generator is not None and not isinstance(data, IterableDataset)
-        loader: DataLoader[Any] = DataLoader(
-            data,
-            _checks.count("batch_size", batch_size),
-            shuffle=shuffle,
-            generator=generator if shuffle else None,
-        )
+        loader: DataLoader[Any]
+        if isinstance(data, Sized) and not isinstance(data, IterableDataset):
+            if len(data) == 0:
+                raise DataError("the data set is empty")
+            loader = DataLoader(data, batch_sampler=Order(len(data), batch_size, generator))
+        else:
+            loader = DataLoader(data, _checks.count("batch_size", batch_size))
         return Loaded(loader, prepare, device=device)
     if isinstance(data, Iterator):
         raise DataError(
@@ -156,19 +179,44 @@ def batches(
     )
 
 
-def tensor_pair(space: InputSpace) -> Prepare:
-    """The plain :data:`Prepare`: floats and labels as tensors, checked for NaN and range."""
+def tensor_pair(space: InputSpace, dtype: torch.dtype = torch.float32) -> Prepare:
+    """The plain :data:`Prepare`: floats and labels as tensors, checked for NaN and range.
+
+    Args:
+        space: Bounds of valid inputs.
+        dtype: Of the model's weights; inputs of another one are converted, with a warning.
+    """
 
     def prepare(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        inputs, labels = torch.as_tensor(x), torch.as_tensor(y)
+        inputs, labels = _tensor(x, "x"), _tensor(y, "y")
         if not inputs.is_floating_point():
             raise DataError(
                 f"x must be floats in the range of the model's inputs, got {inputs.dtype}; "
                 "x.float() / 255 makes images of bytes"
             )
+        if inputs.dtype != dtype:
+            warnings.warn(
+                f"x was converted from {inputs.dtype} to {dtype}, as the model's weights are",
+                ConversionWarning,
+                stacklevel=5,
+            )
+            inputs = inputs.to(dtype)
         _checks.inputs(inputs, low=space.low, high=space.high)
-        if len(labels) != len(inputs):
-            raise DataError(f"x has {len(inputs)} examples, y has {len(labels)}")
-        return inputs, labels
+        if labels.ndim == 0 or len(labels) != len(inputs):
+            got = "one value" if labels.ndim == 0 else len(labels)
+            raise DataError(f"x has {len(inputs)} examples, y has {got}")
+        if labels.is_complex() or not bool(torch.isfinite(labels).all()):
+            raise DataError("y must be finite real numbers")
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        return inputs.detach(), labels.long() if whole else labels
 
     return prepare
+
+
+def _tensor(values: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name} must be a tensor or an array of numbers, got {type(values).__name__}: {error}"
+        ) from None

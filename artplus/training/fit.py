@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
 from artplus.training.history import History
 from artplus.training.loop import run
 from artplus.training.method import Method, make_method
-from artplus.training.probe import check_optimizer, probe
+from artplus.training.probe import check_labels, check_optimizer, probe, slice_size
 from artplus.training.state import State
 from artplus.training.steps import Step, standard
 
@@ -65,6 +65,10 @@ class Run:
     def __post_init__(self) -> None:
         _checks.count("epochs", self.epochs)
         _checks.count("batch_size", self.batch_size)
+        if self.seed is not None:
+            _checks.count("seed", self.seed, least=0)
+        if not isinstance(self.callbacks, Sequence):
+            raise ConfigurationError(f"callbacks must be a list, got {self.callbacks!r}")
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise ConfigurationError(
@@ -93,13 +97,14 @@ def train(
     """
     check_optimizer(model.module, optimizer)
     device = device_of(model.module)
-    prepare = prepare or tensor_pair(method.space)
+    prepare = prepare or tensor_pair(method.space, _dtype(model.module))
     with seeded(plan.seed) as seed:
         order = torch.Generator().manual_seed(seed)
         source = batches(
             data, prepare, batch_size=plan.batch_size, generator=order, device=device
         )
         model = probe(model, source, method)
+        method = replace(method, slice_size=method.slice_size or slice_size(model, source))
         state = State(
             model=model,
             optimizer=optimizer,
@@ -212,12 +217,18 @@ def fit(
 def _callbacks(
     model: LossModel, method: Method, plan: Run, prepare: Prepare, device: torch.device
 ) -> list[Callback]:
-    """The user's callbacks among the default ones, makers of figures before their readers."""
+    """The user's callbacks among the default ones, so that all see what they may need.
+
+    First those that shape a step, then the guard against NaN, then validation, then what reads
+    its figures: selection, schedulers, and the user's own in their order.
+    """
     found: list[Callback] = []
     warmup = events.default_warmup(method)
     if warmup is not None and not any(isinstance(c, events.EpsWarmup) for c in plan.callbacks):
         found.append(warmup)
-    found += [c for c in plan.callbacks if not isinstance(c, _READERS)]
+    validates = [c for c in plan.callbacks if isinstance(c, events.Validation)]
+    first = [c for c in plan.callbacks if isinstance(c, _MAKERS)]
+    found += [*first, events.NonFinite(), *validates]
     if plan.validation is not None:
         held_out = batches(
             plan.validation,
@@ -226,22 +237,43 @@ def _callbacks(
             generator=None,
             device=device,
         )
+        check_labels(model, held_out)
         attack = events.validation_attack(
             model, method, eps=plan.validation_eps, norm=plan.validation_norm
         )
-        found.append(events.Validation(held_out, attack, space=method.space))
+        validates.append(events.Validation(held_out, attack, space=method.space))
+        found.append(validates[-1])
         if plan.keep_best and not any(isinstance(c, events.KeepBest) for c in plan.callbacks):
             found.append(events.KeepBest())
     if plan.scheduler is not None:
         found.append(events.LearningRate(plan.scheduler, plan.scheduler_interval))
-    found += [c for c in plan.callbacks if isinstance(c, _READERS)]
-    found += [events.StuckAtChance(), events.NonFinite()]
+    found += [c for c in plan.callbacks if c not in found]
+    if not validates:
+        _refuse_blind(found)
+    found.append(events.StuckAtChance())
     if plan.progress:
         found.append(events.Progress())
     return found
 
 
-_READERS = (events.KeepBest, events.EarlyStopping)
+_MAKERS = (events.EpsWarmup, events.EMA, events.GradientClipping)
+
+
+def _refuse_blind(callbacks: Sequence[Callback]) -> None:
+    """What selects or stops by validation figures would silently do nothing without them."""
+    for callback in callbacks:
+        if isinstance(callback, (events.KeepBest, events.EarlyStopping)) and (
+            callback.monitor is None or callback.monitor.startswith("val_")
+        ):
+            raise ConfigurationError(
+                f"{type(callback).__name__} follows validation figures, but there is no "
+                "validation data; give some, or name a column of training: monitor='loss'"
+            )
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """Of the weights, and so of the inputs."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _length(source: Arrays | Loaded) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 from artplus import modes
+from artplus.errors import DataError
 from artplus.training.callbacks import Callback
 from artplus.training.data import Batch
 from artplus.training.state import Meter, State
@@ -29,16 +31,15 @@ def run(
         for callback in callbacks:
             callback.on_gradients(state)
 
-    try:
+    with ExitStack() as ends:  # all of them run, in order, even if one fails
+        for callback in reversed(callbacks):
+            ends.callback(callback.on_fit_end, state)
+        ends.callback(modes.restore, saved)
         modes.begin_training(module)
         for callback in callbacks:
             callback.on_fit_begin(state)
         while state.epoch < state.epochs and state.stop is None:
             _epoch(state, data, step, callbacks, gradients)
-    finally:
-        modes.restore(saved)
-        for callback in callbacks:
-            callback.on_fit_end(state)
 
 
 def _epoch(
@@ -48,7 +49,7 @@ def _epoch(
     callbacks: Sequence[Callback],
     gradients: Gradients,
 ) -> None:
-    started = time.perf_counter()
+    started, before = time.perf_counter(), state.step
     state.meter = Meter()
     state.row = {
         "epoch": state.epoch + 1,
@@ -64,6 +65,11 @@ def _epoch(
         state.step += 1
         for callback in callbacks:
             callback.on_step_end(state)
+    if state.step == before:
+        raise DataError(
+            f"the data gave no batch in epoch {state.epoch + 1}. An iterable that can be read only "
+            "once is empty from the second epoch on; pass a list, a Dataset or a DataLoader."
+        )
     state.epoch += 1
     state.row |= state.meter.read()
     state.row["seconds"] = time.perf_counter() - started

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from artplus import _checks, modes
-from artplus.attacks import PGD, Attack, Combination, members
+from artplus.attacks import APGD, PGD, Attack, Combination, Sliced, WorstOf, members
 from artplus.criterion import mean
 from artplus.errors import ConfigurationError
 from artplus.functional import class_index, smooth_labels
@@ -34,6 +36,8 @@ class Method:
         label_smoothing: Share s of the label spread over all classes, in the terms alone: the
             attack sees true labels. 0.1 to 0.2 is the useful range in published ablations.
         class_weight: ``(classes,)``, weighs whole examples by their class, all terms alike.
+        slice_size: Most examples that the attack takes at a time; ``None`` is the whole batch. Set
+            by training where slices are faster, see :func:`artplus.training.probe.slice_size`.
 
     Example:
         >>> import torch
@@ -48,6 +52,7 @@ class Method:
     space: InputSpace = InputSpace()
     label_smoothing: float = 0.0
     class_weight: Tensor | None = None
+    slice_size: int | None = None
 
     def __post_init__(self) -> None:
         _checks.fraction("label_smoothing", self.label_smoothing)
@@ -56,6 +61,8 @@ class Method:
                 f"loss {self.objective.name!r} needs an attack: give eps= (and norm=) for PGD, or "
                 "an attack"
             )
+        if self.objective.inner is not None and self.attack is not None:
+            _refuse_disagreement(self.objective, self.attack)
 
     def loss(
         self,
@@ -95,7 +102,7 @@ class Method:
         if not self.objective.attacked or self.attack is None:
             return (x,)
         return tuple(
-            attack(
+            self._sliced(attack, len(x))(
                 model,
                 x,
                 self._aim(attack, model, x, y, generator),
@@ -113,9 +120,18 @@ class Method:
         """The objective's terms, averaged over ``x_advs``."""
         if self.label_smoothing:
             y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
-        found = [self.objective.terms(model, x, x_adv, y) for x_adv in x_advs]
-        if len(found) == 1:
+        stream = modes.RandomState(x.device)
+        before = stream.get() if len(x_advs) > 1 else ()
+        found = [self.objective.terms(model, x, x_advs[0], y)]
+        if len(x_advs) == 1:
             return found[0]
+        # As one step: the same dropout for all, and the clean batch moves statistics once.
+        with ExitStack() as stack:
+            if found[0].clean is not None:
+                stack.enter_context(modes.untracked(model.module))
+            for x_adv in x_advs[1:]:
+                stream.set(before)
+                found.append(self.objective.terms(model, x, x_adv, y))
         fixed = [t.fixed for t in found if t.fixed is not None]
         return replace(
             found[0],
@@ -126,22 +142,27 @@ class Method:
     def reduce(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
         """The weighted batch mean of the terms."""
         total = terms.total(self.objective.weight(progress))
-        return mean(total, self._weights(model, y, total))
+        weights = model.criterion.weights(y)
+        if self.class_weight is not None:
+            per_class = self.class_weight.to(total)
+            own = y.to(total) @ per_class if y.ndim == 2 else per_class[y]
+            weights = own if weights is None else weights.to(total) * own
+        return mean(total, weights)
 
-    def _weights(self, model: LossModel, y: Tensor, like: Tensor) -> Tensor | None:
-        weights = None
-        for per_class in (self.class_weight, model.criterion.class_weight):
-            if per_class is not None:
-                per_class = per_class.to(like)
-                own = y.to(like) @ per_class if y.ndim == 2 else per_class[y]
-                weights = own if weights is None else weights * own
-        return weights
+    def _sliced(self, attack: Attack, n: int) -> Attack:
+        """The attack in slices, if it works on the device and its radius is not per example."""
+        if self.slice_size is None or n <= self.slice_size or not isinstance(attack, _SLICED):
+            return attack
+        return attack if isinstance(attack.eps, (np.ndarray, Tensor)) else Sliced(
+            attack, self.slice_size
+        )
 
     def _start(
         self, attack: Attack, x: Tensor, generator: torch.Generator | None
     ) -> Tensor | None:
         """A start off ``x`` where the inner loss is flat at ``x`` and the attack begins there."""
-        if not self.objective.start_noise or getattr(attack, "random_start", True):
+        parts = getattr(attack, "attacks", (attack,))
+        if not self.objective.start_noise or all(getattr(a, "random_start", True) for a in parts):
             return None
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return clip(x + self.space.restrict(self.objective.start_noise * noise), self.space)
@@ -155,6 +176,29 @@ class Method:
         classes = classes_of(model, x)
         shift = torch.randint(1, classes, (len(x),), generator=g, device=x.device)
         return (class_index(y) + shift) % classes
+
+
+_SLICED = (PGD, APGD, WorstOf)
+"""Attacks that gain from slices: they run on the device and treat each example by itself."""
+
+
+def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> None:
+    """An attack that cannot climb the objective's own inner loss: say so, drop nothing."""
+    for one in getattr(attack, "attacks", (attack,)):
+        if getattr(one, "climbs_own", False):
+            raise ConfigurationError(
+                f"loss {objective.name!r} trains against what maximises its own inner objective, "
+                f"but {one!r} climbs a loss of its own. Use PGD, FGM, BIM, MIM or APGD without a "
+                "loss, or accept the mismatch: inner='attack' in AdversarialTrainerPlus, "
+                "dataclasses.replace(objective, inner=None) elsewhere."
+            )
+        if getattr(one, "targeted", False):
+            raise ConfigurationError(
+                f"loss {objective.name!r} trains against what maximises its own inner objective, "
+                f"but {one!r} is targeted and would minimise it. Leave out targeted=True, or "
+                "climb the model's own loss: inner='attack' in AdversarialTrainerPlus, "
+                "dataclasses.replace(objective, inner=None) elsewhere."
+            )
 
 
 def classes_of(model: LossModel, x: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ class Meter:
         total = values.detach().sum(dtype=torch.float32)
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + len(values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sums
 
     def read(self) -> dict[str, float]:
         """The means so far; waits for the device."""
@@ -105,4 +109,8 @@ class State:
 
 def clone(weights: Weights) -> Weights:
     """A copy that later training does not move."""
-    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+    return {
+        # a module's own extra state may be any object
+        name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in weights.items()
+    }

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import NoReturn
 
+import torch
+from torch import nn
+
+from artplus import _checks
 from artplus.errors import StuckAtChanceWarning, TrainingDivergedError
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State, Weights, clone
@@ -14,9 +19,10 @@ CHECK_EVERY = 16
 
 
 class NonFinite(Callback):
-    """Stop with an error when the loss is no longer a number, and put sound weights back.
+    """Stop with an error when loss or weights are no longer numbers, and put sound ones back.
 
-    The weights put back are those at the beginning of the epoch in which it happened.
+    The weights put back are those at the beginning of the epoch in which it happened, unless a
+    :class:`KeepBest` has better ones. Comes before what measures and keeps weights.
 
     Raises:
         TrainingDivergedError: from within training.
@@ -24,49 +30,61 @@ class NonFinite(Callback):
 
     def __init__(self) -> None:
         self._sound: Weights | None = None
+        self._averaged: Weights | None = None
 
     def on_epoch_begin(self, state: State) -> None:
         self._sound = clone(state.model.module.state_dict())
+        self._averaged = None if state.averaged is None else clone(state.averaged)
 
     def on_step_end(self, state: State) -> None:
         if state.step % CHECK_EVERY == 0:
-            self._check(state)
+            self._check(state, state.epoch + 1)
 
     def on_epoch_end(self, state: State) -> None:
-        self._check(state)
+        self._check(state, state.epoch)
+        # A step may ruin the weights after a sound loss, at the end of an epoch unseen by the next.
+        if not _finite(state.model.module):
+            self._stop(state, state.epoch, "some weights became NaN or infinite")
 
     def on_fit_end(self, state: State) -> None:
-        self._sound = None
+        self._sound = self._averaged = None
 
-    def _check(self, state: State) -> None:
+    def _check(self, state: State, epoch: int) -> None:
         loss = state.meter.read().get("loss", 0.0)
-        if math.isfinite(loss):
-            return
+        if not math.isfinite(loss):
+            self._stop(state, epoch, f"the training loss became {loss}")
+
+    def _stop(self, state: State, epoch: int, what: str) -> NoReturn:
         if self._sound is not None:
             state.model.module.load_state_dict(self._sound)
-            if state.averaged is not None:
-                state.averaged = clone(self._sound)
+            state.averaged = self._averaged
         rate = state.optimizer.param_groups[0]["lr"]
         raise TrainingDivergedError(
-            f"the training loss became {loss} in epoch {state.epoch + 1}, step {state.step}; the "
-            "weights from the beginning of this epoch were put back. Usual remedies, in order: a "
+            f"{what} in epoch {epoch}, step {state.step}; weights from before this epoch were put "
+            "back, but the optimizer's own state may be unusable. Usual remedies, in order: a "
             f"lower learning rate (now {rate:g}), GradientClipping(1.0), a longer EpsWarmup, and "
             "no softmax or log at the end of the model (the loss expects logits)."
         )
 
 
+def _finite(module: nn.Module) -> bool:
+    """Whether every weight is a number; waits for the device once."""
+    sound = [p.detach().isfinite().all() for p in module.parameters()]
+    return not sound or bool(torch.stack(sound).all())
+
+
 class StuckAtChance(Callback):
-    """Warn when, epoch after epoch, the model only guesses.
+    r"""Warn when, epoch after epoch, the model only guesses.
 
     At large ε adversarial training can collapse to a constant prediction at once and stay there,
-    its loss at :math:`\\ln C`. Warns once per fit, after ``patience`` such epochs at full ε.
+    its loss at :math:`\ln C`. Warns once per fit, after ``patience`` such epochs at full ε.
 
     Args:
         patience: Epochs at chance before the warning.
     """
 
     def __init__(self, patience: int = 2) -> None:
-        self.patience = patience
+        self.patience = _checks.count("patience", patience)
         self._epochs, self._warned = 0, False
 
     def on_fit_begin(self, state: State) -> None:
@@ -75,7 +93,7 @@ class StuckAtChance(Callback):
     def on_epoch_end(self, state: State) -> None:
         if state.row.get("eps_scale", 1.0) < 1.0 or state.model.classes is None:
             return
-        seen = state.row.get("clean_accuracy", state.row.get("adversarial_accuracy"))
+        seen = state.row.get("clean_accuracy")  # robust accuracy may well be below chance
         if seen is None:
             return
         at_chance = seen <= 1.2 / state.model.classes

@@ -59,7 +59,8 @@ class KeepBest(Callback):
             return
         state.model.module.load_state_dict(self._weights)
         state.averaged = None
+        value = -self._best if self._name.endswith("loss") else self._best
         state.history.notes.append(
-            f"kept the weights of epoch {self._epoch}: best {self._name} {abs(self._best):.4f}"
+            f"kept the weights of epoch {self._epoch}: best {self._name} {value:.4f}"
         )
         self._weights = None

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from artplus.errors import ConfigurationError
 from artplus.training.callbacks._base import Callback
+from artplus.training.callbacks.keep_best import figure_of
 from artplus.training.state import State
 
 Scheduler = Any
@@ -26,8 +27,9 @@ class LearningRate(Callback):
         scheduler: A scheduler of the training optimizer, or a factory
             ``(optimizer, total_steps) -> scheduler``, which is stepped per batch.
         interval: ``"batch"``, ``"epoch"`` or ``"auto"``: per batch for factories, ``OneCycleLR``
-            and ``CyclicLR``, per epoch for all others. ``ReduceLROnPlateau`` gets the robust
-            validation accuracy (``mode="max"``) or the training loss (``mode="min"``).
+            and ``CyclicLR``, per epoch for all others. ``ReduceLROnPlateau``, always per epoch,
+            gets what :class:`KeepBest` selects by (``mode="max"``: robust validation accuracy) or
+            the training loss (``mode="min"``).
 
     Raises:
         ConfigurationError: before training, if the scheduler has no ``step``, drives another
@@ -41,6 +43,12 @@ class LearningRate(Callback):
     ) -> None:
         if interval not in ("auto", "batch", "epoch"):
             raise ConfigurationError(f"interval must be auto, batch or epoch, got {interval!r}")
+        if isinstance(scheduler, type):
+            raise ConfigurationError(
+                f"scheduler is the class {scheduler.__name__}; pass an object, "
+                f"{scheduler.__name__}(optimizer, ...), or a factory: "
+                f"lambda optimizer, steps: {scheduler.__name__}(optimizer, ...)"
+            )
         if not hasattr(scheduler, "step") and not callable(scheduler):
             raise ConfigurationError(
                 "scheduler must be a torch learning-rate scheduler or a factory "
@@ -59,7 +67,12 @@ class LearningRate(Callback):
                     "length; pass a ready scheduler"
                 )
             self._scheduler = self._given(state.optimizer, state.total_steps)
-        by_batch = made or isinstance(self._scheduler, (OneCycleLR, CyclicLR))
+        plateau = isinstance(self._scheduler, ReduceLROnPlateau)
+        if plateau and self._interval == "batch":
+            raise ConfigurationError(
+                "ReduceLROnPlateau follows a figure of the epoch; leave interval at 'auto'"
+            )
+        by_batch = isinstance(self._scheduler, (OneCycleLR, CyclicLR)) or (made and not plateau)
         self._per_batch = by_batch if self._interval == "auto" else self._interval == "batch"
         if getattr(self._scheduler, "optimizer", state.optimizer) is not state.optimizer:
             raise ConfigurationError(
@@ -67,11 +80,13 @@ class LearningRate(Callback):
                 "estimator's own: StepLR(classifier.optimizer, ...)"
             )
         planned = state.total_steps if self._per_batch else state.epochs
-        length = getattr(self._scheduler, "total_steps", None)
-        if isinstance(self._scheduler, OneCycleLR) and length and planned and planned > length:
+        left = None
+        if isinstance(self._scheduler, OneCycleLR):
+            left = self._scheduler.total_steps - self._scheduler.last_epoch
+        if left is not None and planned is not None and planned > left:
             raise ConfigurationError(
-                f"OneCycleLR was built for {length} steps but training takes {planned} "
-                f"({state.epochs} epochs of {state.batches_per_epoch} batches); set total_steps, "
+                f"OneCycleLR has {left} of its {self._scheduler.total_steps} steps left but "
+                f"training takes {planned} (epochs: {state.epochs}); set total_steps, "
                 "or pass a factory: lambda optimizer, steps: OneCycleLR(optimizer, ..., "
                 "total_steps=steps)"
             )
@@ -90,9 +105,12 @@ class LearningRate(Callback):
 
     @staticmethod
     def _figure(state: State, mode: str) -> float:
-        wanted = "val_adversarial_accuracy" if mode == "max" else "loss"
-        if wanted not in state.row:
+        if mode == "min":
+            return float(state.row["loss"])
+        found = figure_of(state.row, None)
+        if found is None:
             raise ConfigurationError(
-                f"ReduceLROnPlateau(mode={mode!r}) follows {wanted}, which needs validation_data"
+                "ReduceLROnPlateau(mode='max') follows validation accuracy, but none was measured; "
+                "give validation data, or use mode='min' for the training loss"
             )
-        return float(state.row[wanted])
+        return found[1]

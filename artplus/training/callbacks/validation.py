@@ -10,6 +10,7 @@ from torch import Tensor
 from artplus import _checks, modes
 from artplus.attacks import APGD, PGD, Attack, members
 from artplus.attacks._base import Budget
+from artplus.errors import DataError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training.callbacks._base import Callback
@@ -75,6 +76,8 @@ class Validation(Callback):
                     )
                 name = f"val_{kind}_{figure}"
                 sums[name] = sums.get(name, 0) + values.float().sum()
+        if n == 0:
+            raise DataError("the validation data gave no batch; is it empty, or read only once?")
         return {name: float(total) / n for name, total in sums.items()}
 
 
@@ -95,10 +98,15 @@ def validation_attack(
     """
     trained = None if method.attack is None else members(method.attack, 0)[0]
     radius = getattr(trained, "eps", None)
-    if trained is not None and radius is not None:
+    # An attack that goes as far as it must has no radius to validate at.
+    if trained is not None and _is_radius(radius):
         eps, norm = radius, trained.norm
     if eps is None:
         return None
     if isinstance(trained, APGD) or not model.criterion.over_classes:
         return PGD(eps=eps, norm=norm, steps=20)
     return APGD(eps=eps, norm=norm, steps=20, loss="margin")
+
+
+def _is_radius(eps: Budget | None) -> bool:
+    return eps is not None and not (isinstance(eps, float) and eps == torch.inf)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import torch
+
 from artplus import _checks
+from artplus.attacks import Relative
 from artplus.errors import ConfigurationError
 from artplus.training.callbacks._base import Callback
 from artplus.training.method import Method
@@ -36,6 +40,8 @@ class EpsWarmup(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         self._full = state.method
+        if state.method.attack is not None and self._scale(state) < 1:
+            state.method.attack.with_eps(0.5)  # what cannot be scaled says so before any step
 
     def on_step_begin(self, state: State) -> None:
         full = self._full
@@ -62,13 +68,20 @@ class EpsWarmup(Callback):
 
 
 def default_warmup(method: Method) -> EpsWarmup | None:
-    """A ramp over the first quarter where ε is large for the input range, else ``None``.
+    r"""A ramp over the first quarter where ε is large for the input range, else ``None``.
 
-    Large means at least :data:`LARGE` of the range per feature: :math:`\\epsilon / (h - l)` for
+    Large means at least :data:`LARGE` of the range per feature: :math:`\epsilon / (h - l)` for
     L∞. For L2 and L1 the range of a feature is compared too, since one feature may take all of it.
     """
     attack, width = method.attack, method.space.width()
     eps = getattr(attack, "eps", None)
-    if width is None or not isinstance(eps, (int, float)):
+    if attack is None or width is None or eps is None or isinstance(eps, Relative):
         return None
-    return EpsWarmup(fraction=0.25) if eps >= LARGE * width else None
+    largest = float(torch.as_tensor(eps).max())
+    if not math.isfinite(largest) or largest < LARGE * width:
+        return None
+    try:
+        attack.with_eps(0.5)
+    except ConfigurationError:  # an attack that goes as far as it must, or draws its own radius
+        return None
+    return EpsWarmup(fraction=0.25)

@@ -47,7 +47,7 @@ def _measure(state: State, batch: Batch, terms: Terms, loss: Tensor) -> None:
         return
     with torch.no_grad():
         clean = terms.clean
-        if clean is None and state.step % CLEAN_EVERY == 0:
+        if clean is None and ("clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0):
             with modes.crafting(model.module):
                 clean = model(batch.x)
         if clean is not None:
