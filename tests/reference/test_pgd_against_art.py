@@ -82,7 +82,7 @@ def test_fgm_takes_arts_step(classifier, batch, norm: float, targeted: bool) -> 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_fgm_with_a_random_start_takes_arts_step(classifier, batch, norm: float) -> None:
-    """FGM from ART's random start lands where ART's does: one full step, then back into the ball."""
+    """FGM from ART's random start lands where ART's does: a full step, then into the ball."""
     x, y = batch
     eps = {np.inf: 0.1, 2: 0.6, 1: 1.5}[norm]
     art = FastGradientMethod(classifier, norm=norm, eps=eps, num_random_init=1)
