@@ -32,7 +32,7 @@ def evaluate(
         data: ``.npz`` with ``x`` and ``y``.
         eps: Radius, in the units of ``x``.
         norm: ``inf``, 2 or 1.
-        attacks: ``"quick"``, ``"standard"``, or names with commas between.
+        attacks: A suite, or names of attacks with commas between.
         batch_size: Examples at once.
         clip_min: Least valid value of ``x``.
         clip_max: Greatest valid value of ``x``.
@@ -46,6 +46,7 @@ def evaluate(
     """
     for path in output:
         files.outputs(path.parent, [path.name], overwrite=overwrite)
+    names = attacks.split(",")
     x, y = files.arrays(data)
     module = files.model(model)
     files.load_weights(module, weights)
@@ -54,7 +55,7 @@ def evaluate(
         classifier,
         x,
         y,
-        attacks=attacks if attacks in ("quick", "standard") else attacks.split(","),
+        attacks=names[0] if len(names) == 1 else names,
         eps=eps,
         norm=norm,
         batch_size=batch_size,

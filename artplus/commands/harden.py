@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def harden(
         ConfigurationError: for arguments that cannot work.
         DataError: for files that cannot.
     """
-    config = {key: str(v) if isinstance(v, Path) else v for key, v in locals().items()}
+    config = locals().copy()
     to_weights, to_history, to_plot, to_config = files.outputs(
         output_dir, OUTPUTS, overwrite=overwrite
     )
@@ -96,15 +97,21 @@ def harden(
     files.save_weights(module, to_weights)
     history.save(to_history)
     history.save(to_plot)
-    to_config.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config |= {"norm": f"{norm:g}", "versions": _versions()}  # JSON has no infinity
+    to_config.write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
     return "\n".join(
         [
             *history.notes,
             f"Weights, history and configuration are in {output_dir}. Judge them on test data:",
             f"  artplus evaluate --model {model} --weights {to_weights} --data TEST.npz "
-            f"--eps {eps if eps is not None else 'EPS'} --norm {norm:g}",
+            f"--eps {'EPS' if eps is None else eps} --norm {norm:g} "
+            f"--clip-min {clip_min:g} --clip-max {clip_max:g}",
         ]
     )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("adversarial-robustness-toolbox", "numpy", "torch")}
 
 
 def _pgd(eps: float | None, norm: float, steps: int) -> PGD:
