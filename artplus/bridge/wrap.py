@@ -91,18 +91,17 @@ def wrap(
         "preprocessing": _columns(preprocessing, samples),
         "device_type": "gpu" if device_of(model).type == "cuda" else "cpu",
     }
-    training = modes.flags(model)
-    if task == "regression":
-        estimator = PyTorchRegressor(loss=loss or nn.MSELoss(), **common)
-        said = "a regression"
-    else:
-        binary = outputs.shape[1] == 1
-        classes = 2 if binary else outputs.shape[1]
-        default = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
-        kind = HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
-        estimator = kind(loss=loss or default, nb_classes=classes, **common)
-        said = f"a classifier of {classes} classes"
-    modes.restore(training)  # ART's constructors may run the model, or switch its mode
+    with modes.crafting(model):  # ART's constructors may run the model, or switch its mode
+        if task == "regression":
+            estimator = PyTorchRegressor(loss=loss or nn.MSELoss(), **common)
+            said = "a regression"
+        else:
+            binary = outputs.shape[1] == 1
+            classes = 2 if binary else outputs.shape[1]
+            default = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
+            kind = HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
+            estimator = kind(loss=loss or default, nb_classes=classes, **common)
+            said = f"a classifier of {classes} classes"
     seen = view(estimator)
     seen.inputs(samples)
     if targets is not None:
