@@ -36,7 +36,7 @@ def arrays(
     """Inputs in [0, 1] and labels that a linear map of them decides."""
     rng = np.random.default_rng(seed)
     x = rng.random((n, *shape)).astype(np.float32)
-    y = (x.reshape(n, -1) @ rng.normal(size=(int(np.prod(shape)), classes))).argmax(1)
+    y = ((x.reshape(n, -1) - 0.5) @ rng.normal(size=(int(np.prod(shape)), classes))).argmax(1)
     return x, y
 
 

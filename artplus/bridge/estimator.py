@@ -69,7 +69,7 @@ class EstimatorView:
             return _targets(tensor, n, name)
         if not self.model.criterion.over_classes:
             return _multi_hot(tensor, n, self.nb_classes, name)
-        tensor = _class_numbers(tensor)
+        tensor = _class_numbers(tensor, self.nb_classes)
         _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name)
         return tensor
 
@@ -263,13 +263,14 @@ def as_numbers(values: Any, name: str) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _class_numbers(y: Tensor) -> Tensor:
+def _class_numbers(y: Tensor, classes: int) -> Tensor:
     """One-hot rows, columns of one and whole floats as class numbers; soft rows as they are."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y.squeeze(1)
     if y.ndim == 2 and y.dtype == torch.bool:
         y = y.long()
-    if y.ndim == 2 and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all()):
+    hard = y.ndim == 2 and y.shape[1] == classes and bool(((y == 0) | (y == 1)).all())
+    if hard and bool((y.sum(1) == 1).all()):
         return y.argmax(1)
     if y.ndim == 1 and y.is_floating_point() and bool((y == y.round()).all()):
         return y.long()

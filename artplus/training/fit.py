@@ -269,6 +269,11 @@ def _refuse_blind(callbacks: Sequence[Callback]) -> None:
                 f"{type(callback).__name__} follows validation figures, but there is no "
                 "validation data; give some, or name a column of training: monitor='loss'"
             )
+        if isinstance(callback, events.LearningRate) and callback.follows_validation:
+            raise ConfigurationError(
+                "ReduceLROnPlateau(mode='max') follows validation accuracy; give validation data, "
+                "or use mode='min' for the training loss"
+            )
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

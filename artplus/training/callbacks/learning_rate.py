@@ -58,6 +58,11 @@ class LearningRate(Callback):
         self._scheduler: Scheduler = scheduler
         self._per_batch = interval == "batch"
 
+    @property
+    def follows_validation(self) -> bool:
+        """Whether the scheduler waits for a validation accuracy."""
+        return isinstance(self._scheduler, ReduceLROnPlateau) and self._scheduler.mode == "max"
+
     def on_fit_begin(self, state: State) -> None:
         made = not hasattr(self._given, "step")
         if made:
