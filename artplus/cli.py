@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artplus import __version__
 from artplus.errors import ArtplusError, ArtplusWarning
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="'artplus COMMAND --help' explains a command. Start with: artplus demo "
         "--output-dir demo",
     )
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--version", action="version", version=f"artplus {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_list(commands)
     _add_demo(commands)
@@ -228,21 +229,6 @@ def _radius(text: str) -> float:
         return float(text) if "/" not in text else float(Fraction(text))
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.1 or 8/255") from None
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when asked: metadata is slow to read."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(
-            option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show the version"
-        )
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"artplus {version('artplus')}")
-        parser.exit()
 
 
 @contextmanager

@@ -37,7 +37,9 @@ PUBLIC = {
 def imported_by(statement: str) -> set[str]:
     """Names of the modules in memory after ``statement`` in a fresh interpreter."""
     program = f"{statement}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     return set(json.loads(run.stdout.splitlines()[-1]))
 
 
