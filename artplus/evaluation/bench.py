@@ -75,7 +75,8 @@ class Bench:
 
     def batches(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, InputSpace]]:
         """Positions, inputs, labels and space of each batch of the examples ``index``."""
-        for part in torch.split(index, self.batch_size):
+        for start in range(0, len(index), self.batch_size):
+            part = index[start : start + self.batch_size]
             space = self.space
             if space.mask is not None and space.mask.ndim == self.x.ndim and len(space.mask) > 1:
                 space = replace(space, mask=space.mask[part])

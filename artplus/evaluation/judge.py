@@ -327,11 +327,14 @@ def _gallery(
     """Up to ``count`` different examples, taken from the attacks in turn; fooled ones first."""
     chosen: dict[int, tuple[Exhibit, str]] = {}
     for shelf in ("fooled", "held"):
-        for rank in range(count):
-            for outcome in working:
-                shown = getattr(outcome, shelf)
-                if rank < len(shown) and len(chosen) < count:
-                    chosen.setdefault(shown[rank].position, (shown[rank], outcome.result.name))
+        queues = [(outcome.result.name, list(getattr(outcome, shelf))) for outcome in working]
+        while len(chosen) < count and any(queue for _, queue in queues):
+            for attack, queue in queues:
+                while queue and queue[0].position in chosen:
+                    queue.pop(0)
+                if queue and len(chosen) < count:
+                    exhibit = queue.pop(0)
+                    chosen[exhibit.position] = exhibit, attack
     if not chosen:
         return None
     kept = [chosen[position] for position in sorted(chosen)]

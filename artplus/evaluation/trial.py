@@ -300,6 +300,7 @@ def _largest(attack: Attack, x: Tensor) -> float:
         ConfigurationError: if it does not fit the inputs.
     """
     try:
-        return float(torch.as_tensor(resolve(attack.eps, x, geometry(attack.norm))).max())
+        radius = resolve(attack.eps, x, geometry(attack.norm))
+        return float(torch.as_tensor(radius, dtype=torch.float64).max())
     except RuntimeError as error:
         raise ConfigurationError(f"eps does not fit inputs of shape {tuple(x.shape)}") from error

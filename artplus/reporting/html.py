@@ -130,6 +130,8 @@ def _exhibits(report: Report, examples: Examples) -> list[Exhibit]:
     classes = report.clean_accuracy is not None and np.issubdtype(examples.y.dtype, np.integer)
 
     def label(value: Any) -> str:
+        if not classes and np.size(value) == 1:
+            return wording.number(float(np.asarray(value).item()))
         if not classes:
             return np.array2string(np.asarray(value), precision=3, threshold=6)
         number = int(value)

@@ -56,7 +56,7 @@ def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:
     return Pictures(
         (
             ("original", _png((before - low) / span)),
-            (f"perturbation × {factor:.3g}", _png(0.5 + delta * factor / span)),
+            (f"change × {factor:.3g}", _png(0.5 + delta * factor / span)),
             ("attacked", _png((after - low) / span)),
         ),
         image=True,

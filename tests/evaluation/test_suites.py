@@ -1,0 +1,133 @@
+"""Suites and named attacks: contents, what they adapt to, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from artplus.attacks import APGD, PGD, Attack, Square
+from artplus.criterion import criterion
+from artplus.errors import ConfigurationError, UnknownNameError
+from artplus.evaluation import (
+    Threat,
+    judge,
+    list_attacks,
+    list_suites,
+    make_attack,
+    make_suite,
+    register_attack,
+    register_suite,
+)
+from artplus.evaluation.named import attacks
+from artplus.evaluation.suites import suites
+from artplus.model import LossModel
+
+IMAGES = Threat(eps=0.1, classes=10, shape=(3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "demo"])
+@pytest.mark.parametrize(
+    "threat",
+    [
+        Threat(0.1, classes=5, shape=(1, 6, 6)),
+        Threat(0.5, 2.0, classes=3, shape=(1, 6, 6)),
+        Threat(0.5, 2.0, classes=3, shape=(36,)),
+        Threat(1.0, 1.0, classes=5, shape=(1, 6, 6)),
+        Threat(0.1, classes=2, shape=(36,)),
+        Threat(0.1, shape=(36,)),
+    ],
+)
+def test_every_suite_runs_on_every_threat(name: str, threat: Threat) -> None:
+    """No member of a suite is broken where the suite put it in."""
+    outputs = threat.classes or 1
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, outputs))
+    loss = None if threat.classes else nn.MSELoss()
+    model = LossModel(module, criterion(loss))
+    x = torch.rand(4, *threat.shape)
+    y = model(x).argmax(1) if threat.classes else torch.rand(4)
+    suite = make_suite(name, threat)
+    for attack in suite.values():
+        assert isinstance(attack, Attack)
+        assert (attack.eps, attack.norm) == (threat.eps, threat.norm)
+    short = {
+        key: value
+        for key, value in suite.items()
+        if not isinstance(value, Square) or name == "quick"
+    }
+    report = judge(model, x, y, short, progress=False)
+    assert [result.broken for result in report.attacks] == [None] * len(short)
+
+
+def test_standard_suite_has_the_published_settings() -> None:
+    """Three of AutoAttack's four attacks, at its numbers of steps, targets and queries."""
+    suite = make_suite("standard", IMAGES)
+    assert suite == {
+        "apgd_ce": APGD(eps=0.1, steps=100, loss="ce"),
+        "apgd_t": APGD(eps=0.1, steps=100, loss="targeted_dlr", targets=9),
+        "square": Square(eps=0.1, queries=5000),
+    }
+    assert "*not* AutoAttack" in suites.get("standard").__doc__
+
+
+def test_suites_adapt_to_the_model() -> None:
+    """Two classes have no third logit, a regression no classes, L1 and L2 rows no squares."""
+    assert list(make_suite("quick", Threat(0.1, classes=2))) == ["apgd_ce", "apgd_margin", "square"]
+    assert list(make_suite("quick", Threat(0.1))) == ["apgd", "pgd"]
+    assert make_suite("quick", Threat(0.1))["apgd"].loss is None
+    assert "square" not in make_suite("demo", Threat(0.1, 1.0, classes=10))
+    assert "square" not in make_suite("demo", Threat(0.1, 2.0, classes=10, shape=(20,)))
+    assert "square" in make_suite("demo", Threat(0.1, 2.0, classes=10))
+    assert list(make_suite("demo", IMAGES)) == ["fgsm", "pgd", "apgd", "square"]
+
+
+def test_named_attacks_have_the_threat_and_their_papers_settings() -> None:
+    """Each known name gives an attack of the asked-for ball."""
+    threat = Threat(0.2, 2.0, classes=10, shape=(3, 8, 8))
+    for name in list_attacks():
+        attack = make_attack(name, threat)
+        assert (attack.eps, attack.norm) == (0.2, 2.0)
+    assert make_attack("fgsm", IMAGES) == PGD(eps=0.1, steps=1, step_size=0.1, random_start=False)
+    assert make_attack("mim", IMAGES).decay == 1.0
+    assert make_attack("apgd_t", IMAGES).targets == 9
+    assert make_attack("bim", IMAGES).random_start is False
+
+
+def test_named_attacks_refuse_what_they_cannot_attack() -> None:
+    """Too few classes, regression and a norm without squares are refused when asked for by name."""
+    for name, threat, message in (
+        ("apgd_t", Threat(0.1, classes=2), "at least 3 classes, the model has 2"),
+        ("apgd_dlr", Threat(0.1), "a regression"),
+        ("square", Threat(0.1), "a regression"),
+        ("square", Threat(0.1, 1.0, classes=3), "norm numpy.inf and 2"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            make_attack(name, threat)
+    with pytest.raises(UnknownNameError, match="Did you mean 'apgd'"):
+        make_attack("apdg", IMAGES)
+    with pytest.raises(UnknownNameError, match="Known: demo, quick, standard"):
+        make_suite("autoattack", IMAGES)
+
+
+def test_others_can_be_registered() -> None:
+    """A registered attack and suite are known by name."""
+    try:
+
+        @register_attack("one_step")
+        def one_step(threat: Threat) -> Attack:
+            return PGD(eps=threat.eps, steps=1)
+
+        @register_suite("tiny")
+        def tiny(threat: Threat) -> dict[str, Attack]:
+            return {"one": one_step(threat)}
+
+        assert "one_step" in list_attacks() and "tiny" in list_suites()
+        assert make_suite("tiny", IMAGES) == {"one": make_attack("one_step", IMAGES)}
+        with pytest.raises(ConfigurationError, match="already registered"):
+            register_suite("quick")(tiny)
+    finally:
+        attacks._factories.pop("one_step", None)
+        suites._factories.pop("tiny", None)
+    assert math.isinf(IMAGES.norm)
