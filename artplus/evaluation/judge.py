@@ -23,7 +23,7 @@ from artplus.evaluation import wording
 from artplus.evaluation.bench import Bench, Mistakes, Scores
 from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult, Examples
-from artplus.evaluation.trial import Exhibit, Outcome, metrics, trial
+from artplus.evaluation.trial import Exhibit, Outcome, largest_radius, metrics, trial
 from artplus.evaluation.untouched import untouched
 from artplus.model import LossModel, device_of
 from artplus.spaces import InputSpace
@@ -103,6 +103,8 @@ def judge(
     with untouched(model.module):
         bench = _bench(model, x, y, space, batch_size, where, mistakes)
         _class_names(class_names, bench)
+        for attack in attacks.values():
+            largest_radius(attack, bench.x)  # refuse one that does not fit before any has run
         clean = bench.clean()
         outcomes = _trials(bench, clean, attacks, seed, only_survivors, examples, progress)
     results = tuple(outcome.result for outcome in outcomes)
@@ -367,7 +369,7 @@ def _notes(bench: Bench, results: Sequence[AttackResult]) -> tuple[str, ...]:
 
 def _hash(x: Tensor, y: Tensor) -> str:
     digest = hashlib.sha256()
-    for tensor in (x.float(), y):
+    for tensor in (x.float(), y.double()):
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()[:16]

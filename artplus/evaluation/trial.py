@@ -14,7 +14,6 @@ from torch import Tensor
 
 from artplus import seeding
 from artplus.attacks._base import Attack, resolve
-from artplus.errors import ConfigurationError
 from artplus.evaluation.bench import Bench, Scores
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.result import AttackResult
@@ -107,7 +106,7 @@ def trial(
         clean.losses.clone(),
         None if clean.errors is None else clean.errors.clone(),
     )
-    eps = _largest(attack, bench.x)
+    eps = largest_radius(attack, bench.x)
     begin, broken = time.perf_counter(), None
     with seeding.seeded(own):
         try:
@@ -138,6 +137,16 @@ def trial(
     )
     scores = Scores(tally.losses, wrong, tally.errors, clean.predictions)
     return Outcome(result, scores, tally.fooled, tally.held)
+
+
+def largest_radius(attack: Attack, x: Tensor) -> float:
+    """The radius as one number; the largest where it differs per feature or example.
+
+    Raises:
+        ConfigurationError: if it does not fit the inputs.
+    """
+    radius = resolve(attack.eps, x, geometry(attack.norm))
+    return float(torch.as_tensor(radius, dtype=torch.float64).max())
 
 
 def metrics(losses: Tensor, errors: Tensor | None) -> dict[str, float]:
@@ -291,16 +300,3 @@ def _targets(bench: Bench, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randint(1, bench.classes, (len(bench.x),), generator=generator)
     return (bench.labels() + shift) % bench.classes
-
-
-def _largest(attack: Attack, x: Tensor) -> float:
-    """The radius as one number; the largest where it differs per feature or example.
-
-    Raises:
-        ConfigurationError: if it does not fit the inputs.
-    """
-    try:
-        radius = resolve(attack.eps, x, geometry(attack.norm))
-        return float(torch.as_tensor(radius, dtype=torch.float64).max())
-    except RuntimeError as error:
-        raise ConfigurationError(f"eps does not fit inputs of shape {tuple(x.shape)}") from error

@@ -134,8 +134,6 @@ def _result(report: Report) -> str:
         clean = f"The mean loss over {examples} is {number(report.clean_loss)} without an attack"
     else:
         clean = f"{percent(report.clean_accuracy)} of {examples} are right without an attack"
-    if not report.attacks:
-        return f"{clean}; no attack was asked for."
     if not report.working:
         return (
             f"No attack worked, so nothing is known about robustness "

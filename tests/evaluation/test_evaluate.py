@@ -1,4 +1,4 @@
-"""``artplus.evaluate``: ART estimators and attacks, torch modules, names, and estimators that predict."""
+"""``artplus.evaluate``: ART estimators and attacks, torch modules, names, mere predictors."""
 
 from __future__ import annotations
 
@@ -204,9 +204,8 @@ def test_regression_through_both_doors() -> None:
     first = quiet(art, x, y, eps=0.1)
     second = quiet(module, x, y, eps=0.1, loss=nn.MSELoss(), clip_values=(0, 1))
     assert first.robust_accuracy is None
-    assert first.clean_loss == pytest.approx(
-        ((module(torch.from_numpy(x))[:, 0].detach().numpy() - y) ** 2).mean()
-    )
+    errors = module(torch.from_numpy(x))[:, 0].detach().numpy() - y
+    assert first.clean_loss == pytest.approx((errors**2).mean())
     assert second.robust_loss == pytest.approx(first.robust_loss, rel=1e-3)
     assert second.clean_loss == pytest.approx(first.clean_loss, rel=1e-5)
     assert first.robust_loss > first.clean_loss
@@ -270,7 +269,7 @@ def test_predict_only_estimators_that_answer_logits() -> None:
 
 
 def test_predict_only_estimators_refuse_what_needs_a_module(iris: tuple[Any, Any, Any]) -> None:
-    """A gradient suite, a mask, another estimator's attack and a regression are refused or flagged."""
+    """A gradient suite, a mask, a stranger's attack and a regression are refused or flagged."""
     model, x, y = iris
     with pytest.raises(ConfigurationError, match="only predicts"):
         quiet(model, x, y, attacks="quick", eps=0.3)

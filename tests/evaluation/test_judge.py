@@ -619,3 +619,43 @@ def test_double_precision_input_is_converted_and_said(
 def test_device_is_recorded(net: LossModel, data: tuple[Tensor, Tensor]) -> None:
     """The report names the device, also one that was given."""
     assert run(net, data).device == "cpu" == run(net, data, device="cpu").device
+
+
+def test_loss_over_whole_labels_that_is_no_classification() -> None:
+    """Binary cross-entropy on one output keeps its own labels: losses, no accuracy, no RMSE."""
+    model = LossModel(nn.Linear(3, 1), criterion(nn.BCEWithLogitsLoss()))
+    x, y = torch.rand(10, 3), torch.arange(10) % 2
+    report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, progress=False)
+    own = nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
+    assert report.clean_loss == pytest.approx(float(own), rel=1e-5)
+    assert report.robust_loss > report.clean_loss
+    assert set(report.clean_metrics) == {"loss"} == set(report.robust_metrics)
+
+
+def test_partly_unchanged_output_is_flagged(net: LossModel, data: tuple[Tensor, Tensor]) -> None:
+    """An attack that gives up on some examples counts, with a word about how many."""
+
+    def act(x: Tensor) -> Tensor:
+        return torch.cat([x[:30], (x[30:] + 0.05).clamp(0, 1)])
+
+    result = run(net, data, attacks={"a": Planted(act)}, batch_size=100).attacks[0]
+    assert result.broken is None and result.changed == 5
+    assert result.flags == ("30 of 35 examples came back unchanged",)
+
+
+def test_any_object_with_the_protocol_is_an_attack(
+    net: LossModel, data: tuple[Tensor, Tensor]
+) -> None:
+    """An attack need not be a dataclass; its type is on record."""
+
+    class Own:
+        eps, norm = EPS, math.inf
+
+        def __call__(self, model: LossModel, x: Tensor, y: Tensor, **_: Any) -> Tensor:
+            return (x + 0.09).clamp(0, 1)
+
+        def with_eps(self, scale: float) -> Own:
+            return self
+
+    result = run(net, data, attacks={"own": Own()}).attacks[0]
+    assert result.params == {"attack": "Own"} and result.broken is None

@@ -191,8 +191,8 @@ def test_regression_table_shows_losses() -> None:
 
 @pytest.mark.parametrize(
     ("eps", "text"),
-    [(8 / 255, "8/255"), (0.3, "0.3"), (1 / 255, "1/255"), (0.2, "0.2"), (1.5, "1.5"), (3e-5, "3e-05"),
-     (0.12345678, "0.1235"), (4.0, "4")],
+    [(8 / 255, "8/255"), (0.3, "0.3"), (1 / 255, "1/255"), (0.2, "0.2"), (1.5, "1.5"),
+     (3e-5, "3e-05"), (0.12345678, "0.1235"), (4.0, "4")],
 )  # fmt: skip
 def test_radius_reads_as_people_write_it(eps: float, text: str) -> None:
     """Multiples of 1/255 as such, unless a short decimal says the same."""

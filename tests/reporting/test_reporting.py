@@ -252,8 +252,8 @@ def test_comparison_pairs_examples() -> None:
 def test_comparison_small_p_value_is_not_zero() -> None:
     """A tiny p is said as a bound."""
     n = 40
-    old = made(stood={"a": [0] * n}, n=n, correct_clean=np.ones(n, dtype=bool))
-    new = made(stood={"a": [1] * n}, n=n, correct_clean=np.ones(n, dtype=bool))
+    clean = {"n": n, "correct_clean": np.ones(n, dtype=bool), "losses_clean": np.ones(n)}
+    old, new = made(stood={"a": [0] * n}, **clean), made(stood={"a": [1] * n}, **clean)
     assert "p < 0.001" in compare(old, new).verdict
 
 
@@ -326,8 +326,16 @@ def test_images_are_shown_as_they_are(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "mark"), [((5,), "circle"), ((1,), "circle"), ((3000,), "polyline"), ((2, 400), "polyline"), ((1, 2, 2), "circle")]
-)  # fmt: skip
+    ("shape", "mark"),
+    [
+        ((5,), "circle"),
+        ((1,), "circle"),
+        ((3000,), "polyline"),
+        ((100,), "polyline"),
+        ((2, 400), "polyline"),
+        ((1, 2, 2), "circle"),
+    ],
+)
 def test_other_inputs_are_drawn(shape: tuple[int, ...], mark: str) -> None:
     """Features as dots, signals as curves of bounded size; equal inputs do not divide by zero."""
     x = np.random.default_rng(0).standard_normal(shape)
@@ -389,3 +397,17 @@ def test_reporting_does_not_import_torch_itself() -> None:
     folder = Path(html.__file__).parent
     for file in folder.glob("*.py"):
         assert not re.search(r"^\s*(import|from) torch", file.read_text("utf-8"), re.MULTILINE)
+
+
+def test_labels_without_names_and_of_several_outputs() -> None:
+    """A class without a name is numbered; several regression outputs are listed."""
+    assert "class 1" in html.render(made(class_names=None))
+    shown = examples((6,), classes=False)
+    several = Examples(**{**vars(shown), "y": np.array([[1.5, 2.0]] * 3)})
+    assert "true [1.5 2. ]" in html.render(made(regression=True, examples=several))
+
+
+def test_markdown_without_remarks() -> None:
+    """Where there is nothing to remark there is no list."""
+    text = markdown.render(made(stood={"quiet": [1, 1, 1, 1]}, notes=()))
+    assert "\n- " not in text
