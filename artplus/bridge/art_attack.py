@@ -77,8 +77,9 @@ class ArtAttack:
     @property
     def norm(self) -> float:
         """The attack's norm; L∞ where it has none."""
-        own = getattr(self.attack, "norm", None)
-        return quirks.NORMS.get(type(self.attack).__name__, np.inf) if own is None else float(own)
+        usual = quirks.NORMS.get(type(self.attack).__name__, np.inf)
+        own = getattr(self.attack, "norm", usual)
+        return usual if own == "wasserstein" else float(own)
 
     @property
     def targeted(self) -> bool:
@@ -113,7 +114,7 @@ class ArtAttack:
             stack.enter_context(quirks.weights_aside(model.module))
             stack.enter_context(quirks.settings(self.attack, len(x), self.scale))
             stack.enter_context(quirks.float32(self.attack))
-            stack.enter_context(quirks.numpy_mat())
+            stack.enter_context(quirks.numpy_patched(self.attack))
             stack.enter_context(seeding.seeded(seed))
             inputs = x.detach().cpu().numpy()
             found = self._generate(inputs, self._labels(model, inputs, y), self._mask(space, x))

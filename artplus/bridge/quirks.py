@@ -19,8 +19,12 @@ TAKES_TARGETS = frozenset(
 TAKES_TRUE_LABELS = frozenset({"AutoAttack"})
 # ``y`` is an input whose inner features are imitated.
 TAKES_GUIDES = frozenset({"FeatureAdversariesNumpy", "FeatureAdversariesPyTorch"})
-# Accepts a batch of one only; its ``batch_size`` counts noisy copies, so it must stay.
+# Accepts a batch of one only.
 TAKES_ONE = frozenset({"ShadowAttack"})
+# ``batch_size`` counts noisy copies, or has sized a buffer at construction.
+KEEPS_BATCH_SIZE = frozenset({"ShadowAttack", "ZooAttack"})
+# Draws from a generator of its own, seeded by the operating system.
+DRAWS_UNSEEDED = frozenset({"BoundaryAttack", "BrendelBethgeAttack", "HopSkipJump"})
 # ``generate`` reads ``mask=``; the others would ignore it without a word.
 TAKES_MASK = frozenset(
     {
@@ -85,7 +89,7 @@ def _apply(part: EvasionAttack, batch_size: int, scale: float) -> None:
     name, own = type(part).__name__, vars(part)
     if "verbose" in own:
         own["verbose"] = False
-    if "batch_size" in own and name not in TAKES_ONE:
+    if "batch_size" in own and name not in KEEPS_BATCH_SIZE:
         own["batch_size"] = batch_size
     for key in CACHES.get(name, ()):
         own[key] = None
@@ -129,29 +133,42 @@ def _cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @contextmanager
 def weights_aside(module: nn.Module) -> Iterator[None]:
-    """Parameters ask for no gradient meanwhile.
+    """Parameters ask for no gradient meanwhile, and have their ``.grad`` back afterwards.
 
     ART calls ``.backward()``, which would compute every parameter's gradient and add it to the
-    ``.grad`` that the training step is about to use.
+    ``.grad`` that the training step is about to use, and ``zero_grad()``, which drops it.
     """
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    saved = [(weight, weight.requires_grad, weight.grad) for weight in module.parameters()]
     try:
-        for parameter in asking:
-            parameter.requires_grad_(False)
+        for weight, _, _ in saved:
+            weight.requires_grad_(False)
         yield
     finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
+        for weight, asked, grad in saved:
+            weight.requires_grad_(asked)
+            weight.grad = grad
 
 
 @contextmanager
-def numpy_mat() -> Iterator[None]:
-    """``numpy.mat``, which NumPy 2 dropped and GeoDA still calls."""
-    if hasattr(np, "mat"):
+def numpy_patched(attack: EvasionAttack) -> Iterator[None]:
+    """What some attacks want of numpy, while they run.
+
+    GeoDA calls ``numpy.mat``, which NumPy 2 dropped. HopSkipJump, Boundary and Brendel-Bethge make
+    a ``RandomState()`` without a seed, so that no two runs are alike: it is seeded here from
+    numpy's global generator.
+    """
+    with ExitStack() as stack:
+        if "mat" not in vars(np):
+            vars(np)["mat"] = np.asmatrix
+            stack.callback(vars(np).pop, "mat")
+        if any(type(part).__name__ in DRAWS_UNSEEDED for part in parts(attack)):
+            stack.callback(setattr, np.random, "RandomState", np.random.RandomState)
+            vars(np.random)["RandomState"] = _SeededState
         yield
-        return
-    vars(np)["mat"] = np.asmatrix
-    try:
-        yield
-    finally:
-        del vars(np)["mat"]
+
+
+class _SeededState(np.random.RandomState):
+    """A ``RandomState`` that without a seed takes one from numpy's global generator."""
+
+    def __init__(self, seed: Any = None) -> None:
+        super().__init__(np.random.randint(2**31) if seed is None else seed)
