@@ -48,6 +48,21 @@ class Sliced:
         """Norm of the attack."""
         return self.attack.norm
 
+    @property
+    def targeted(self) -> bool:
+        """Whether the attack takes targets for ``y``."""
+        return bool(getattr(self.attack, "targeted", False))
+
+    @property
+    def climbs_own(self) -> bool:
+        """Whether the attack climbs a loss of its own, and so takes no inner loss."""
+        return bool(getattr(self.attack, "climbs_own", False))
+
+    @property
+    def random_start(self) -> bool:
+        """Whether the attack begins at a random point, so that no noise need be added."""
+        return bool(getattr(self.attack, "random_start", True))
+
     def __call__(
         self,
         model: LossModel,

@@ -33,6 +33,11 @@ class MinimumNorm:
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)
 
+    @property
+    def targeted(self) -> bool:
+        """Whether the attack takes targets for ``y``."""
+        return bool(getattr(self.attack, "targeted", False))
+
     def __call__(
         self,
         model: LossModel,

@@ -20,6 +20,7 @@ from artplus.attacks import (
     Combination,
     Cycle,
     Relative,
+    Sliced,
     Square,
     WorstOf,
     bim,
@@ -57,6 +58,7 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
         lambda eps, norm: WorstOf([fgm(eps, norm=norm), PGD(eps=eps, norm=norm, steps=2)]),
         (np.inf, 2),
     ),
+    "sliced": (lambda eps, norm: Sliced(PGD(eps=eps, norm=norm, steps=3), 4), (np.inf, 2)),
 }
 ROWS = [
     pytest.param(make, norm, id=f"{name}-{norm}")
@@ -348,6 +350,20 @@ def test_restarts_work_outside_classification() -> None:
         losses = [model.loss(model(z), y) for z in (one, many)]
         gain = (losses[0] - losses[1]) if targeted else (losses[1] - losses[0])
         assert (gain >= 0).all() and gain.max() > 0
+
+
+def test_slices_give_what_the_whole_batch_gives(net, batch) -> None:
+    """From a given start, per slice its own mask and radius; the optional attributes carry over."""
+    x, y = batch
+    space = InputSpace(0.0, 1.0, (torch.rand(N, *SHAPE) < 0.7).float())
+    whole = PGD(eps=0.1, steps=3, random_start=False, targeted=True)
+    found = [
+        attack(LossModel(net.double()), x.double(), y, space=space, start=x.double() + 0.01)
+        for attack in (whole, Sliced(whole, 4))
+    ]
+    torch.testing.assert_close(*found)
+    assert Sliced(whole, 4).targeted and not Sliced(whole, 4).random_start
+    assert Sliced(Square(eps=0.1), 4).climbs_own and not Sliced(whole, 4).climbs_own
 
 
 class TestCombinations:
