@@ -72,7 +72,7 @@ class Run:
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise ConfigurationError(
-                    f"callbacks must be artplus.training.callbacks.Callback objects, got {callback!r}"
+                    f"callbacks must be Callback objects, got {callback!r}"
                 )
 
 

@@ -24,8 +24,9 @@ from artplus.spaces import InputSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    r"""What to minimise and where to look: :math:`\frac1N \sum_i w_i (L_\text{fixed} + \lambda
-    L_\text{scaled})`.
+    r"""What to minimise, and where to look.
+
+    .. math:: \sum_i w_i (L_\text{fixed} + \lambda L_\text{scaled})_i \Big/ \sum_i w_i
 
     Attributes:
         objective: The terms, λ and what the attack climbs.

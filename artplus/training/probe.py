@@ -21,9 +21,9 @@ from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
 
 ACTIVATIONS = 6 * 2**20
-"""Bytes of the largest activation above which a CPU slows down: larger blocks are mapped and cleared
-anew by the allocator at every step. Measured: slices of half the batch ran PGD 1.4 to 1.9 times as
-fast on networks above it, 0.9 times as fast on networks below."""
+"""Bytes of the largest activation above which a CPU slows down: larger blocks are mapped and
+cleared anew by the allocator at every step. Measured: slices of half the batch ran PGD 1.4 to 1.9
+times as fast on networks above it, 0.9 times as fast on networks below."""
 
 LOOK = 32
 """Examples looked at: enough to tell probabilities from logits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from artplus import _checks
 from artplus.training.callbacks._base import Callback
-from artplus.training.callbacks.keep_best import figure_of
+from artplus.training.callbacks.keep_best import figure_of, warn_unseen
 from artplus.training.state import State
 
 
@@ -40,3 +40,6 @@ class EarlyStopping(Callback):
         if self._waited >= self.patience:
             state.stop = f"{name} has not improved for {self._waited} epochs"
             state.history.notes.append(f"stopped after epoch {state.epoch}: {state.stop}")
+
+    def on_fit_end(self, state: State) -> None:
+        warn_unseen(self, self.monitor, state)

@@ -40,12 +40,11 @@ class EMA(Callback):
         self._steps += 1
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         parameters = dict(state.model.module.named_parameters(remove_duplicate=False))
+        present = state.model.module.state_dict()
         with torch.no_grad():
-            for name, value in state.model.module.state_dict().items():
-                if name in parameters:
-                    state.averaged[name].lerp_(value, 1 - decay)
-                else:
-                    state.averaged[name].copy_(value)
+            for name in present.keys() & parameters.keys():
+                state.averaged[name].lerp_(present[name], 1 - decay)
+        state.averaged |= clone({k: v for k, v in present.items() if k not in parameters})
 
     def on_fit_end(self, state: State) -> None:
         if state.averaged is not None:

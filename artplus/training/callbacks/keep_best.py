@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+from artplus.errors import ArtplusWarning
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State, Weights
 
@@ -20,6 +23,19 @@ def figure_of(row: dict[str, float], monitor: str | None) -> tuple[str, float] |
         if name in row:
             return name, -row[name] if name.endswith("loss") else row[name]
     return None
+
+
+def warn_unseen(callback: Callback, monitor: str | None, state: State) -> None:
+    """Say that a callback had nothing to select by, as with a misspelt column."""
+    if len(state.history) == 0 or any(figure_of(row, monitor) for row in state.history):
+        return
+    wanted = "validation figure" if monitor is None else f"column {monitor!r}"
+    known = ", ".join(sorted({name for row in state.history for name in row}))
+    warnings.warn(
+        f"{type(callback).__name__} did nothing: no {wanted} was measured; there were: {known}",
+        ArtplusWarning,
+        stacklevel=3,
+    )
 
 
 class KeepBest(Callback):
@@ -56,6 +72,7 @@ class KeepBest(Callback):
 
     def on_fit_end(self, state: State) -> None:
         if self._weights is None:
+            warn_unseen(self, self.monitor, state)
             return
         state.model.module.load_state_dict(self._weights)
         state.averaged = None
