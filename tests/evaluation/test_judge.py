@@ -272,10 +272,15 @@ def test_only_survivors_finds_the_same_worst_case(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
     """Attacking only what stands changes the attacks' accuracies, not the worst case."""
-    attacks = {"up": shifted(0.09), "bad": Planted(lambda x: x), "down": shifted(-0.09)}
+    attacks = {
+        "up": shifted(0.09),
+        "bad": Planted(lambda x: 1 - x),
+        "down": shifted(-0.09),
+    }
     every = run(net, data, attacks=attacks)
     left = run(net, data, attacks=attacks, only_survivors=True)
     assert np.array_equal(every.correct_robust, left.correct_robust)
+    assert left.attacks[1].broken is not None
     assert left.attacks[2].attacked == int(left.attacks[0].correct.sum()) < 35
     assert left.attacks[2].accuracy == left.robust_accuracy
     assert left.only_survivors and not every.only_survivors
@@ -294,6 +299,8 @@ def test_same_seed_same_report(net: LossModel, data: tuple[Tensor, Tensor]) -> N
     first = draw({"pgd": pgd}, 1)
     again = draw({"up": shifted(0.01), "pgd": pgd}, 1)
     other = draw({"pgd": pgd}, 2)
+    both = run(net, data, attacks={"pgd": pgd, "more": pgd}, seed=1)
+    assert not np.array_equal(both.attacks[0].losses, both.attacks[1].losses)
     assert np.array_equal(first.losses, again.losses)
     assert not np.array_equal(first.losses, other.losses)
 
@@ -627,7 +634,7 @@ def test_loss_over_whole_labels_that_is_no_classification() -> None:
     x, y = torch.rand(10, 3), torch.arange(10) % 2
     report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, progress=False)
     own = nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
-    assert report.clean_loss == pytest.approx(float(own), rel=1e-5)
+    assert report.clean_loss == pytest.approx(float(own.detach()), rel=1e-5)
     assert report.robust_loss > report.clean_loss
     assert set(report.clean_metrics) == {"loss"} == set(report.robust_metrics)
 

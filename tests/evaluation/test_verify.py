@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -61,3 +62,12 @@ def test_changed_sees_the_smallest_change() -> None:
     x_adv[1, 2] += 1e-6
     found = verify(x, x_adv, eps=1.0, norm=2.0, space=FREE)
     assert found.changed.tolist() == [False, True]
+
+
+def test_lengths_of_float32_inputs_are_double() -> None:
+    """A sum over many features is not rounded on the way."""
+    x = torch.rand(2, 5000)
+    x_adv = x + torch.rand(2, 5000) * 1e-3
+    found = verify(x, x_adv, eps=10.0, norm=1.0, space=FREE)
+    exact = np.abs(x_adv.numpy().astype(float) - x.numpy().astype(float)).sum(1)
+    assert found.lengths.tolist() == pytest.approx(exact.tolist(), rel=1e-12)
