@@ -231,17 +231,17 @@ def _bound(value: Any) -> float | Tensor:
 
 def _float32(x: Any, name: str) -> Tensor:
     """Arrays, lists and tensors as float32, saying so when values are converted."""
-    x = as_numbers(x, name)
-    if x.is_complex() or x.dtype == torch.bool:
-        raise DataError(f"{name} must be real numbers, got {x.dtype}")
-    if x.dtype != torch.float32:
+    tensor = as_numbers(x, name)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise DataError(f"{name} must be real numbers, got {tensor.dtype}")
+    if tensor.dtype != torch.float32:
         warnings.warn(
-            f"{name} was converted from {x.dtype} to float32, as the model's weights are",
+            f"{name} was converted from {tensor.dtype} to float32, as the model's weights are",
             ConversionWarning,
             stacklevel=5,
         )
-        x = x.float()
-    return x.detach()
+        tensor = tensor.float()
+    return tensor
 
 
 def as_numbers(values: Any, name: str) -> Tensor:

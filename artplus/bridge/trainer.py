@@ -6,7 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ class AdversarialTrainerPlus(Trainer):
             progress=verbose,
         )
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         x: Any,
         y: Any = None,
@@ -279,9 +279,7 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
     )
 
 
-def _combined(
-    attacks: Any, combine: str, classifier: Any
-) -> Attack | Combination | None:
+def _combined(attacks: Any, combine: str, classifier: Any) -> Attack | Combination | None:
     if combine not in COMBINATIONS:
         raise ConfigurationError(
             f"combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}"
@@ -296,8 +294,7 @@ def _combined(
     found = tuple(as_attack(attack, classifier) for attack in several)
     if len(found) == 1:
         return found[0]
-    combined: Attack | Combination = COMBINATIONS[combine](found)
-    return combined
+    return cast(Combination, COMBINATIONS[combine](cast("tuple[Attack, ...]", found)))
 
 
 def _norm(norm: Any) -> float:

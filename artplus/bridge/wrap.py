@@ -74,9 +74,7 @@ def wrap(
         (3, (4,))
     """
     if not isinstance(model, nn.Module):
-        raise UnsupportedEstimatorError(
-            f"wrap takes a torch.nn.Module, got {type(model).__name__}"
-        )
+        raise UnsupportedEstimatorError(f"wrap takes a torch.nn.Module, got {type(model).__name__}")
     if optimizer is not None:
         check_optimizer(model, optimizer)
     samples = _samples(x)
@@ -180,9 +178,7 @@ def _columns(preprocessing: tuple[Any, Any] | None, x: Tensor) -> tuple[Any, Any
     if preprocessing is None:
         return 0.0, 1.0
     if not isinstance(preprocessing, (tuple, list)) or len(preprocessing) != 2:
-        raise ConfigurationError(
-            f"preprocessing must be a pair (mean, std), got {preprocessing!r}"
-        )
+        raise ConfigurationError(f"preprocessing must be a pair (mean, std), got {preprocessing!r}")
 
     def column(value: Any) -> Any:
         array = np.asarray(value, dtype=np.float32)

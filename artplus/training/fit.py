@@ -71,9 +71,7 @@ class Run:
             raise ConfigurationError(f"callbacks must be a list, got {self.callbacks!r}")
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
-                raise ConfigurationError(
-                    f"callbacks must be Callback objects, got {callback!r}"
-                )
+                raise ConfigurationError(f"callbacks must be Callback objects, got {callback!r}")
 
 
 def train(
@@ -100,9 +98,7 @@ def train(
     prepare = prepare or tensor_pair(method.space, _dtype(model.module))
     with seeded(plan.seed) as seed:
         order = torch.Generator().manual_seed(seed)
-        source = batches(
-            data, prepare, batch_size=plan.batch_size, generator=order, device=device
-        )
+        source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
         model = probe(model, source, method)
         method = replace(method, slice_size=method.slice_size or slice_size(model, source))
         state = State(

@@ -115,9 +115,7 @@ class Method:
             for attack in members(self.attack, step)
         )
 
-    def terms(
-        self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor
-    ) -> Terms:
+    def terms(self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor) -> Terms:
         """The objective's terms, averaged over ``x_advs``."""
         if self.label_smoothing:
             y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
@@ -154,13 +152,13 @@ class Method:
         """The attack in slices, if it works on the device and its radius is not per example."""
         if self.slice_size is None or n <= self.slice_size or not isinstance(attack, _SLICED):
             return attack
-        return attack if isinstance(attack.eps, (np.ndarray, Tensor)) else Sliced(
-            attack, self.slice_size
+        return (
+            attack
+            if isinstance(attack.eps, (np.ndarray, Tensor))
+            else Sliced(attack, self.slice_size)
         )
 
-    def _start(
-        self, attack: Attack, x: Tensor, generator: torch.Generator | None
-    ) -> Tensor | None:
+    def _start(self, attack: Attack, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """A start off ``x`` where the inner loss is flat at ``x`` and the attack begins there."""
         parts = getattr(attack, "attacks", (attack,))
         if not self.objective.start_noise or all(getattr(a, "random_start", True) for a in parts):

@@ -27,9 +27,7 @@ def standard(state: State, batch: Batch, gradients: Gradients) -> None:
     The attack runs first and leaves no gradient behind; then one backward pass fills ``.grad``.
     """
     method, model = state.method, state.model
-    x_advs = method.craft(
-        model, batch.x, batch.y, step=state.step, generator=state.generator
-    )
+    x_advs = method.craft(model, batch.x, batch.y, step=state.step, generator=state.generator)
     terms = method.terms(model, batch.x, x_advs, batch.y)
     loss = method.reduce(model, terms, batch.y, state.progress)
     state.optimizer.zero_grad(set_to_none=True)
