@@ -19,7 +19,8 @@ model = nn.Sequential(
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 method = make_method("trades", eps=0.1, space=InputSpace(0.0, 1.0))
 
-for epoch in range(5):
+means = []
+for epoch in range(4):
     total = 0.0
     for inputs, targets in loader:
         loss = method.loss(model, inputs, targets)  # was: cross_entropy(model(inputs), targets)
@@ -27,4 +28,5 @@ for epoch in range(5):
         loss.backward()
         optimizer.step()
         total += loss.item() * len(inputs)
-    print(f"epoch {epoch + 1}: loss {total / len(images):.3f}")
+    means.append(total / len(images))
+    print(f"epoch {epoch + 1}: loss {means[-1]:.3f}")

@@ -33,6 +33,7 @@ optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
 # The three lines.
 classifier = wrap(model, x_train, y_train, optimizer=optimizer, clip_values=(0.0, 1.0))
 trainer = AdversarialTrainerPlus(classifier, loss="trades", eps=0.1, seed=0)
-trainer.fit(x_train, y_train, batch_size=64, nb_epochs=10)
+trainer.fit(x_train, y_train, batch_size=64, nb_epochs=6)
 
-print(evaluate(classifier, x_test[:200], y_test[:200], attacks="quick", eps=0.1))
+report = evaluate(classifier, x_test[:50], y_test[:50], attacks="quick", eps=0.1)
+print(report)
