@@ -125,6 +125,7 @@ def test_minimum_norm_attacks_are_judged_within_eps(
     assert report.attacks[0].params["max_iter"] == 20
     other = quiet(classifier, x, y, attacks=[attack], eps=0.1)
     assert any("makes L2 small but is judged by L∞" in note for note in other.notes)
+    assert other.attacks[0].norm == math.inf and other.attacks[0].max_norm <= 0.1001
 
 
 def test_decision_based_art_attack_runs_on_numpy_2(
@@ -244,6 +245,8 @@ def test_predict_only_estimators_are_judged_by_their_answers(iris: tuple[Any, An
     expected = model.predict(attack.generate(x, y=np.eye(3)[y])).argmax(1) == y
     clean = model.predict(x).argmax(1) == y
     assert np.array_equal(report.correct_robust, expected & clean)
+    own = -np.log(model.predict(x)[np.arange(len(y)), y])
+    assert np.allclose(report.losses_clean, own, atol=1e-4)
     assert report.attacks[0].params["attack"] == "art FastGradientMethod"
     box = BlackBoxClassifier(lambda v: model.predict(v), (4,), 3, clip_values=(0, 8))
     from artplus.attacks import Square

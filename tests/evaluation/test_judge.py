@@ -463,8 +463,10 @@ def test_mask_is_enforced(net: LossModel, data: tuple[Tensor, Tensor]) -> None:
     assert report.attacks[0].broken is None
     assert "mask" in report.attacks[1].broken
     each = InputSpace(0.0, 1.0, torch.randint(0, 2, (N, 6)).float())
-    report = judge(net, *data, attacks, space=each, batch_size=9, progress=False)
+    report = judge(net, *data, attacks, space=each, batch_size=9, examples=N, progress=False)
     assert report.attacks[0].broken is None
+    moved = report.examples.x_adv != report.examples.x
+    assert moved.any() and not moved[each.mask[report.examples.index].numpy() == 0].any()
     wrong = InputSpace(0.0, 1.0, torch.ones(5))
     with pytest.raises(ConfigurationError, match="mask of shape"):
         judge(net, *data, attacks, space=wrong, progress=False)
