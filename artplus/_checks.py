@@ -139,8 +139,6 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
 
 
 def _layout_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    if got == wanted:
-        return ""
     if sorted(got) == sorted(wanted) and len(got) == 3:
         return " The axes look swapped: PyTorch wants channels first, x.transpose(0, 3, 1, 2)."
     if (1, *got) == wanted:

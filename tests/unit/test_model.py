@@ -67,6 +67,23 @@ def test_pair_rewinds_draws_made_on_the_cpu(toy_batch):
     assert torch.equal(clean, adversarial)
 
 
+def test_pair_leaves_the_stream_where_the_clean_pass_did(toy_batch):
+    """A net that draws more for the attacked batch leaves no trace of it."""
+
+    class Greedy(nn.Module):
+        def forward(self, x):
+            torch.rand(9 if x.mean() > 1 else 1)
+            return x
+
+    x, _ = toy_batch()
+    torch.manual_seed(1)
+    torch.rand(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    LossModel(Greedy()).pair(x, x + 9)
+    assert torch.equal(torch.rand(1), expected)
+
+
 @pytest.mark.parametrize("part", ["all", "body"])
 def test_pair_in_evaluation_mode(part, tiny_net, toy_batch):
     """Nothing moves; and where only a part still trains, its statistics move once."""

@@ -119,16 +119,25 @@ def test_untracked_ends_after_an_error(norm):
     assert layer.track_running_stats and layer.running_mean is not None
 
 
-def test_untracked_leaves_frozen_and_untracking_norms_alone():
-    """A norm in eval mode uses its running statistics inside too; one without any has none."""
-    frozen, untracking = nn.BatchNorm1d(6).eval(), nn.BatchNorm1d(6, track_running_stats=False)
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_untracked_leaves_frozen_norms_to_their_averages(norm):
+    """A norm in eval mode normalises by its running averages inside too."""
+    build, shape = NORMS[norm]
+    frozen = build().eval()
     frozen.running_mean.fill_(5.0)
-    x = torch.randn(4, 6)
+    x = torch.randn(shape)
     expected = frozen(x)
-    with modes.untracked(nn.Sequential(frozen, untracking)):
+    with modes.untracked(frozen):
         assert torch.equal(frozen(x), expected)
-        untracking(x)
-    assert frozen.track_running_stats and not untracking.track_running_stats
+    assert frozen.track_running_stats
+
+
+def test_untracked_leaves_norms_without_averages_alone():
+    """A norm that never tracked does not begin to."""
+    layer = nn.BatchNorm1d(6, track_running_stats=False)
+    with modes.untracked(layer):
+        layer(torch.randn(4, 6))
+    assert not layer.track_running_stats
 
 
 def test_begin_training_leaves_a_training_net_as_it_is():
