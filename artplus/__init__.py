@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from artplus.trainers import register_trainer as register_trainer
     from artplus.training import History as History
     from artplus.training import Method as Method
-    from artplus.training.fit import fit as fit
     from artplus.training import make_method as make_method
+    from artplus.training.fit import fit as fit
 
 _HOMES = {
     "AdversarialTrainerPlus": "artplus.bridge.trainer",
