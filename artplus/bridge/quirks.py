@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -155,9 +157,13 @@ def numpy_patched(attack: EvasionAttack) -> Iterator[None]:
 
     GeoDA calls ``numpy.mat``, which NumPy 2 dropped. HopSkipJump, Boundary and Brendel-Bethge make
     a ``RandomState()`` without a seed, so that no two runs are alike: it is seeded here from
-    numpy's global generator.
+    numpy's global generator. GeoDA also leaves a file in the working folder, and reads one it finds
+    there: it is sent to a folder of its own.
     """
     with ExitStack() as stack:
+        if any(type(part).__name__ == "GeoDA" for part in parts(attack)):
+            stack.callback(os.chdir, os.getcwd())
+            os.chdir(stack.enter_context(tempfile.TemporaryDirectory()))
         if "mat" not in vars(np):
             vars(np)["mat"] = np.asmatrix
             stack.callback(vars(np).pop, "mat")

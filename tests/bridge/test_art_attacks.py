@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import art.attacks.evasion as evasion
@@ -575,3 +576,13 @@ def test_without_a_generator_torchs_seed_decides() -> None:
     second = call(attack, c, generator=None)
     assert torch.equal(first, second)  # `examples` seeds torch with 1 before each
     assert not torch.equal(first, call(attack, c, generator=torch.Generator().manual_seed(9)))
+
+
+def test_geoda_leaves_nothing_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ART's GeoDA writes its DCT basis to the working folder; through the adapter it does not."""
+    monkeypatch.chdir(tmp_path)
+    c = classifier()
+    call(evasion.GeoDA(c, max_iter=400, sub_dim=4, verbose=False), c)
+    assert Path.cwd() == tmp_path and not list(tmp_path.iterdir())
