@@ -80,7 +80,11 @@ def targets(model: LossModel, x: Tensor, y: Tensor, count: int) -> tuple[Tensor,
     _needs_classes(model, "targeted_dlr")
     with torch.no_grad():
         logits = model(x)
-    _needs(logits, 3, "targeted_dlr")
+    return likeliest_wrong(_needs(logits, 3, "targeted_dlr"), y, count)
+
+
+def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The wrong classes of largest logits, each ``(batch,)``; at most ``classes - 1``."""
     others = logits.scatter(1, class_index(y)[:, None], -torch.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1)
 

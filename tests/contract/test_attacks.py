@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from artplus.attacks import (
     APGD,
+    FAB,
     PGD,
     Attack,
     Average,
@@ -51,7 +52,15 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
     "apgd-dlr": (lambda eps, norm: APGD(eps=eps, norm=norm, steps=8, loss="dlr"), (np.inf, 2)),
     "apgd-t": (
         lambda eps, norm: APGD(eps=eps, norm=norm, steps=4, loss="targeted_dlr"),
-        (np.inf, 2),
+        (np.inf, 2, 1),
+    ),
+    "fab": (
+        lambda eps, norm: FAB(eps=eps, norm=norm, steps=4, targets=None, restarts=2),
+        (np.inf, 2, 1),
+    ),
+    "fab-t": (
+        lambda eps, norm: FAB(eps=eps, norm=norm, steps=4, targets=2, restarts=2),
+        (np.inf, 2, 1),
     ),
     "square": (lambda eps, norm: Square(eps=eps, norm=norm, queries=20), (np.inf, 2)),
     "worst": (
@@ -295,7 +304,7 @@ def test_a_gradient_that_is_not_a_number_counts_as_zero() -> None:
         ("large", np.inf, "eps must be a finite number"),
     ],
 )
-@pytest.mark.parametrize("make", [PGD, APGD, Square])
+@pytest.mark.parametrize("make", [PGD, APGD, FAB, Square])
 def test_impossible_radii_are_refused(make, eps, norm, match: str) -> None:
     """At construction, before any work."""
     with pytest.raises(ConfigurationError, match=match):

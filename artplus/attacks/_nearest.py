@@ -1,0 +1,85 @@
+"""The nearest mistake met so far, for each of a batch, and a search for one on the way to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from artplus.attacks._base import column
+from artplus.geometry import Box, clip
+
+Length = Callable[[Tensor], Tensor]
+"""Norm of each perturbation, ``(batch,)``."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Candidates and how far they are; none is edited in place.
+
+    Attributes:
+        x_adv: ``(batch, *input)``; where no mistake was met, the point where the attack ended.
+        distance: ``(batch,)``; infinite where no mistake was met.
+    """
+
+    x_adv: Tensor
+    distance: Tensor
+
+    def better(self, other: Nearest) -> Nearest:
+        """Per example the nearer of the two; the other if they are equally far."""
+        take = other.distance <= self.distance
+        return Nearest(
+            torch.where(column(take, self.x_adv), other.x_adv, self.x_adv),
+            torch.where(take, other.distance, self.distance),
+        )
+
+    def merged(self, other: Nearest, rows: Tensor) -> Nearest:
+        """The better of the two where ``other`` holds only the examples ``rows``."""
+        part = Nearest(self.x_adv[rows], self.distance[rows]).better(other)
+        return Nearest(
+            self.x_adv.index_copy(0, rows, part.x_adv),
+            self.distance.index_copy(0, rows, part.distance),
+        )
+
+
+def closed_in(
+    found: Nearest,
+    x: Tensor,
+    margin: Callable[[Tensor], Tensor],
+    length: Length,
+    box: Box,
+    steps: int,
+) -> Nearest:
+    """Search for a nearer mistake on the way from ``x`` to each one found.
+
+    A tenth beyond the place where a straight line through the margins at both ends is zero, which
+    becomes the new end on its side: the way shrinks to a tenth or the secant gets truer. Where
+    there is no mistake nothing changes.
+
+    Args:
+        found: What was found, at whatever distance.
+        x: Where the ways begin, classified right.
+        margin: ``x_adv -> (batch,)``, positive on mistakes alone.
+        length: Norm of a perturbation.
+        box: Bounds that rounding must not leave.
+        steps: Forward passes, after one for each end.
+    """
+    if not steps:
+        return found
+    met = found.distance < math.inf
+    way = found.x_adv - x
+    low, high = torch.zeros_like(found.distance), torch.ones_like(found.distance)
+    below, above = margin(x), margin(found.x_adv)
+    for _ in range(steps):
+        root = torch.nan_to_num(-below / (above - below), nan=0.5).clamp(0, 1)
+        at = low + (high - low) * (root + 0.1 * (1 - root))
+        z = clip(x + column(at, x) * way, box)
+        value = margin(z)
+        beyond = value > 0
+        high, above = torch.where(beyond, at, high), torch.where(beyond, value, above)
+        low, below = torch.where(beyond, low, at), torch.where(beyond, below, value)
+        found = found.better(Nearest(z, torch.where(met & beyond, length(z - x), math.inf)))
+    return found
