@@ -1,4 +1,4 @@
-"""Decision boundaries as seen from a point: where the linearised logits of two classes are equal."""
+"""Decision boundaries seen from a point: where linearised logits of two classes are equal."""
 
 from __future__ import annotations
 
