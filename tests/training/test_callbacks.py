@@ -474,7 +474,16 @@ def test_stuck_at_chance_warns_once_with_the_remedy():
     y = torch.arange(24) % 3
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with pytest.warns(StuckAtChanceWarning) as caught:
-        history = fit(model, (X, y), optimizer, objective="mix", eps=0.02, epochs=6, progress=False)
+        history = fit(
+            model,
+            (X, y),
+            optimizer,
+            objective="mix",
+            eps=0.02,
+            epochs=12,
+            batch_size=2,
+            progress=False,
+        )
     assert len(caught) == 1
     assert "EpsWarmup(epochs=...)" in str(caught[0].message) and "33.3%" in str(caught[0].message)
     assert str(caught[0].message) in history.notes
@@ -504,10 +513,12 @@ def test_robust_accuracy_below_chance_is_no_guessing():
 
 
 def test_stuck_at_chance_waits_for_the_full_radius():
-    """During the ramp nothing is said."""
-    state = _State(eps_scale=0.5)
+    """During the ramp, and in the first hundred steps, nothing is said."""
     guard = StuckAtChance(patience=1)
-    guard.on_epoch_end(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard.on_epoch_end(_State(eps_scale=0.5))
+        guard.on_epoch_end(_State(step=99))
     with pytest.warns(StuckAtChanceWarning, match="only guesses"):
         guard.on_epoch_end(_State(eps_scale=1.0))
     guard.on_epoch_end(_State())  # once
@@ -518,8 +529,9 @@ def test_stuck_at_chance_waits_for_the_full_radius():
 class _State:
     """What the guard reads."""
 
-    def __init__(self, **row):
+    def __init__(self, step=100, **row):
         self.row = {"clean_accuracy": 0.3} | row
+        self.step = step
         self.model = LossModel(nn.Linear(1, 1), classes=3)
         self.epoch = 1
         self.history = type("H", (), {"notes": []})()

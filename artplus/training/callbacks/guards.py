@@ -18,6 +18,10 @@ CHECK_EVERY = 16
 """Steps between looks at the loss: each look waits for the device."""
 
 
+SOON = 100
+"""Steps in which a model may still be at chance without anybody worrying."""
+
+
 class NonFinite(Callback):
     """Stop with an error when loss or weights are no longer numbers, and put sound ones back.
 
@@ -95,6 +99,8 @@ class StuckAtChance(Callback):
             return
         seen = state.row.get("clean_accuracy")  # robust accuracy may well be below chance
         if seen is None:
+            return
+        if state.step < SOON:
             return
         at_chance = seen <= 1.2 / state.model.classes
         self._epochs = self._epochs + 1 if at_chance else 0
