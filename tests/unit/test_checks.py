@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from artplus import _checks
@@ -181,6 +181,8 @@ def test_good_labels_pass(n, classes, data):
 
 
 @given(st.integers(2, 5), st.integers(-9, 9), st.integers(0, 3))
+@example(classes=3, label=-1, where=0)
+@example(classes=3, label=3, where=3)
 def test_one_label_out_of_range_is_found(classes, label, where):
     """Negative ones always, too large ones where the number of classes is known."""
     assume(not 0 <= label < classes)
