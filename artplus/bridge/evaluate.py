@@ -78,7 +78,7 @@ def evaluate(
     clip_values: tuple[Any, Any] | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    only_survivors: bool = False,
+    only_survivors: bool | None = None,
     examples: int = 8,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
@@ -110,7 +110,9 @@ def evaluate(
             unbounded. An estimator has its own.
         batch_size: Examples at a time, whatever an ART attack's own.
         seed: Of every random draw.
-        only_survivors: Run each attack only on what the ones before left standing.
+        only_survivors: Run each attack only on what the ones before left standing: faster, the
+            same worst case, but accuracies are cumulative. Default: only for ``"standard"``, as
+            AutoAttack does.
         examples: How many attacked examples to keep for the gallery.
         class_names: One per class, for display.
         name: What to call the model in the report.
@@ -149,7 +151,7 @@ def evaluate(
         space=space,
         batch_size=batch_size,
         seed=seed,
-        only_survivors=only_survivors,
+        only_survivors=attacks == "standard" if only_survivors is None else only_survivors,
         examples=examples,
         class_names=class_names,
         name=name or subject.name,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from artplus.attacks import APGD, PGD, Attack, Square, bim, fgm, mim
+from artplus.attacks import APGD, FAB, PGD, Attack, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
 from artplus.registry import Registry
@@ -118,6 +118,20 @@ def _apgd_t(threat: Threat) -> Attack:
     return APGD(eps=threat.eps, norm=threat.norm, loss="targeted_dlr")
 
 
+@register_attack("fab")
+def _fab(threat: Threat) -> Attack:
+    """100 steps to the nearest boundary, 5 restarts; a backward pass for each class and step."""
+    _needs(threat, 2, "fab")
+    return FAB(eps=threat.eps, norm=threat.norm, targets=None, restarts=5)
+
+
+@register_attack("fab_t")
+def _fab_t(threat: Threat) -> Attack:
+    """100 steps to the boundaries with each of the 9 likeliest wrong classes."""
+    _needs(threat, 2, "fab_t")
+    return FAB(eps=threat.eps, norm=threat.norm)
+
+
 @register_attack("square")
 def _square(threat: Threat) -> Attack:
     """5000 queries, no gradients."""
@@ -125,12 +139,13 @@ def _square(threat: Threat) -> Attack:
     return Square(eps=threat.eps, norm=threat.norm)
 
 
-def apgd(threat: Threat, *, steps: int) -> APGD:
+def apgd(threat: Threat, *, steps: int, restarts: int = 1) -> APGD:
     """Auto-PGD on cross-entropy; in regression on the model's own loss."""
     return APGD(
         eps=threat.eps,
         norm=threat.norm,
         steps=steps,
+        restarts=restarts,
         loss=None if threat.classes is None else "ce",
     )
 

@@ -105,6 +105,22 @@ def test_default_is_the_quick_suite_and_needs_eps(
             quiet(classifier, *data, attacks=attacks)
 
 
+def test_standard_attacks_survivors_only_unless_told(
+    classifier: PyTorchClassifier, data: tuple[Any, Any]
+) -> None:
+    """As AutoAttack does: each attack has what the ones before left; other suites have all."""
+    report = quiet(classifier, *data, attacks="standard", eps=0.02)
+    assert report.only_survivors
+    stands = int(report.correct_clean.sum())
+    for result in report.attacks:
+        assert result.broken is None and result.attacked == stands
+        stands = int(result.correct.sum())
+    assert [result.name for result in report.attacks] == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    assert 0 < stands == int(report.correct_robust.sum()) < int(report.correct_clean.sum())
+    assert not quiet(classifier, *data, attacks="fgsm", eps=0.02).only_survivors
+    assert quiet(classifier, *data, attacks="fgsm", eps=0.02, only_survivors=True).only_survivors
+
+
 def test_minimum_norm_attacks_are_judged_within_eps(
     classifier: PyTorchClassifier, data: tuple[Any, Any]
 ) -> None:

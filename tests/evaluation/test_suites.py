@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from artplus.attacks import APGD, PGD, Attack, Square
+from artplus.attacks import APGD, FAB, PGD, Attack, Square
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.evaluation import (
@@ -62,14 +62,21 @@ def test_every_suite_runs_on_every_threat(name: str, threat: Threat) -> None:
 
 
 def test_standard_suite_has_the_published_settings() -> None:
-    """Three of AutoAttack's four attacks, at its numbers of steps, targets and queries."""
+    """AutoAttack's four attacks in its order, at its numbers of steps, targets and queries."""
     suite = make_suite("standard", IMAGES)
     assert suite == {
         "apgd_ce": APGD(eps=0.1, steps=100, loss="ce"),
         "apgd_t": APGD(eps=0.1, steps=100, loss="targeted_dlr", targets=9),
+        "fab_t": FAB(eps=0.1, steps=100, restarts=1, targets=9),
         "square": Square(eps=0.1, queries=5000),
     }
-    assert "*not* AutoAttack" in suites.get("standard").__doc__
+    assert list(suite) == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    sparse = make_suite("standard", Threat(5.0, 1.0, classes=10, shape=(3, 32, 32)))
+    assert sparse == {
+        "apgd_ce": APGD(eps=5.0, norm=1.0, restarts=5, loss="ce"),
+        "apgd_t": APGD(eps=5.0, norm=1.0, loss="targeted_dlr", targets=5),
+        "fab_t": FAB(eps=5.0, norm=1.0),
+    }
 
 
 def test_suites_adapt_to_the_model() -> None:
@@ -77,6 +84,9 @@ def test_suites_adapt_to_the_model() -> None:
     assert list(make_suite("quick", Threat(0.1, classes=2))) == ["apgd_ce", "apgd_margin", "square"]
     assert list(make_suite("quick", Threat(0.1))) == ["apgd", "pgd"]
     assert make_suite("quick", Threat(0.1))["apgd"].loss is None
+    two = make_suite("standard", Threat(0.1, classes=2))
+    assert list(two) == ["apgd_ce", "apgd_margin", "fab_t", "square"]
+    assert list(make_suite("standard", Threat(0.1))) == ["apgd", "pgd"]
     assert "square" not in make_suite("demo", Threat(0.1, 1.0, classes=10))
     assert "square" not in make_suite("demo", Threat(0.1, 2.0, classes=10, shape=(20,)))
     assert "square" in make_suite("demo", Threat(0.1, 2.0, classes=10))
@@ -91,7 +101,8 @@ def test_named_attacks_have_the_threat_and_their_papers_settings() -> None:
         assert (attack.eps, attack.norm) == (0.2, 2.0)
     assert make_attack("fgsm", IMAGES) == PGD(eps=0.1, steps=1, step_size=0.1, random_start=False)
     assert make_attack("mim", IMAGES).decay == 1.0
-    assert make_attack("apgd_t", IMAGES).targets == 9
+    assert make_attack("apgd_t", IMAGES).targets == make_attack("fab_t", IMAGES).targets == 9
+    assert make_attack("fab", IMAGES) == FAB(eps=0.1, targets=None, restarts=5)
     assert make_attack("bim", IMAGES).random_start is False
 
 
@@ -101,6 +112,8 @@ def test_named_attacks_refuse_what_they_cannot_attack() -> None:
         ("apgd_t", Threat(0.1, classes=2), "at least 3 classes, the model has 2"),
         ("apgd_dlr", Threat(0.1), "a regression"),
         ("square", Threat(0.1), "a regression"),
+        ("fab", Threat(0.1), "'fab' needs at least 2 classes, the model has a regression"),
+        ("fab_t", Threat(0.1), "a regression"),
         ("square", Threat(0.1, 1.0, classes=3), "norm numpy.inf and 2"),
     ):
         with pytest.raises(ConfigurationError, match=message):
