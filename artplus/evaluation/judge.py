@@ -55,9 +55,9 @@ def judge(
     parameters' ``.grad`` come back as they were. Each attack is run on every example that is
     right without it (in regression on all), so that their accuracies compare. What an attack
     returns is measured in double precision: one that leaves its ball or the valid range, raises,
-    or returns NaN, a wrong shape or nothing but unchanged inputs is *broken*, and counts neither
-    for nor against the model. A targeted attack aims at a class drawn uniformly from the others
-    and succeeds with any mistake.
+    or returns NaN, a wrong shape or nothing but unchanged inputs is *broken*: what withstands it
+    is no evidence, and only mistakes that it found inside the rules count. A targeted attack aims
+    at a class drawn uniformly from the others and succeeds with any mistake.
 
     Args:
         model: What is judged.
@@ -117,7 +117,7 @@ def judge(
         attacks=results,
         losses_clean=clean.losses.numpy(),
         correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
-        worst_attack=_worst_attack(clean, working),
+        worst_attack=_worst_attack(clean, working and outcomes),
         clean_metrics=metrics(clean.losses, clean.errors),
         robust_metrics=_worst_metrics(clean, working),
         eps=eps,
@@ -272,7 +272,7 @@ def _trials(
                 progress=_shown(bar, fallen),
             )  # fmt: skip
         outcomes.append(outcome)
-        if outcome.result.broken is None and outcome.scores.wrong is not None:
+        if outcome.scores.wrong is not None:
             fallen = fallen | outcome.scores.wrong
     return outcomes
 
@@ -289,9 +289,10 @@ def _shown(bar: Any, fallen: Tensor) -> Callable[[int, Tensor | None], None]:
     return shown
 
 
-def _worst_attack(clean: Scores, working: Sequence[Outcome]) -> tuple[str, ...]:
+def _worst_attack(clean: Scores, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """Of the attacks that fool an example, the one with the largest loss; in regression of all."""
     n = len(clean.losses)
+    working = [o for o in outcomes if o.result.broken is None or o.result.fooled is not None]
     if not working:
         return tuple("clean" if w else "" for w in _flags(clean.wrong, n))
     losses = torch.stack([outcome.scores.losses for outcome in working])

@@ -92,10 +92,14 @@ class Report:
 
     @property
     def correct_robust(self) -> Array | None:
-        """``(n,)`` booleans of the worst case; ``None`` if no attack worked or in regression."""
+        """``(n,)`` booleans of the worst case; ``None`` if no attack worked or in regression.
+
+        What a broken attack turned inside the rules has fallen too; what it did not is not asked.
+        """
         if self.correct_clean is None or not self.correct:
             return None
-        stood: Array = np.logical_and.reduce([self.correct_clean, *self.correct.values()])
+        spared = [~r.fooled for r in self.broken if r.fooled is not None]
+        stood: Array = np.logical_and.reduce([self.correct_clean, *self.correct.values(), *spared])
         return stood
 
     @property

@@ -17,8 +17,8 @@ Array = NDArray[Any]
 class AttackResult:
     """One attack on n examples.
 
-    A *broken* attack proves nothing, neither robustness nor its lack: it has no accuracy, and
-    the worst case passes over it.
+    What withstands a *broken* attack is no evidence: it has no accuracy. A mistake that it found
+    inside the rules is one all the same, whatever found it, and counts in the worst case.
 
     Attributes:
         name: Its name in the report.
@@ -44,6 +44,8 @@ class AttackResult:
         seconds: Wall time, the predictions included.
         flags: What a reader should know and what does not break the attack.
         broken: Why it does not count; ``None`` if it does.
+        fooled: ``(n,)`` booleans, which examples a broken attack turned by the rules; ``None`` if
+            there are none, or it is not broken.
     """
 
     name: str
@@ -62,6 +64,7 @@ class AttackResult:
     seconds: float = 0.0
     flags: tuple[str, ...] = ()
     broken: str | None = None
+    fooled: Array | None = None
 
     @property
     def accuracy(self) -> float | None:

@@ -135,6 +135,7 @@ def _encode_attack(result: AttackResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "flags": list(result.flags),
         "broken": result.broken,
+        "fooled": _booleans(result.fooled),
     }
 
 
@@ -151,6 +152,7 @@ def _decode_attack(data: Mapping[str, Any]) -> AttackResult:
         max_norm=_float(data["max_norm"]),
         mean_norm=_float(data["mean_norm"]),
         flags=tuple(data["flags"]),
+        fooled=_booleans_from(data.get("fooled")),  # reports of before had none
     )
 
 

@@ -85,10 +85,11 @@ def trial(
 ) -> Outcome:
     """Run one attack on the examples ``index``.
 
-    The attack is broken, and counts for nothing, if it raises, returns something other than
-    finite inputs of the right shape, returns every input unchanged although it may move them, or
-    breaks the rules on even one example: then its examples are not the ones it claims, so neither
-    what it fools nor what withstands it is evidence.
+    The attack is broken if it raises, returns something other than finite inputs of the right
+    shape, returns every input unchanged although it may move them, or breaks the rules on even
+    one example: then what withstands it is no evidence. An example that breaks the rules is put
+    back to its input and is not fooled. A mistake found inside the rules is verified and counts,
+    even of a broken attack.
 
     Args:
         bench: Model and data.
@@ -115,6 +116,9 @@ def trial(
             broken = str(reason)
     seconds = time.perf_counter() - begin
     broken = broken or _verdict(attack, tally, eps, len(index))
+    fooled = None if clean.wrong is None or tally.wrong is None else tally.wrong & ~clean.wrong
+    if not broken or fooled is None or not bool(fooled.any()):
+        fooled = None
     lengths = torch.cat(tally.lengths) if tally.lengths else None
     wrong = tally.wrong
     result = AttackResult(
@@ -132,8 +136,9 @@ def trial(
         eps_violations=tally.outside_ball,
         clip_violations=tally.outside_space,
         seconds=seconds,
-        flags=_flags(tally, len(index)),
+        flags=_flags(tally, len(index), fooled),
         broken=broken,
+        fooled=None if fooled is None else fooled.numpy(),
     )
     scores = Scores(tally.losses, wrong, tally.errors, clean.predictions)
     return Outcome(result, scores, tally.fooled, tally.held)
@@ -199,14 +204,20 @@ def _run(
         if isinstance(attack, MinimumNorm):
             far = found.outside_ball
             tally.beyond += int(far.sum())
-            x_adv = torch.where(far.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
+            x_adv = _put_back(x, x_adv, far)
             found = dataclasses.replace(
                 found,
                 outside_ball=torch.zeros_like(far),
                 lengths=torch.where(far, 0.0, found.lengths),
             )
+        x_adv = _put_back(x, x_adv, found.outside_ball | found.outside_space)
         _count(bench, tally, part, x, x_adv, y, found, exhibits)
         progress(len(part), tally.wrong)
+
+
+def _put_back(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
+    """``x_adv`` with the inputs themselves where ``rows`` is true."""
+    return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
 
 
 def _craft(
@@ -283,8 +294,12 @@ def _verdict(attack: Attack, tally: _Tally, eps: float, attacked: int) -> str | 
     return None
 
 
-def _flags(tally: _Tally, attacked: int) -> tuple[str, ...]:
+def _flags(tally: _Tally, attacked: int, fooled: Tensor | None) -> tuple[str, ...]:
     flags = []
+    if fooled is not None:
+        flags.append(
+            f"{int(fooled.sum())} mistakes that it found inside the rules count against the model"
+        )
     if tally.beyond:
         flags.append(f"{tally.beyond} of {attacked} examples needed more than eps: not fooled")
     still = attacked - tally.changed

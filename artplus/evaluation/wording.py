@@ -123,6 +123,8 @@ def verdict(report: Report) -> str:
     if report.broken and report.working:
         names = ", ".join(result.name for result in report.broken)
         sentences.append(f"Not counted, since broken: {names}.")
+        if any(result.fooled is not None for result in report.broken):
+            sentences.append("Mistakes found there inside the rules are mistakes all the same.")
     if report.robust_accuracy is not None:
         sentences.append("It is an upper bound: a stronger attack can only lower it.")
     return " ".join(sentences)

@@ -162,6 +162,43 @@ def test_one_cheating_example_breaks_the_attack(
     assert (bad.eps_violations, bad.clip_violations) == (1, 0)
 
 
+@pytest.mark.parametrize("only_survivors", [False, True])
+def test_mistakes_inside_the_rules_count_whatever_found_them(
+    net: LossModel, data: tuple[Tensor, Tensor], only_survivors: bool
+) -> None:
+    """Of a broken attack, the verified ones are evidence; the others and survival are not."""
+
+    def act(x: Tensor) -> Tensor:
+        moved = (x + 0.09).clamp(0, 1)
+        moved[::2] = 1 - x[::2].round()  # far outside, and mistaken for it
+        return moved
+
+    options = {"batch_size": 100, "only_survivors": only_survivors}
+    weak = {"pgd": PGD(eps=EPS, step_size=0.001, steps=1, random_start=False)}
+    report = run(net, data, attacks={"bad": Planted(act), **weak}, **options)
+    x, y = data
+    clean = net(x).argmax(1) == y
+    attacked = clean.nonzero().flatten()
+    legal = torch.zeros(len(x), dtype=torch.bool)
+    legal[attacked[1::2]] = True
+    expected = legal & clean & (net((x + 0.09).clamp(0, 1)).argmax(1) != y)
+    bad, pgd = report.attacks
+    assert 0 < expected.sum() < legal.sum()
+    assert bad.broken is not None and bad.accuracy is None
+    assert bad.eps_violations == len(attacked[::2])
+    assert np.array_equal(bad.fooled, expected.numpy()) and pgd.fooled is None
+    assert f"{int(expected.sum())} mistakes" in bad.flags[0]
+    assert pgd.attacked == int(clean.sum()) - int(expected.sum()) * only_survivors
+    alone = run(net, data, attacks=weak, **options)
+    assert np.array_equal(report.correct_robust, alone.correct_robust & ~bad.fooled)
+    assert report.robust_accuracy < alone.robust_accuracy
+    assert {report.worst_attack[i] for i in expected.nonzero().flatten()} <= {"bad", "pgd"}
+    assert "bad" in report.worst_attack
+    assert "mistakes all the same" in report.verdict
+    again = type(report).from_json(report.to_json())
+    assert np.array_equal(again.correct_robust, report.correct_robust)
+
+
 def test_no_working_attack_means_no_robust_accuracy(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
