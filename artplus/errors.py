@@ -27,6 +27,10 @@ class TrainingDivergedError(ArtplusError, RuntimeError):
     """The training loss stopped being a number; the last sound weights were put back."""
 
 
+class CheckpointError(ArtplusError, RuntimeError):
+    """A checkpoint is missing, damaged, foreign or of another run; the message says which."""
+
+
 class ArtplusWarning(UserWarning):
     """Base of every warning that artplus gives."""
 

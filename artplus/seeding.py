@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,35 @@ def seeded(seed: int | None) -> Iterator[int]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def streams() -> dict[str, Any]:
+    """The states of torch's, numpy's and Python's global generators, as tensors and plain data."""
+    numpy = np.random.get_state(legacy=False)
+    inner = numpy["state"]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [
+            torch.from_numpy(inner["key"].astype(np.int64)),
+            inner["pos"],
+            numpy["has_gauss"],
+            numpy["gauss"],
+        ],
+        "python": random.getstate(),
+    }
+
+
+def set_streams(states: dict[str, Any]) -> None:
+    """Put back what :func:`streams` took; of several GPUs, as many as there are on both sides."""
+    torch.set_rng_state(states["torch"])
+    for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
+    key, *rest = states["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))
+    version, internal, normal = states["python"]
+    random.setstate((version, tuple(internal), normal))
 
 
 def derived(seed: int, name: str) -> int:

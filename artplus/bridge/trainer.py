@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from artplus.errors import ConfigurationError, DataError
 from artplus.losses import Objective, Weight, make_loss
 from artplus.trainers import Recipe, trainers
 from artplus.training.callbacks import Callback
+from artplus.training.checkpoint import Resume, as_resume
 from artplus.training.fit import Run, train
 from artplus.training.history import History
 from artplus.training.method import make_method
@@ -163,6 +165,7 @@ class AdversarialTrainerPlus(Trainer):
         nb_epochs: int = 20,
         validation_data: Any = None,
         keep_best: bool = True,
+        resume: str | Path | Resume | None = None,
     ) -> History:
         """Harden the estimator; every check comes before the first step.
 
@@ -177,6 +180,9 @@ class AdversarialTrainerPlus(Trainer):
             validation_data: ``(x, y)`` or a loader. After each epoch clean and robust accuracy are
                 measured, the latter by another attack than the training one.
             keep_best: With validation, hand out the best epoch's weights.
+            resume: Continue from a checkpoint, or from the newest in a folder, that a
+                :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote; see
+                :class:`~artplus.training.Resume` for what to do where there is none.
 
         Returns:
             One row per epoch; see :class:`~artplus.training.History`.
@@ -184,6 +190,7 @@ class AdversarialTrainerPlus(Trainer):
         Raises:
             DataError: for inputs or labels that cannot work.
             ConfigurationError: for a batch size, epochs or scheduler that cannot work.
+            CheckpointError: if there is nothing to resume from, it is damaged, or of another run.
             TrainingDivergedError: if the loss stops being a number; sound weights are put back.
         """
         plan = replace(
@@ -192,6 +199,7 @@ class AdversarialTrainerPlus(Trainer):
             epochs=nb_epochs,
             validation=_held_out(validation_data),
             keep_best=keep_best,
+            resume=as_resume(resume),
         )
         data = _source(x, y)
         if data is None:
@@ -212,6 +220,7 @@ class AdversarialTrainerPlus(Trainer):
         nb_epochs: int = 20,
         validation_data: Any = None,
         keep_best: bool = True,
+        resume: str | Path | Resume | None = None,
     ) -> History:
         """Harden the estimator on an ART ``DataGenerator``, its labels in any format.
 
@@ -220,6 +229,7 @@ class AdversarialTrainerPlus(Trainer):
             nb_epochs: Passes over the data.
             validation_data: As in :meth:`fit`.
             keep_best: As in :meth:`fit`.
+            resume: As in :meth:`fit`, from an epoch's end.
 
         Raises:
             DataError: if ``generator`` is none, or has no size.
@@ -234,6 +244,7 @@ class AdversarialTrainerPlus(Trainer):
             nb_epochs=nb_epochs,
             validation_data=validation_data,
             keep_best=keep_best,
+            resume=resume,
         )
 
 

@@ -1,6 +1,7 @@
 """Hardening: methods, steps, the one loop and its callbacks."""
 
 from artplus.training.callbacks import Callback as Callback
+from artplus.training.checkpoint import Resume as Resume
 from artplus.training.fit import Run as Run
 from artplus.training.fit import fit as fit
 from artplus.training.fit import train as train
@@ -9,4 +10,4 @@ from artplus.training.method import Method as Method
 from artplus.training.method import make_method as make_method
 from artplus.training.state import State as State
 
-__all__ = ["Callback", "History", "Method", "Run", "State", "fit", "make_method", "train"]
+__all__ = ["Callback", "History", "Method", "Resume", "Run", "State", "fit", "make_method", "train"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from artplus import _checks
-from artplus.errors import ConversionWarning, DataError
+from artplus.errors import CheckpointError, ConversionWarning, DataError
 from artplus.spaces import InputSpace
 
 
@@ -63,6 +64,9 @@ class Order:
 class Arrays:
     """Batches of tensors held in memory, in an :class:`Order`."""
 
+    replayable = True
+    """Whether an epoch can be begun again and gives the same batches."""
+
     def __init__(
         self,
         x: Tensor,
@@ -72,7 +76,7 @@ class Arrays:
         *,
         device: torch.device,
     ) -> None:
-        self._x, self.y = x, y
+        self.x, self.y = x, y
         self._order, self._device = Order(len(x), batch_size, generator), device
 
     def __len__(self) -> int:
@@ -80,13 +84,33 @@ class Arrays:
 
     def head(self, n: int) -> Batch:
         """The first ``n`` examples, without touching the order."""
-        return Batch(self._x[:n].to(self._device), self.y[:n].to(self._device))
+        return Batch(self.x[:n].to(self._device), self.y[:n].to(self._device))
+
+    def order(self) -> dict[str, Any]:
+        """What decides the order of the batches to come, as tensors and plain data."""
+        own = self._order.generator
+        return {"generators": [] if own is None else [own.get_state()]}
+
+    def set_order(self, order: dict[str, Any]) -> None:
+        """Put back what :meth:`order` took."""
+        if self._order.generator is not None:
+            self._order.generator.set_state(order["generators"][0])
 
     def __iter__(self) -> Iterator[Batch]:
-        for positions in self._order:
+        return self.begin()
+
+    def begin(self, done: int = 0) -> Iterator[Batch]:
+        """An epoch, its first ``done`` batches passed over at once."""
+        positions = iter(self._order)
+        passed = sum(1 for _ in islice(positions, done))
+        _all_there(passed, done)
+        return self._batches(positions)
+
+    def _batches(self, order: Iterator[list[int]]) -> Iterator[Batch]:
+        for positions in order:
             index = torch.tensor(positions)
             yield Batch(
-                self._x[index].to(self._device, non_blocking=True),
+                self.x[index].to(self._device, non_blocking=True),
                 self.y[index].to(self._device, non_blocking=True),
                 index,
             )
@@ -106,21 +130,70 @@ class Loaded:
             return len(self._loader)
         raise TypeError("this loader has no length")
 
+    @property
+    def replayable(self) -> bool:
+        """Whether an epoch can be begun again and gives the same batches.
+
+        True for a ``DataLoader`` over a data set with positions and for a list of batches; of
+        anything else it cannot be known.
+        """
+        if isinstance(self._loader, DataLoader):
+            return not isinstance(self._loader.dataset, IterableDataset)
+        return isinstance(self._loader, Sequence)
+
+    @property
+    def examples(self) -> int | None:
+        """How many the data set has, where known."""
+        data = getattr(self._loader, "dataset", None)
+        return len(data) if isinstance(data, Sized) else None
+
+    def _holders(self) -> list[Any]:
+        return [self._loader, *(getattr(self._loader, s, None) for s in _SAMPLERS)]
+
+    def _generators(self) -> list[torch.Generator]:
+        found = [getattr(holder, "generator", None) for holder in self._holders()]
+        return [own for own in found if isinstance(own, torch.Generator)]
+
+    def order(self) -> dict[str, Any]:
+        """What decides the order of the batches to come, as tensors and plain data.
+
+        Generators of the loader and its samplers, and the epoch of samplers that are told it.
+        """
+        return {
+            "generators": [own.get_state() for own in self._generators()],
+            "epochs": [holder.epoch for holder in self._holders() if _told(holder)],
+        }
+
+    def set_order(self, order: dict[str, Any]) -> None:
+        """Put back what :meth:`order` took."""
+        for own, state in zip(self._generators(), order["generators"], strict=True):
+            own.set_state(state)
+        told = [holder for holder in self._holders() if _told(holder)]
+        for holder, epoch in zip(told, order["epochs"], strict=True):
+            holder.set_epoch(epoch)
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Iterate inside without moving the random streams that decide later orders."""
-        holders = [self._loader, *(getattr(self._loader, s, None) for s in _SAMPLERS)]
-        found = [getattr(holder, "generator", None) for holder in holders]
-        states = [(own, own.get_state()) for own in found if isinstance(own, torch.Generator)]
+        order = self.order()
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 yield
         finally:
-            for own, state in states:
-                own.set_state(state)
+            self.set_order(order)
 
     def __iter__(self) -> Iterator[Batch]:
-        for raw in self._loader:
+        return self.begin()
+
+    def begin(self, done: int = 0) -> Iterator[Batch]:
+        """An epoch, its first ``done`` batches loaded and passed over at once."""
+        raws = iter(self._loader)
+        passed = sum(1 for _ in islice(raws, done))
+        _all_there(passed, done)
+        return self._batches(raws)
+
+    def _batches(self, raws: Iterator[Any]) -> Iterator[Batch]:
+        for raw in raws:
             if not isinstance(raw, (tuple, list)) or len(raw) < 2:
                 raise DataError(
                     "a batch must be a pair (x, y), got "
@@ -130,6 +203,21 @@ class Loaded:
             yield Batch(x.to(self._device), y.to(self._device))
 
 
+Source = Arrays | Loaded
+
+
+def _told(holder: Any) -> bool:
+    return isinstance(getattr(holder, "epoch", None), int) and hasattr(holder, "set_epoch")
+
+
+def _all_there(passed: int, done: int) -> None:
+    if passed < done:
+        raise CheckpointError(
+            f"the checkpoint was taken after {done} batches of its epoch, but the data ended after "
+            f"{passed}. Is it the data that the run began with?"
+        )
+
+
 def batches(
     data: Any,
     prepare: Prepare,
@@ -137,7 +225,7 @@ def batches(
     batch_size: int,
     generator: torch.Generator | None,
     device: torch.device,
-) -> Arrays | Loaded:
+) -> Source:
     """Return re-iterable batches of ``data``.
 
     Args:

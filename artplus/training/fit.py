@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,10 @@ from artplus.seeding import derived, seeded
 from artplus.spaces import InputSpace
 from artplus.training import callbacks as events
 from artplus.training.callbacks import Callback
+from artplus.training.checkpoint import Resume, as_resume
 from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
 from artplus.training.history import History
+from artplus.training.identity import identity, refuse_other
 from artplus.training.loop import run
 from artplus.training.method import Method, make_method
 from artplus.training.probe import check_labels, check_optimizer, probe, slice_size
@@ -47,6 +50,7 @@ class Run:
         step: How the weights move on a batch.
         seed: Of everything random; ``None`` draws one from torch's generator.
         progress: Show a progress bar.
+        resume: Where to continue from.
     """
 
     epochs: int = 20
@@ -61,6 +65,7 @@ class Run:
     step: Step = standard
     seed: int | None = None
     progress: bool = True
+    resume: Resume | None = None
 
     def __post_init__(self) -> None:
         _checks.count("epochs", self.epochs)
@@ -72,6 +77,8 @@ class Run:
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise ConfigurationError(f"callbacks must be Callback objects, got {callback!r}")
+        if sum(isinstance(callback, events.Checkpoint) for callback in self.callbacks) > 1:
+            raise ConfigurationError("callbacks hold more than one Checkpoint; one run, one folder")
 
 
 def train(
@@ -96,6 +103,7 @@ def train(
     check_optimizer(model.module, optimizer)
     device = device_of(model.module)
     prepare = prepare or tensor_pair(method.space, _dtype(model.module))
+    found = None if plan.resume is None else plan.resume.load()
     with seeded(plan.seed) as seed:
         order = torch.Generator().manual_seed(seed)
         source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
@@ -109,7 +117,13 @@ def train(
             batches_per_epoch=_length(source),
             generator=torch.Generator(device).manual_seed(derived(seed, "attack")),
         )
-        run(state, source, plan.step, _callbacks(model, method, plan, prepare, device))
+        callbacks = _callbacks(model, method, plan, prepare, device)
+        if found or any(isinstance(each, events.Checkpoint) for each in callbacks):
+            state.identity = identity(state, source, callbacks, _settings(plan))
+        if found:
+            state.resumed = found[0]
+            refuse_other(found[1].get("run"), state.identity)
+        run(state, source, plan.step, callbacks, found and found[1])
     return state.history
 
 
@@ -135,6 +149,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     progress: bool = True,
+    resume: str | Path | Resume | None = None,
 ) -> History:
     r"""Harden a plain torch model, with no ART object in sight.
 
@@ -167,6 +182,9 @@ def fit(
         seed: Two runs with the same seed are identical on one device; ``None`` draws one from
             torch's generator.
         progress: Show a progress bar.
+        resume: Continue from a checkpoint, or from the newest in a folder, that a
+            :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote; see
+            :class:`~artplus.training.Resume` for what to do where there is none, or a damaged one.
 
     Returns:
         One row per epoch.
@@ -174,6 +192,7 @@ def fit(
     Raises:
         ConfigurationError: for arguments that cannot work.
         DataError: for inputs or labels that cannot work; before any step.
+        CheckpointError: if there is nothing to resume from, it is damaged, or of another run.
         TrainingDivergedError: if the loss stops being a number.
 
     Example:
@@ -206,6 +225,7 @@ def fit(
         callbacks=callbacks,
         seed=seed,
         progress=progress,
+        resume=as_resume(resume),
     )
     return train(as_loss_model(model, loss), data, optimizer, method, plan)
 
@@ -216,7 +236,7 @@ def _callbacks(
     """The user's callbacks among the default ones, so that all see what they may need.
 
     First those that shape a step, then the guard against NaN, then validation, then what reads
-    its figures: selection, schedulers, and the user's own in their order.
+    its figures: selection, schedulers, and the user's own in their order; at the end what saves.
     """
     found: list[Callback] = []
     warmup = events.default_warmup(method)
@@ -243,13 +263,14 @@ def _callbacks(
             found.append(events.KeepBest())
     if plan.scheduler is not None:
         found.append(events.LearningRate(plan.scheduler, plan.scheduler_interval))
-    found += [c for c in plan.callbacks if c not in found]
+    last = [c for c in plan.callbacks if isinstance(c, events.Checkpoint)]
+    found += [c for c in plan.callbacks if c not in found and c not in last]
     if not validates:
         _refuse_blind(found)
     found.append(events.StuckAtChance())
     if plan.progress:
         found.append(events.Progress())
-    return found
+    return found + last
 
 
 _MAKERS = (events.EpsWarmup, events.EMA, events.GradientClipping)
@@ -275,6 +296,12 @@ def _refuse_blind(callbacks: Sequence[Callback]) -> None:
 def _dtype(module: nn.Module) -> torch.dtype:
     """Of the weights, and so of the inputs."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _settings(plan: Run) -> dict[str, Any]:
+    """The plan's part of what makes a run this run."""
+    names = ("epochs", "batch_size", "validation_eps", "validation_norm", "scheduler_interval")
+    return {name: getattr(plan, name) for name in (*names, "step", "seed")}
 
 
 def _length(source: Arrays | Loaded) -> int | None:

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from artplus import modes
 from artplus.errors import DataError
 from artplus.training.callbacks import Callback
-from artplus.training.data import Batch
+from artplus.training.data import Batch, Source
+from artplus.training.snapshot import Snapshot
 from artplus.training.state import Meter, State
 from artplus.training.steps import Step
 from artplus.training.steps.standard import Gradients
 
 
 def run(
-    state: State, data: Iterable[Batch], step: Step, callbacks: Sequence[Callback] = ()
+    state: State,
+    data: Source,
+    step: Step,
+    callbacks: Sequence[Callback] = (),
+    saved: dict[str, Any] | None = None,
 ) -> None:
     """Train for ``state.epochs`` epochs or until ``state.stop`` names a reason.
 
-    Events go to the callbacks in order. The model trains in the mode that
+    With what a :class:`~artplus.training.snapshot.Snapshot` took, continue from there instead of
+    from the beginning. Events go to the callbacks in order. The model trains in the mode that
     :func:`artplus.modes.begin_training` gives it; afterwards every sub-module has the flag it had
     before, also when an error ends the training.
     """
     module = state.model.module
-    saved = modes.flags(module)
+    flags = modes.flags(module)
+    snapshot = Snapshot(state, data, callbacks)
+    state.capture, state.replayable = snapshot.take, data.replayable
 
     def gradients() -> None:
         for callback in callbacks:
@@ -34,22 +43,51 @@ def run(
     with ExitStack() as ends:  # all of them run, in order, even if one fails
         for callback in reversed(callbacks):
             ends.callback(callback.on_fit_end, state)
-        ends.callback(modes.restore, saved)
+        ends.callback(modes.restore, flags)
         modes.begin_training(module)
         for callback in callbacks:
             callback.on_fit_begin(state)
+        if saved is not None:
+            snapshot.restore(saved)
         while state.epoch < state.epochs and state.stop is None:
-            _epoch(state, data, step, callbacks, gradients)
+            _epoch(state, step, callbacks, gradients, snapshot)
 
 
 def _epoch(
     state: State,
-    data: Iterable[Batch],
     step: Step,
     callbacks: Sequence[Callback],
     gradients: Gradients,
+    snapshot: Snapshot,
 ) -> None:
-    started, before = time.perf_counter(), state.step
+    for batch in _remaining(state, callbacks, snapshot):
+        for callback in callbacks:
+            callback.on_step_begin(state)
+        step(state, batch, gradients)
+        state.step += 1
+        state.done += 1
+        for callback in callbacks:
+            callback.on_step_end(state)
+        _pause(state, callbacks)
+    if state.done == 0:
+        raise DataError(
+            f"the data gave no batch in epoch {state.epoch + 1}. An iterable that can be read only "
+            "once is empty from the second epoch on; pass a list, a Dataset or a DataLoader."
+        )
+    state.epoch, state.done = state.epoch + 1, 0
+    state.row |= state.meter.read()
+    state.row["seconds"] = time.perf_counter() - state.began
+    for callback in callbacks:
+        callback.on_epoch_end(state)
+    state.history.rows.append(state.row)
+    _pause(state, callbacks)
+
+
+def _remaining(state: State, callbacks: Sequence[Callback], snapshot: Snapshot) -> Iterator[Batch]:
+    """The batches of an epoch, or those that a resumed run has left of one."""
+    if state.done:
+        return snapshot.reopen()
+    state.began = time.perf_counter()
     state.meter = Meter()
     state.row = {
         "epoch": state.epoch + 1,
@@ -58,21 +96,9 @@ def _epoch(
     }
     for callback in callbacks:
         callback.on_epoch_begin(state)
-    for batch in data:
-        for callback in callbacks:
-            callback.on_step_begin(state)
-        step(state, batch, gradients)
-        state.step += 1
-        for callback in callbacks:
-            callback.on_step_end(state)
-    if state.step == before:
-        raise DataError(
-            f"the data gave no batch in epoch {state.epoch + 1}. An iterable that can be read only "
-            "once is empty from the second epoch on; pass a list, a Dataset or a DataLoader."
-        )
-    state.epoch += 1
-    state.row |= state.meter.read()
-    state.row["seconds"] = time.perf_counter() - started
+    return snapshot.open()
+
+
+def _pause(state: State, callbacks: Sequence[Callback]) -> None:
     for callback in callbacks:
-        callback.on_epoch_end(state)
-    state.history.rows.append(state.row)
+        callback.on_pause(state)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +41,15 @@ class Meter:
         """The means so far; waits for the device."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts, for a checkpoint."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self._sums = {name: total.to(device) for name, total in saved["sums"].items()}
+        self._counts = dict(saved["counts"])
+
 
 @dataclass
 class State:
@@ -55,10 +67,17 @@ class State:
         history: One row per finished epoch.
         epoch: Epochs finished.
         step: Steps finished, over all epochs.
+        done: Batches of the present epoch finished; 0 between epochs.
+        began: When the present epoch began, by ``time.perf_counter``.
         meter: Running means of the present epoch.
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
         averaged: Averaged weights, if a callback keeps some: they are validated and handed out.
+        capture: All that is needed to continue from here, as tensors and plain data that share
+            memory with what is training.
+        replayable: Whether a run can continue from the middle of an epoch over this data.
+        identity: What makes this run this run, to be found again in its checkpoints.
+        resumed: The checkpoint that the run continues from.
     """
 
     model: LossModel
@@ -70,10 +89,16 @@ class State:
     history: History = field(default_factory=History)
     epoch: int = 0
     step: int = 0
+    done: int = 0
+    began: float = 0.0
     meter: Meter = field(default_factory=Meter)
     row: Row = field(default_factory=dict)
     stop: str | None = None
     averaged: Weights | None = None
+    capture: Callable[[], dict[str, Any]] = dict
+    replayable: bool = False
+    identity: dict[str, str] = field(default_factory=dict)
+    resumed: Path | None = None
 
     @property
     def total_steps(self) -> int | None:
@@ -86,6 +111,36 @@ class State:
         if self.total_steps:
             return min(1.0, self.step / self.total_steps)
         return self.epoch / self.epochs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, without model and optimizer, which have their own."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "done": self.done,
+            "seconds": time.perf_counter() - self.began,
+            "row": self.row,
+            "stop": self.stop,
+            "averaged": self.averaged,
+            "meter": self.meter.state_dict(),
+            "history": self.history.to_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        self.epoch, self.step, self.done = saved["epoch"], saved["step"], saved["done"]
+        self.began = time.perf_counter() - saved["seconds"]
+        self.row, self.stop = saved["row"], saved["stop"]
+        self.meter.load_state_dict(saved["meter"], self.generator.device)
+        self.history.rows[:] = saved["history"]["rows"]
+        self.history.notes[:] = saved["history"]["notes"]
+        self.generator.set_state(saved["generator"])
+        present = self.model.module.state_dict()
+        self.averaged = saved["averaged"] and {
+            name: value.to(present[name].device) if isinstance(value, Tensor) else value
+            for name, value in saved["averaged"].items()
+        }
 
     def weights(self) -> Weights:
         """A copy of the weights that would be handed out now: the averaged ones, if any."""

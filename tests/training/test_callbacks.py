@@ -601,8 +601,8 @@ def test_events_come_in_order():
     for name in [n for n in vars(Callback) if n.startswith("on_")]:
         setattr(Log, name, lambda self, state, name=name: events.append(name[3:]))
     run(net(), Log(), epochs=1, batch_size=12)
-    step = ["step_begin", "gradients", "step_end"]
-    assert events == ["fit_begin", "epoch_begin", *step, *step, "epoch_end", "fit_end"]
+    step = ["step_begin", "gradients", "step_end", "pause"]
+    assert events == ["fit_begin", "epoch_begin", *step, *step, "epoch_end", "pause", "fit_end"]
 
 
 def test_a_callback_can_stop_training():

@@ -1,6 +1,7 @@
 """What happens beside the loop, one idea a file."""
 
 from artplus.training.callbacks._base import Callback as Callback
+from artplus.training.callbacks.checkpoint import Checkpoint as Checkpoint
 from artplus.training.callbacks.clipping import GradientClipping as GradientClipping
 from artplus.training.callbacks.early_stopping import EarlyStopping as EarlyStopping
 from artplus.training.callbacks.ema import EMA as EMA
@@ -17,6 +18,7 @@ from artplus.training.callbacks.warmup import default_warmup as default_warmup
 __all__ = [
     "EMA",
     "Callback",
+    "Checkpoint",
     "EarlyStopping",
     "EpsWarmup",
     "GradientClipping",

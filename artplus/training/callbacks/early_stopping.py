@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from artplus import _checks
 from artplus.training.callbacks._base import Callback
 from artplus.training.callbacks.keep_best import figure_of, warn_unseen
@@ -40,6 +42,12 @@ class EarlyStopping(Callback):
         if self._waited >= self.patience:
             state.stop = f"{name} has not improved for {self._waited} epochs"
             state.history.notes.append(f"stopped after epoch {state.epoch}: {state.stop}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._best, self._waited = saved["best"], saved["waited"]
 
     def on_fit_end(self, state: State) -> None:
         warn_unseen(self, self.monitor, state)

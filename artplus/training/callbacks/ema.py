@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from artplus import _checks
@@ -45,6 +47,12 @@ class EMA(Callback):
             for name in present.keys() & parameters.keys():
                 state.averaged[name].lerp_(present[name], 1 - decay)
         state.averaged |= clone({k: v for k, v in present.items() if k not in parameters})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._steps = saved["steps"]
 
     def on_fit_end(self, state: State) -> None:
         if state.averaged is not None:

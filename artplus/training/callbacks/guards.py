@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -49,9 +49,16 @@ class NonFinite(Callback):
         # A step may ruin the weights after a sound loss, at the end of an epoch unseen by the next.
         if not _finite(state.model.module):
             self._stop(state, state.epoch, "some weights became NaN or infinite")
+        self._sound = self._averaged = None  # the next epoch takes its own
 
     def on_fit_end(self, state: State) -> None:
         self._sound = self._averaged = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sound": self._sound, "averaged": self._averaged}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._sound, self._averaged = saved["sound"], saved["averaged"]
 
     def _check(self, state: State, epoch: int) -> None:
         loss = state.meter.read().get("loss", 0.0)
@@ -116,3 +123,9 @@ class StuckAtChance(Callback):
         )
         state.history.notes.append(message)
         warnings.warn(message, StuckAtChanceWarning, stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self._epochs, "warned": self._warned}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._epochs, self._warned = saved["epochs"], saved["warned"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from artplus.errors import ArtplusWarning
 from artplus.training.callbacks._base import Callback
@@ -69,6 +70,20 @@ class KeepBest(Callback):
         if found is not None and found[1] >= self._best:
             self._name, self._best = found
             self._epoch, self._weights = state.epoch, state.weights()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "weights": self._weights,
+            "best": self._best,
+            "epoch": self._epoch,
+            "name": self._name,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self._weights = saved["weights"]
+        self._best = saved["best"]
+        self._epoch = saved["epoch"]
+        self._name = saved["name"]
 
     def on_fit_end(self, state: State) -> None:
         if self._weights is None:

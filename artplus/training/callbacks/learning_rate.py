@@ -8,13 +8,20 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from artplus.errors import ConfigurationError
+from artplus.errors import CheckpointError, ConfigurationError
 from artplus.training.callbacks._base import Callback
 from artplus.training.callbacks.keep_best import figure_of
 from artplus.training.state import State
 
 Scheduler = Any
 """An object with ``step()``: torch schedulers share no public base class in all versions."""
+
+FIXED = {
+    *("T_0", "T_max", "T_mult", "cooldown", "end_factor", "eta_min", "factor", "gamma"),
+    *("milestones", "mode", "patience", "power", "start_factor", "step_size", "threshold"),
+    *("total_iters", "total_steps"),
+}
+"""What a scheduler is told once and keeps."""
 
 Factory = Callable[[Optimizer, int], Scheduler]
 """``(optimizer, total_steps) -> Scheduler``."""
@@ -107,6 +114,21 @@ class LearningRate(Callback):
             self._scheduler.step(self._figure(state, self._scheduler.mode))
         else:
             self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"type": type(self._scheduler).__name__, "scheduler": self._scheduler.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        own, then = self.state_dict(), saved["scheduler"]
+        known = {name: own["scheduler"].get(name) for name in FIXED & then.keys()}
+        differ = {name: value for name, value in known.items() if value != then[name]}
+        if own["type"] != saved["type"] or differ:
+            raise CheckpointError(
+                f"the scheduler is another one: {saved['type']} with "
+                f"{ {name: then[name] for name in differ} } in the checkpoint, {own['type']} with "
+                f"{differ} now. Resume with the scheduler that the run began with."
+            )
+        self._scheduler.load_state_dict(then)
 
     @staticmethod
     def _figure(state: State, mode: str) -> float:

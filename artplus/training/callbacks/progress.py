@@ -29,6 +29,8 @@ class Progress(Callback):
     last validation.
     """
 
+    watches = True
+
     def __init__(self) -> None:
         self._bar: Any = None
         self._looked = 0.0
@@ -44,6 +46,9 @@ class Progress(Callback):
         self._bar.set_description(f"epoch {state.epoch + 1}/{state.epochs}", refresh=False)
 
     def on_step_end(self, state: State) -> None:
+        if self._bar.n == 0:  # a resumed run begins later, and its speed is that of its own steps
+            self._bar.n = self._bar.initial = state.step - 1
+            self.on_epoch_begin(state)
         if time.monotonic() - self._looked > REFRESH:
             self._show(state)
         self._bar.update()

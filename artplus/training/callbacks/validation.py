@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from artplus.errors import DataError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training.callbacks._base import Callback
-from artplus.training.data import Batch
+from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
 from artplus.training.state import State
 
@@ -51,6 +52,15 @@ class Validation(Callback):
             return
         with state.candidate() as model, modes.crafting(model.module):
             state.row |= self.measure(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        if not isinstance(self._data, (Arrays, Loaded)):
+            return {}
+        return {"order": self._data.order()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        if isinstance(self._data, (Arrays, Loaded)):
+            self._data.set_order(saved["order"])
 
     def measure(self, model: LossModel) -> dict[str, float]:
         """The figures for a model as it stands."""

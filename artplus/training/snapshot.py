@@ -1,0 +1,116 @@
+"""A run between two steps, taken and put back: everything that later steps depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artplus.errors import CheckpointError
+from artplus.seeding import set_streams, streams
+from artplus.training.callbacks import Callback
+from artplus.training.data import Batch, Source
+from artplus.training.state import State
+
+
+class Snapshot:
+    """What a run consists of; each part knows its own state.
+
+    Weights and buffers, what else the optimizer moves, the optimizer, where training stands, the
+    callbacks, and the random streams: as they are, and as they were when the epoch began, so that
+    its order can be drawn once more.
+
+    Args:
+        state: Where training stands.
+        data: What it iterates over.
+        callbacks: All of them.
+    """
+
+    def __init__(self, state: State, data: Source, callbacks: Sequence[Callback]) -> None:
+        self._state, self._data, self._callbacks = state, data, callbacks
+        self._opening: dict[str, Any] = {}
+
+    def take(self) -> dict[str, Any]:
+        """Tensors and plain data that share memory with what is training."""
+        state = self._state
+        return {
+            "run": state.identity,
+            "model": state.model.module.state_dict(),
+            "beside": self._beside(),
+            "optimizer": state.optimizer.state_dict(),
+            "state": state.state_dict(),
+            "callbacks": {name: each.state_dict() for name, each in self._named()},
+            "streams": self._streams(),
+            "opening": self._opening if state.done else {},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`take` gave, after :meth:`Callback.on_fit_begin`.
+
+        Raises:
+            CheckpointError: if a part is missing, or does not fit this run.
+        """
+        state = self._state
+        try:
+            if saved["state"]["done"] and not self._data.replayable:
+                raise CheckpointError(
+                    "this checkpoint was taken in the middle of an epoch, but the data is an "
+                    "iterable that cannot be begun again where it was. Resume from one taken at "
+                    "an epoch's end, or give a DataLoader over a data set with positions."
+                )
+            state.model.module.load_state_dict(saved["model"])
+            with torch.no_grad():
+                for own, value in zip(self._beside(), saved["beside"], strict=True):
+                    own.copy_(value)
+            state.load_state_dict(saved["state"])
+            for name, callback in self._named():
+                callback.load_state_dict(saved["callbacks"][name])
+            # After the schedulers, which may have set rates when they were made.
+            state.optimizer.load_state_dict(saved["optimizer"])
+            self._opening = saved["opening"]
+            self._set_streams(saved["streams"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"this checkpoint does not fit the run ({type(error).__name__}: {error}). Resume "
+                "it with the code that wrote it."
+            ) from error
+
+    def open(self) -> Iterator[Batch]:
+        """Begin an epoch over the data."""
+        self._opening = self._streams()
+        return self._data.begin()
+
+    def reopen(self) -> Iterator[Batch]:
+        """Begin the epoch again that was restored, and pass over what it had done."""
+        now = self._streams()
+        self._set_streams(self._opening)
+        batches = self._data.begin(self._state.done)
+        self._set_streams(now)
+        return batches
+
+    def _named(self) -> Iterator[tuple[str, Callback]]:
+        """Callbacks under their type's name, those of one type numbered; without watchers."""
+        seen: dict[str, int] = {}
+        for callback in self._callbacks:
+            if callback.watches:
+                continue
+            name = type(callback).__qualname__
+            seen[name] = seen.get(name, 0) + 1
+            yield f"{name} {seen[name]}", callback
+
+    def _beside(self) -> list[Tensor]:
+        """What the optimizer moves that is not the model's, as a loss's own parameters."""
+        own = {id(parameter) for parameter in self._state.model.module.parameters()}
+        moved = (p for group in self._state.optimizer.param_groups for p in group["params"])
+        return [p.detach() for p in moved if id(p) not in own]
+
+    def _streams(self) -> dict[str, Any]:
+        return {"global": streams(), "order": self._data.order()}
+
+    def _set_streams(self, saved: dict[str, Any]) -> None:
+        set_streams(saved["global"])
+        self._data.set_order(saved["order"])
