@@ -156,6 +156,13 @@ def _add_harden(commands: Any) -> None:
         "--output-dir", type=Path, required=True, metavar="DIR",
         help="for weights.pt, history.json, history.png and config.json",
     )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, metavar="DIR",
+        help="save the run here after each epoch, and on Ctrl-C or SIGTERM",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint there"
+    )
     _add_overwrite(parser)
 
 

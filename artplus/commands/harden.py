@@ -14,6 +14,7 @@ from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.errors import ConfigurationError
 from artplus.seeding import seeded
+from artplus.training.callbacks import Checkpoint
 
 OUTPUTS = ("weights.pt", "history.json", "history.png", "config.json")
 
@@ -37,6 +38,8 @@ def harden(
     clip_min: float = 0.0,
     clip_max: float = 1.0,
     seed: int = 0,
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> str:
     """Harden what the factory ``model`` makes; return what to print.
@@ -61,16 +64,21 @@ def harden(
         clip_min: Least valid value of ``x``.
         clip_max: Greatest valid value of ``x``.
         seed: Of everything random.
+        checkpoint_dir: Gets a checkpoint after each epoch, and when the run is told to leave.
+        resume: Continue from the newest checkpoint there.
         overwrite: Replace files in ``output_dir``.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
         DataError: for files that cannot.
+        CheckpointError: if there is nothing sound to resume from.
     """
     config = locals().copy()
     to_weights, to_history, to_plot, to_config = files.outputs(
         output_dir, OUTPUTS, overwrite=overwrite
     )
+    if resume and checkpoint_dir is None:
+        raise ConfigurationError("--resume needs --checkpoint-dir, the folder to continue from")
     x, y = files.arrays(data)
     held_out = None if validation is None else files.arrays(validation)
     with seeded(seed):  # the factory draws the first weights
@@ -92,8 +100,16 @@ def harden(
         eps=eps,
         norm=norm,
         seed=seed,
+        callbacks=[] if checkpoint_dir is None else [Checkpoint(checkpoint_dir)],
     )
-    history = trainer.fit(x, y, batch_size=batch_size, nb_epochs=epochs, validation_data=held_out)
+    history = trainer.fit(
+        x,
+        y,
+        batch_size=batch_size,
+        nb_epochs=epochs,
+        validation_data=held_out,
+        resume=checkpoint_dir if resume else None,
+    )
     files.save_weights(module, to_weights)
     history.save(to_history)
     history.save(to_plot)
