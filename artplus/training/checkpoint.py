@@ -94,9 +94,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         payload = torch.load(body, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of anything make unpickling raise almost anything
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise CheckpointError(
             f"{path} holds more than tensors and plain data, or no torch payload at all, so "
-            f"artplus did not write it: {str(error).splitlines()[0]}"
+            f"artplus did not write it: {reason}"
         ) from error
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} must hold a dict, got {type(payload).__name__}")

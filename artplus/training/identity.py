@@ -179,5 +179,9 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _text(value: Any) -> str:
-    """Without addresses in memory, which differ between two runs of one program."""
+    """The same for 1 and 1.0, and without addresses, which differ between two runs."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return re.sub(r"0x[0-9a-fA-F]+", "0x", str(value))

@@ -119,6 +119,23 @@ def test_every_loss_by_name(folder, name):
     assert main(changed(HARDEN, loss=name, lam="0.5", epochs="1", **attack)) == 0
 
 
+def test_resume_goes_on_from_the_checkpoints(folder, capsys):
+    """Broken off after one epoch and resumed, the weights are those of the run left alone."""
+    assert main(changed(HARDEN, output_dir="alone")) == 0
+    saving = changed(HARDEN, checkpoint_dir="saved")
+    assert main([*saving, "--resume"]) == 2
+    assert "there is no checkpoint at saved" in capsys.readouterr().err
+    assert main(saving) == 0
+    first, last = sorted((folder / "saved").iterdir())
+    last.unlink()
+    assert main([*changed(saving, output_dir="again"), "--resume"]) == 0
+    a, b = (torch.load(folder / d / "weights.pt", weights_only=True) for d in ("alone", "again"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert len(History.load(folder / "again" / "history.json")) == 2
+    assert main([*changed(HARDEN, output_dir="third"), "--resume"]) == 2
+    assert "--resume needs --checkpoint-dir" in capsys.readouterr().err
+
+
 def test_radius_as_a_fraction(folder):
     """8/255 is a number here."""
     assert main(changed(HARDEN, eps="8/255", epochs="1")) == 0
