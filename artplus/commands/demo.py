@@ -1,4 +1,4 @@
-"""``artplus demo``: a small CNN on real digits, trained as usual, attacked, hardened, attacked."""
+"""``artplus demo``: a small CNN on real digits, trained as usual and hardened, both attacked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import artplus
+from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.evaluation.report import Report
 from artplus.reporting import compare, save
@@ -99,18 +100,31 @@ def demo(*, output_dir: Path, seed: int = 0, overwrite: bool = False) -> str:
     Raises:
         ConfigurationError: if one of the outputs exists and ``overwrite`` is false.
     """
-    page, numbers, numbers_before, plot, weights, test = files.outputs(
-        output_dir, OUTPUTS, overwrite=overwrite
-    )
-    data = digits(seed)
-    with seeded(seed):
-        model = cnn()
+    paths = files.outputs(output_dir, OUTPUTS, overwrite=overwrite)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on batches this small, threads wait for each other
+    try:
+        return _story(digits(seed), seed, *paths)
+    finally:
+        torch.set_num_threads(threads)
 
-    _say(f"1/4  Training a CNN on {len(data.x_train)} digits as usual")
+
+def _story(
+    data: Digits,
+    seed: int,
+    page: Path,
+    numbers: Path,
+    numbers_before: Path,
+    plot: Path,
+    weights: Path,
+    test: Path,
+) -> str:
+    _say(f"1/4  Training a small CNN on {len(data.x_train)} handwritten digits as usual")
+    usual = _estimator(data, seed)
     artplus.fit(
-        model,
+        usual.model,
         (torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)),
-        torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),
+        usual.optimizer,
         objective=plain(),
         epochs=PLAIN_EPOCHS,
         batch_size=BATCH_SIZE,
@@ -118,18 +132,14 @@ def demo(*, output_dir: Path, seed: int = 0, overwrite: bool = False) -> str:
     )
 
     _say(f"2/4  Attacking it on {len(data.x_test)} test digits (L-infinity, eps {EPS})")
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    classifier = artplus.wrap(
-        model, data.x_train, data.y_train, optimizer=optimizer, clip_values=(0.0, 1.0),
-        verbose=False,
-    )  # fmt: skip
-    before = _judge(classifier, data, seed)
+    before = _judge(usual, data, seed, "as usual")
 
-    _say("3/4  Hardening it with TRADES")
+    _say("3/4  Training the same network again, hardened by TRADES")
+    hardened = _estimator(data, seed)
     trainer = artplus.AdversarialTrainerPlus(
-        classifier,
+        hardened,
+        PGD(eps=EPS, steps=7),
         loss="trades",
-        eps=EPS,
         scheduler=lambda optimizer, steps: OneCycleLR(optimizer, LEARNING_RATE, steps),
         seed=seed,
     )
@@ -141,14 +151,14 @@ def demo(*, output_dir: Path, seed: int = 0, overwrite: bool = False) -> str:
         validation_data=(data.x_val, data.y_val),
     )
 
-    _say("4/4  Attacking it again")
-    after = _judge(classifier, data, seed)
+    _say("4/4  Attacking it likewise")
+    after = _judge(hardened, data, seed, "hardened")
 
     save(after, page, before=before)
     after.save(numbers)
     before.save(numbers_before)
     history.plot(plot)
-    files.save_weights(model, weights)
+    files.save_weights(hardened.model, weights)
     np.savez(test, x=data.x_test, y=data.y_test)
     return "\n".join(
         [
@@ -162,9 +172,23 @@ def demo(*, output_dir: Path, seed: int = 0, overwrite: bool = False) -> str:
     )
 
 
-def _judge(classifier: Any, data: Digits, seed: int) -> Report:
+def _estimator(data: Digits, seed: int) -> Any:
+    """The network at its first weights, the same for one seed, as an ART classifier."""
+    with seeded(seed):
+        model = cnn()
+    return artplus.wrap(
+        model,
+        data.x_train,
+        data.y_train,
+        optimizer=torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),
+        clip_values=(0.0, 1.0),
+        verbose=False,
+    )
+
+
+def _judge(classifier: Any, data: Digits, seed: int, name: str) -> Report:
     return artplus.evaluate(
-        classifier, data.x_test, data.y_test, attacks="demo", eps=EPS, seed=seed
+        classifier, data.x_test, data.y_test, attacks="demo", eps=EPS, seed=seed, name=name
     )
 
 
