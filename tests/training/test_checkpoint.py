@@ -27,8 +27,9 @@ from torch import nn
 from artplus import AdversarialTrainerPlus, fit
 from artplus.attacks import PGD
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
+from artplus.losses import Objective, Terms
 from artplus.seeding import set_streams, streams
-from artplus.training import Resume, checkpoint
+from artplus.training import Resume, checkpoint, identity
 from artplus.training.callbacks import (
     EMA,
     Callback,
@@ -527,6 +528,86 @@ def test_settings_of_art_attacks_are_part_of_the_run(tmp_path, kind, first, then
     go(first, resume=tmp_path)
     with pytest.raises(CheckpointError, match=difference):
         go(then, resume=tmp_path)
+
+
+def margin_of(margin, unset=False):
+    """A loss whose number hides in a closure."""
+    if unset:
+        del margin
+
+    def terms(model, x, x_adv, y):
+        clean, adversarial = model.pair(x, x_adv)
+        return Terms(fixed=model.loss(clean, y), scaled=margin * model.loss(adversarial, y))
+
+    return terms
+
+
+def scaled(model, x, x_adv, y, *, by):
+    clean, adversarial = model.pair(x, x_adv)
+    return Terms(fixed=model.loss(clean, y), scaled=by * model.loss(adversarial, y))
+
+
+@pytest.mark.parametrize(
+    "first, then, difference",
+    [
+        (margin_of(1.0), margin_of(2.5), "terms.margin: 1 in the checkpoint, 2.5 now"),
+        (
+            functools.partial(scaled, by=1.0),
+            functools.partial(scaled, by=0.5),
+            "terms.by: 1 .* 0.5",
+        ),
+        (
+            margin_of(1.0),
+            functools.partial(scaled, by=1.0),
+            "terms: .*margin_of.*functools.partial",
+        ),
+        (
+            margin_of(torch.ones(24)[:1]),
+            margin_of(torch.zeros(1)),
+            r"terms.margin: \(1,\) float32 ",
+        ),
+    ],
+)
+def test_numbers_inside_a_loss_are_part_of_the_run(tmp_path, first, then, difference):
+    """Closures and partials are looked into, tensors are known by their values."""
+    run(tmp_path, objective=Objective("own", first))
+    run(resume=tmp_path, objective=Objective("own", first))
+    with pytest.raises(CheckpointError, match=difference):
+        run(resume=tmp_path, objective=Objective("own", then))
+
+
+def test_addresses_empty_cells_and_endless_parts_make_no_difference(tmp_path):
+    """What differs between two runs of one program is not what the program is."""
+
+    class Odd(nn.ReLU):
+        def extra_repr(self):
+            return repr(object())
+
+    loop = [0.02]
+    loop.append(loop)
+    eps = torch.full((6,), 0.02)
+
+    def go(**options):
+        model = nn.Sequential(nn.Linear(6, 3), Odd())
+        run(model=model, eps=eps, objective=Objective("own", margin_of(1.0)), **options)
+
+    go(folder=tmp_path)
+    go(resume=tmp_path)
+    found = {}
+    identity._describe({"loop": loop, "cell": margin_of(1.0, unset=True)}, "here", found)
+    assert found["here.loop.0"] == "0.02" and found["here.cell.margin"] == "None"
+
+
+def test_parameters_that_change_nothing_are_not_part_of_the_run():
+    """An ART attack's own batch size and its progress bar."""
+    attacks = [
+        ProjectedGradientDescent(classifier(), eps=0.1, eps_step=0.1, batch_size=n, verbose=n > 9)
+        for n in (8, 16)
+    ]
+    found = [{}, {}]
+    for attack, into in zip(attacks, found, strict=True):
+        identity._describe(attack, "attack", into)
+    assert found[0] == found[1] and found[0]["attack.eps"] == "0.1"
 
 
 def test_what_only_watches_may_come_and_go(tmp_path):
