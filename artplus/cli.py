@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug: bool = arguments.pop("debug")
     try:
         with _plain_warnings():
-            print(command(**arguments))
+            _show(command(**arguments))
     except ArtplusError as error:
         if debug:
             traceback.print_exc()
@@ -46,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("artplus: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _show(text: str) -> None:
+    """Print, with question marks for what the terminal's encoding lacks (λ, ∞)."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 # Heavy imports happen in these, so that --help answers at once.

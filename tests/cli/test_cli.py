@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from artplus.cli import main
+from artplus.commands.harden import harden
+from artplus.errors import ConfigurationError
 from artplus.losses import list_losses
 from artplus.training import History
 
@@ -305,9 +309,27 @@ def test_no_command_explains_itself(capsys):
 
 def test_as_a_module():
     """``python -m artplus.cli`` is the same program."""
-    import subprocess
-
     run = subprocess.run(
         [sys.executable, "-m", "artplus.cli", "list", "suites"], capture_output=True, text=True
     )
     assert run.returncode == 0 and "quick" in run.stdout
+
+
+def test_a_terminal_without_greek():
+    """Where the terminal cannot show λ, the rest is shown."""
+    run = subprocess.run(
+        [sys.executable, "-m", "artplus.cli", "list", "losses"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert run.returncode == 0 and "plus ? times" in run.stdout
+
+
+def test_unknown_optimizer_from_python(folder):
+    """Called as a function, harden names the optimizers it knows."""
+    with pytest.raises(ConfigurationError, match="one of adam, adamw, sgd, got 'lion'"):
+        harden(
+            model="nets_here:net",
+            data=folder / "train.npz",
+            output_dir=folder / "out",
+            optimizer="lion",
+        )
