@@ -471,6 +471,31 @@ def test_a_signal_saves_and_leaves(tmp_path, number, raised, step, event):
     assert everything(Signal(0, 99), resume=tmp_path) == reference
 
 
+@pytest.mark.parametrize("kind", ["OneCycleLR", "StepLR"])
+def test_ctrl_c_and_the_same_call_again_in_one_session(tmp_path, kind):
+    """As in a notebook: model, optimizer and scheduler are the objects that were interrupted."""
+
+    def made():
+        model = copy.deepcopy(START)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        if kind == "StepLR":
+            return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        total = EPOCHS * PER_EPOCH
+        return model, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total)
+
+    def go(model, optimizer, scheduler, *callbacks, resume=None):
+        history = fit(model, (X, Y), optimizer, eps=0.02, epochs=EPOCHS, batch_size=8, seed=1,
+                      progress=False, scheduler=scheduler, callbacks=callbacks,
+                      resume=resume)  # fmt: skip
+        return Result(model, optimizer, history)
+
+    reference = go(*made(), Signal(0, 99))
+    mine = made()
+    with pytest.raises(KeyboardInterrupt):
+        go(*mine, Signal(signal.SIGINT, 6), Checkpoint(tmp_path))
+    assert go(*mine, Signal(0, 99), Checkpoint(tmp_path), resume=tmp_path) == reference
+
+
 def test_a_second_signal_does_not_wait(tmp_path):
     """Who presses Ctrl-C twice leaves in the middle of the step."""
 

@@ -93,7 +93,7 @@ class LearningRate(Callback):
             )
         planned = state.total_steps if self._per_batch else state.epochs
         left = None
-        if isinstance(self._scheduler, OneCycleLR):
+        if isinstance(self._scheduler, OneCycleLR) and state.resumed is None:
             left = self._scheduler.total_steps - self._scheduler.last_epoch
         if left is not None and planned is not None and planned > left:
             raise ConfigurationError(
