@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import ProjectedGradientDescent
+from art.data_generators import NumpyDataGenerator
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
@@ -407,6 +408,23 @@ def test_iterables_resume_from_an_epochs_end_and_nowhere_else(tmp_path, kind):
     middle = checkpoint.write(tmp_path, 6, saved)
     with pytest.raises(CheckpointError, match="cannot be begun again where it was"):
         plain(data=data, resume=middle)
+
+
+def test_an_art_generator_in_order_goes_on_from_an_epochs_end(tmp_path):
+    """It begins its data anew in the next process, as an epoch does."""
+
+    def go(*callbacks, resume=None):
+        estimator = classifier(copy.deepcopy(START))
+        generator = NumpyDataGenerator(X[:24].numpy(), Y[:24].numpy(), batch_size=8, shuffle=False)
+        trainer = AdversarialTrainerPlus(
+            estimator, eps=0.02, seed=0, verbose=False, callbacks=callbacks
+        )
+        history = trainer.fit_generator(generator, nb_epochs=3, resume=resume)
+        return Result(estimator.model, estimator.optimizer, history)
+
+    reference = go(Checkpoint(tmp_path))
+    for path in checkpoint.listed(tmp_path).values():
+        assert go(resume=path) == reference, path.name
 
 
 def test_told_to_leave_in_the_middle_of_an_iterable_keeps_the_last_epoch(tmp_path):
