@@ -117,12 +117,15 @@ def look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     z = z.detach().requires_grad_(True)
     with torch.enable_grad():
         values, beside = judge(z)
-        if not values.requires_grad:
+        # Weights alone can carry a graph, so the input may be missing from one that exists.
+        slope = None
+        if values.requires_grad:
+            (slope,) = torch.autograd.grad(values.sum(), z, allow_unused=True)
+        if slope is None:
             raise ConfigurationError(
                 "the loss has no gradient with respect to the input. Does the model round, detach "
                 "or leave torch on the way? Attack it with Square, which needs no gradient."
             )
-        (slope,) = torch.autograd.grad(values.sum(), z)
     return values.detach(), beside.detach(), torch.nan_to_num(slope)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,6 +82,8 @@ def evaluate(
     examples: int = 8,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
+    checks: bool | Literal["auto"] = "auto",
+    surrogate: Any = None,
     progress: bool = True,
 ) -> Report:
     """Attack an estimator or a torch model, and report what it withstands.
@@ -116,6 +118,11 @@ def evaluate(
         examples: How many attacked examples to keep for the gallery.
         class_names: One per class, for display.
         name: What to call the model in the report.
+        checks: Look for signs that the attacks failed, and give a verdict on the evaluation:
+            trusted, suspicious or broken (:attr:`Report.verdict`, :attr:`Report.findings`). They
+            look at up to 64 examples, which costs little beside a suite. Default: only for suites.
+        surrogate: Another model or estimator for the same task; the checks then see whether
+            attacks made on it do better than those on the model itself.
         progress: Show a progress bar.
 
     Raises:
@@ -134,6 +141,10 @@ def evaluate(
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """
+    if checks not in (True, False, "auto"):
+        raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
+    if checks == "auto":
+        checks = isinstance(attacks, str) and attacks not in list_attacks()
     order = geometry(norm).order
     subject = _subject(estimator, x, y, loss, clip_values)
     space = subject.space
@@ -156,9 +167,18 @@ def evaluate(
         class_names=class_names,
         name=name or subject.name,
         notes=notes,
+        checks=bool(checks),
+        surrogate=None if surrogate is None else _other(surrogate, loss),
         progress=progress,
     )
     return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))
+
+
+def _other(surrogate: Any, loss: Callable[..., Tensor] | None) -> LossModel:
+    """A second model, of which only the gradients are wanted."""
+    if isinstance(surrogate, (nn.Module, LossModel)):
+        return as_loss_model(surrogate, None if isinstance(surrogate, LossModel) else loss)
+    return view(surrogate).model
 
 
 def _recorded(result: AttackResult, attack: Attack) -> AttackResult:

@@ -1,5 +1,6 @@
 """The honest judge: attacks in, a verdict out that says how far to trust it."""
 
+from artplus.evaluation.finding import Finding as Finding
 from artplus.evaluation.intervals import wilson as wilson
 from artplus.evaluation.judge import judge as judge
 from artplus.evaluation.minimum_norm import MinimumNorm as MinimumNorm
@@ -17,6 +18,7 @@ from artplus.evaluation.suites import register_suite as register_suite
 __all__ = [
     "AttackResult",
     "Examples",
+    "Finding",
     "MinimumNorm",
     "Report",
     "Threat",

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from artplus import _checks
 from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
-from artplus.evaluation import wording
+from artplus.evaluation import indicators, probe, wording
 from artplus.evaluation.bench import Bench, Mistakes, Scores
 from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult, Examples
@@ -46,6 +47,8 @@ def judge(
     class_names: Sequence[str] | None = None,
     name: str | None = None,
     notes: Sequence[str] = (),
+    checks: bool = False,
+    surrogate: LossModel | None = None,
     progress: bool = True,
     device: torch.device | str | None = None,
 ) -> Report:
@@ -77,6 +80,10 @@ def judge(
         class_names: One per class, for display.
         name: What to call the model; default its class.
         notes: What else the report should say.
+        checks: Look for signs that the attacks failed, on up to 64 examples that are right without
+            an attack: :mod:`artplus.evaluation.indicators`. Fills ``findings`` and ``verdict``.
+        surrogate: Another model for the same task, on the same device: the checks then hold
+            attacks made on it against those made on the model. Needs ``checks``.
         progress: Show a bar per attack, with the robust accuracy so far and the time left.
         device: Where batches go; default where the model's parameters are.
 
@@ -99,6 +106,8 @@ def judge(
     _checks.count("batch_size", batch_size)
     _checks.count("examples", examples, least=0)
     _named(attacks)
+    if surrogate is not None and not checks:
+        raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
     where = device_of(model.module) if device is None else torch.device(device)
     with untouched(model.module):
         bench = _bench(model, x, y, space, batch_size, where, mistakes)
@@ -112,7 +121,7 @@ def judge(
     counted = tuple(outcome.result for outcome in working) or results
     balls = {(result.norm, result.eps) for result in counted}
     norm, eps = balls.pop() if len(balls) == 1 else (None, None)
-    return Report(
+    report = Report(
         n=len(bench.x),
         attacks=results,
         losses_clean=clean.losses.numpy(),
@@ -134,6 +143,11 @@ def judge(
         data_hash=_hash(bench.x, bench.y),
         notes=(*notes, *_notes(bench, counted)),
     )
+    if not checks:
+        return report
+    with untouched(model.module), untouched((surrogate or model).module):
+        looked_at = probe.take(bench, report, attacks, seed=seed, surrogate=surrogate)
+        return replace(report, findings=indicators.check(looked_at, progress=progress))
 
 
 def _bench(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from artplus.evaluation import schema, text, wording
+from artplus.evaluation.finding import Finding, Verdict, overall
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.result import Array, AttackResult, Examples
 
@@ -52,6 +53,7 @@ class Report:
         versions: Of artplus, torch, ART, numpy and Python.
         data_hash: Of inputs and labels; two reports compare only if it agrees.
         notes: What a reader should know beyond single attacks.
+        findings: What the checks say about the evaluation itself; empty if none were run.
     """
 
     n: int
@@ -74,6 +76,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     data_hash: str = ""
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def working(self) -> tuple[AttackResult, ...]:
@@ -145,9 +148,23 @@ class Report:
         return None if losses is None else float(losses.mean())
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict | None:
+        """``"trusted"``, ``"suspicious"`` or ``"broken"``, the worst of :attr:`findings`.
+
+        It is about the evaluation, not the model: a trusted accuracy may be low. ``None`` if
+        nothing was checked.
+        """
+        return overall(self.findings)
+
+    @property
+    def reasons(self) -> tuple[Finding, ...]:
+        """The findings behind a verdict other than ``"trusted"``, the gravest first."""
+        return wording.alarms(self)
+
+    @property
+    def summary(self) -> str:
         """The result in a sentence or two."""
-        return wording.verdict(self)
+        return wording.summary(self)
 
     def __str__(self) -> str:
         return text.table(self)

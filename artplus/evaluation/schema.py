@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from artplus.errors import DataError
+from artplus.errors import ConfigurationError, DataError
+from artplus.evaluation.finding import Finding
 from artplus.evaluation.result import Array, AttackResult, Examples
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def encode(report: Report) -> dict[str, Any]:
     Per-example values are lists, so that other tools can read them; the pictures are base64 of
     little-endian float32. Infinity and NaN, which JSON lacks, are the strings ``"inf"``,
     ``"-inf"`` and ``"nan"``. ``summary`` repeats what follows from the rest, for readers without
-    artplus; :func:`decode` ignores it.
+    artplus; :func:`decode` ignores it. There ``verdict`` is the result in a sentence, and ``trust``
+    is :attr:`Report.verdict`.
     """
     return {
         "format": FORMAT,
@@ -42,13 +44,15 @@ def encode(report: Report) -> dict[str, Any]:
             "clean_interval": _listed(report.clean_interval),
             "robust_accuracy": report.robust_accuracy,
             "robust_interval": _listed(report.robust_interval),
-            "verdict": report.verdict,
+            "verdict": report.summary,
+            "trust": report.verdict,
         },
         **{name: getattr(report, name) for name in _SCALARS},
         "eps": _number(report.eps),
         "norm": _number(report.norm),
         "versions": dict(report.versions),
         "notes": list(report.notes),
+        "findings": [_encode_finding(finding) for finding in report.findings],
         "class_names": _listed(report.class_names),
         "clean_metrics": _numbers(report.clean_metrics),
         "robust_metrics": _numbers(report.robust_metrics),
@@ -97,6 +101,8 @@ def decode(data: Mapping[str, Any]) -> dict[str, Any]:
             "norm": _float(data["norm"]),
             "versions": data["versions"],
             "notes": tuple(data["notes"]),
+            # Reports from before there were checks have no findings.
+            "findings": tuple(_decode_finding(found) for found in data.get("findings", ())),
             "class_names": None if data["class_names"] is None else tuple(data["class_names"]),
             "clean_metrics": _metrics(data["clean_metrics"]),
             "robust_metrics": _metrics(data["robust_metrics"]),
@@ -106,10 +112,33 @@ def decode(data: Mapping[str, Any]) -> dict[str, Any]:
             "attacks": tuple(_decode_attack(result) for result in data["attacks"]),
             "examples": None if data["examples"] is None else _decode_examples(data["examples"]),
         }
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+    except (
+        ConfigurationError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        binascii.Error,
+    ) as error:
         raise DataError(
             f"this report is damaged or incomplete: {type(error).__name__}: {error}"
         ) from error
+
+
+def _encode_finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "name": finding.name,
+        "verdict": finding.verdict,
+        "figure": _number(finding.figure),
+        "explanation": finding.explanation,
+        "remedy": finding.remedy,
+    }
+
+
+def _decode_finding(data: Mapping[str, Any]) -> Finding:
+    return Finding(
+        data["name"], data["verdict"], _float(data["figure"]), data["explanation"], data["remedy"]
+    )
 
 
 def _encode_attack(result: AttackResult) -> dict[str, Any]:

@@ -18,8 +18,13 @@ def table(report: Report) -> str:
     lines = aligned([wording.columns(report), *((row.name, *row.cells) for row in rows)])
     rule = "─" * max(map(len, lines))
     parts = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
-    parts += wrap(report.verdict, 88)
-    remarks = [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
+    parts += wrap(report.summary, 88)
+    parts += wrap(wording.trust(report), 88)
+    remarks = [
+        f"! {alarm.name} ({alarm.verdict}): {alarm.explanation} {alarm.remedy}".rstrip()
+        for alarm in wording.alarms(report)
+    ]
+    remarks += [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
     remarks += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
     remarks += [f"· {note}" for note in report.notes]
     for remark in remarks:

@@ -1,4 +1,4 @@
-"""A report in words: numbers as people read them, one row per line of a table, and the verdict."""
+"""A report in words: numbers as people read them, rows of a table, result and trust."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from artplus.evaluation.intervals import Interval
 
 if TYPE_CHECKING:
+    from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
     from artplus.evaluation.result import AttackResult
 
@@ -117,8 +118,8 @@ def rows(report: Report) -> list[Row]:
     return [clean, *(_row(report, result) for result in report.attacks), worst]
 
 
-def verdict(report: Report) -> str:
-    """The result in a few sentences, and how far to trust it."""
+def summary(report: Report) -> str:
+    """The result in a few sentences."""
     sentences = [_result(report)]
     if report.broken and report.working:
         names = ", ".join(result.name for result in report.broken)
@@ -128,6 +129,26 @@ def verdict(report: Report) -> str:
     if report.robust_accuracy is not None:
         sentences.append("It is an upper bound: a stronger attack can only lower it.")
     return " ".join(sentences)
+
+
+def trust(report: Report) -> str:
+    """The verdict of the checks in a sentence; empty if there were none."""
+    if report.verdict is None:
+        return ""
+    names = ", ".join(finding.name for finding in alarms(report))
+    checks = plural(len(report.findings), "check")
+    if not names:
+        return f"Trusted: {checks} found no sign that the attacks failed."
+    return (
+        f"{report.verdict.capitalize()}: {len(alarms(report))} of {checks} raised the alarm "
+        f"({names}). The true robust accuracy may be far lower."
+    )
+
+
+def alarms(report: Report) -> tuple[Finding, ...]:
+    """The findings that are not ok, the gravest first."""
+    bad = [finding for finding in report.findings if finding.verdict != "ok"]
+    return tuple(sorted(bad, key=lambda finding: finding.verdict != "broken"))
 
 
 def _result(report: Report) -> str:

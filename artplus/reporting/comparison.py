@@ -180,7 +180,11 @@ def _paired(before: Report, after: Report) -> tuple[int | None, int | None, floa
 
 
 def _notes(before: Report, after: Report) -> tuple[str, ...]:
-    notes = []
+    notes = [
+        f"The evaluation {when} is {report.verdict}: {', '.join(r.name for r in report.reasons)}."
+        for when, report in (("before", before), ("after", after))
+        if report.reasons
+    ]
     old, new = ({result.name for result in report.working} for report in (before, after))
     if old != new:
         notes.append(

@@ -9,6 +9,7 @@ from artplus.evaluation import wording
 from artplus.reporting.comparison import compare
 
 if TYPE_CHECKING:
+    from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
 
 
@@ -24,7 +25,10 @@ def render(report: Report, before: Report | None = None) -> str:
     """
     rows = wording.rows(report)
     cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
-    parts = [f"# Robustness of {escaped(report.model)}", escaped(report.verdict)]
+    parts = [f"# Robustness of {escaped(report.model)}", escaped(report.summary)]
+    if report.verdict is not None:
+        parts.append(f"**{escaped(wording.trust(report))}**")
+        parts += [_alarm(finding) for finding in report.reasons]
     if before is not None:
         comparison = compare(before, report)
         parts += ["## Before and after", table(comparison.cells()), escaped(comparison.verdict)]
@@ -43,6 +47,11 @@ def render(report: Report, before: Report | None = None) -> str:
         f"{report.date}; {escaped(versions)}; data {report.data_hash}."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _alarm(finding: Finding) -> str:
+    text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
+    return f"{text} {escaped(finding.remedy)}".rstrip()
 
 
 def table(cells: Sequence[Sequence[str]]) -> str:

@@ -143,7 +143,7 @@ def test_broken_attack_is_flagged_and_never_counts(
     assert bad.accuracy is None and bad.interval is None and bad.losses is None
     assert np.array_equal(report.correct_robust, alone.correct_robust)
     assert report.worst_attack == alone.worst_attack
-    assert "Not counted, since broken: bad." in report.verdict
+    assert "Not counted, since broken: bad." in report.summary
     assert (report.eps, report.norm) == (EPS, math.inf)
 
 
@@ -194,7 +194,7 @@ def test_mistakes_inside_the_rules_count_whatever_found_them(
     assert report.robust_accuracy < alone.robust_accuracy
     assert {report.worst_attack[i] for i in expected.nonzero().flatten()} <= {"bad", "pgd"}
     assert "bad" in report.worst_attack
-    assert "mistakes all the same" in report.verdict
+    assert "mistakes all the same" in report.summary
     again = type(report).from_json(report.to_json())
     assert np.array_equal(again.correct_robust, report.correct_robust)
 
@@ -206,7 +206,7 @@ def test_no_working_attack_means_no_robust_accuracy(
     report = run(net, data, attacks={"same": Planted(lambda x: x)})
     assert report.robust_accuracy is None
     assert report.robust_interval is None and report.robust_loss is None
-    assert "nothing is known about robustness" in report.verdict
+    assert "nothing is known about robustness" in report.summary
     assert set(report.worst_attack) == {"", "clean"}
     assert report.examples is None
 

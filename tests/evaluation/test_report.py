@@ -167,7 +167,7 @@ def test_table_has_a_line_for_each_attack() -> None:
     assert lines[6].startswith("worst case") and "50.0%" in lines[6]
     assert "15.0–85.0%" in lines[6]
     assert lines[-1] == "· a note"
-    assert "50.0% (95% interval 15.0–85.0%) stay right under each of 2 attacks" in report.verdict
+    assert "50.0% (95% interval 15.0–85.0%) stay right under each of 2 attacks" in report.summary
 
 
 def test_table_says_why_an_attack_is_broken() -> None:
@@ -185,7 +185,7 @@ def test_regression_table_shows_losses() -> None:
     assert lines[0].split()[:3] == ["attack", "loss", "rmse"]
     assert f"{report.clean_loss:.4g}" in lines[2]
     assert f"{report.robust_loss:.4g}" in str(report)
-    assert "accuracy" not in str(report) and "mean loss over 12 examples" in report.verdict
+    assert "accuracy" not in str(report) and "mean loss over 12 examples" in report.summary
     assert report.clean_interval is None and report.attacks[0].interval is None
 
 

@@ -152,7 +152,7 @@ def test_page_shows_verdict_numbers_and_table() -> None:
     report = made()
     page = Page(html.render(report))
     text = " ".join(" ".join(page.texts).split())
-    assert report.verdict in text
+    assert report.summary in text
     assert "Robust accuracy 25.0%" in text
     assert "2 of 3" in text and "Not counted." in text
     assert page.tags.count("figure") == 3 and page.tags.count("img") == 9

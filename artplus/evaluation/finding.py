@@ -1,0 +1,60 @@
+"""What one check says about an evaluation, and what all of them together do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from artplus.errors import ConfigurationError
+
+Level = Literal["ok", "suspicious", "broken"]
+Verdict = Literal["trusted", "suspicious", "broken"]
+
+_ORDER: tuple[Level, ...] = get_args(Level)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of whether robust accuracy can be believed.
+
+    Attributes:
+        name: Of the check.
+        verdict: ``"ok"``; ``"suspicious"`` if the true robust accuracy may well be lower;
+            ``"broken"`` if the attacks cannot have worked as they should.
+        figure: The quantity that the verdict rests on; the explanation says what it is.
+        explanation: What was seen, in plain words.
+        remedy: What to do about it; empty if there is nothing to do.
+
+    Raises:
+        ConfigurationError: for another verdict.
+    """
+
+    name: str
+    verdict: Level
+    figure: float | None
+    explanation: str
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in _ORDER:
+            raise ConfigurationError(
+                f"a finding's verdict is one of {', '.join(_ORDER)}, got {self.verdict!r}"
+            )
+
+
+def overall(findings: Iterable[Finding]) -> Verdict | None:
+    """The worst of the verdicts; ``None`` if nothing was checked.
+
+    Example:
+        >>> overall([Finding("a", "ok", 0.0, "fine"), Finding("b", "suspicious", 1.0, "odd")])
+        'suspicious'
+        >>> overall([Finding("a", "ok", 0.0, "fine")])
+        'trusted'
+    """
+    levels = {finding.verdict for finding in findings}
+    if not levels:
+        return None
+    if "broken" in levels:
+        return "broken"
+    return "suspicious" if "suspicious" in levels else "trusted"

@@ -1,0 +1,76 @@
+"""Are there gradients to follow? Indicator 1 of attack failure, and AutoAttack's zero gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from artplus.evaluation.finding import Finding, Level
+from artplus.evaluation.probe import Probe
+from artplus.evaluation.wording import percent
+
+SOME, MOST = 0.05, 0.5
+"""Shares of examples with a gradient of zero. The authors of both warn at the first such example;
+but an honest network that is very sure of one in a hundred has one too."""
+
+_REMEDY = (
+    "Replace what cannot be differentiated in the backward pass by a smooth stand-in, often the "
+    "identity (BPDA), and evaluate that; add attacks on the margin (apgd_t) and Square."
+)
+
+
+def unavailable_gradients(probe: Probe) -> Finding:
+    r"""Share of examples where :math:`\nabla_x l(f(x), y)` is missing or exactly zero [Pintor22]_.
+
+    References:
+        .. [Pintor22] Pintor et al., "Indicators of attack failure: debugging and improving
+           optimization of adversarial examples", NeurIPS 2022, https://arxiv.org/abs/2106.09947
+    """
+    name, slopes = "unavailable gradients", probe.gradients
+    if slopes is None:
+        return Finding(
+            name,
+            "broken",
+            1.0,
+            "The loss does not depend on the input in a differentiable way, so no gradient attack "
+            "can have worked.",
+            _REMEDY,
+        )
+    share = float((slopes.flatten(1).abs().sum(1) == 0).double().mean())
+    level: Level = "broken" if share >= MOST else ("suspicious" if share > SOME else "ok")
+    return Finding(
+        name,
+        level,
+        share,
+        f"The gradient of the loss is exactly zero at {percent(share)} of the examples.",
+        "" if level == "ok" else _REMEDY,
+    )
+
+
+def gradients_at_test_time(probe: Probe) -> Finding | None:
+    """Does a prediction itself run backward passes? AutoAttack's flag for dynamic defences.
+
+    Seen by the tensors that a backward pass takes back out of a graph; a model that follows
+    gradients without autograd is not seen.
+    """
+    taken = 0
+
+    def unpack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        probe.predictions("test-time gradients")
+    if not taken:
+        return Finding(
+            "test-time gradients", "ok", 0.0, "A prediction runs no backward pass of its own."
+        )
+    return Finding(
+        "test-time gradients",
+        "suspicious",
+        float(taken),
+        "A prediction runs backward passes of its own, so the model optimises while it is being "
+        "attacked. Gradients through that are partial at best.",
+        "Write an attack on the whole procedure, or unroll it; AutoAttack's authors do not accept "
+        "their own ensemble here.",
+    )

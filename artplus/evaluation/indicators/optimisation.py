@@ -1,0 +1,88 @@
+"""Did the attacks finish, and return the best they met? Indicators 3 and 4 of attack failure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from artplus.evaluation.finding import Finding
+from artplus.evaluation.probe import STEPS, Probe
+from artplus.evaluation.wording import percent, plural
+
+LAST = 10
+RISING = 0.05
+HALF = 0.5
+MORE = 0.05
+
+
+def silent_success(probe: Probe) -> Finding | None:
+    """Standing examples for which an attack met a mistake and returned none [Pintor22]_."""
+    paths = probe.paths
+    if probe.standing is None or not paths:
+        return None
+    missed = torch.stack([path.missed for path in paths.values()]).any(0) & probe.standing
+    count, name = int(missed.sum()), "silent success"
+    if not count:
+        return Finding(name, "ok", 0.0, "No attack lost a mistake that it had met.")
+    return Finding(
+        name,
+        "suspicious",
+        float(count),
+        f"For {plural(count, 'example')} that count as robust an attack met a mistake on its way "
+        "and returned something else.",
+        "Keep the best point of each attack, not the last (apgd does; pgd with restarts keeps the "
+        "best of their ends).",
+    )
+
+
+def incomplete_optimisation(probe: Probe) -> Finding | None:
+    """Share of standing examples whose margin every attack was still raising [Pintor22]_.
+
+    An attack is, as in the authors' code, not done with an example if the running best of its
+    margin, scaled to [0, 1] over the run, rose by more than 0.05 in the last 10 looks.
+    """
+    paths = probe.paths
+    if probe.standing is None or not bool(probe.standing.any()) or not paths:
+        return None
+    open_ended = torch.stack([unfinished(path.margins) for path in paths.values()]).all(0)
+    share = float(open_ended[probe.standing].double().mean())
+    name = "incomplete optimisation"
+    text = (
+        f"For {percent(share)} of the examples that stand every gradient attack was still gaining "
+        "in its last steps."
+    )
+    if share <= HALF:
+        return Finding(name, "ok", share, text)
+    return Finding(name, "suspicious", share, text, "More steps, or a longer step.")
+
+
+def more_steps(probe: Probe) -> Finding | None:
+    """Share of examples that stand, yet fall to 50 steps of Auto-PGD on the margin [Carlini19]_.
+
+    References:
+        .. [Carlini19] Carlini et al., "On evaluating adversarial robustness", 2019,
+           https://arxiv.org/abs/1902.06705
+    """
+    if probe.standing is None or probe.gradients is None or not probe.classifies:
+        return None
+    fallen = int((probe.white_box & probe.standing).sum())
+    share, name = fallen / len(probe), "more steps"
+    if share <= MORE:
+        return Finding(name, "ok", share, "A further gradient attack finds nothing much new.")
+    return Finding(
+        name,
+        "suspicious",
+        share,
+        f"{STEPS} more steps, on the margin, felled {fallen} of {len(probe)} examples that had "
+        "withstood every attack.",
+        "Use stronger attacks: the suite standard, or more steps and restarts.",
+    )
+
+
+def unfinished(margins: Tensor) -> Tensor:
+    """``(batch,)`` booleans of margins ``(looks, batch)``: which were still rising at the end."""
+    best = margins.double().cummax(0).values
+    low, high = margins.double().amin(0), best[-1]
+    scale = torch.where(high > low, high - low, 1.0)
+    last = best[-min(LAST, len(best)) :]
+    return (last[-1] - last[0]) / scale > RISING

@@ -1,0 +1,282 @@
+"""What the checks look at: a few examples, the evaluation's attacks, and probes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artplus import seeding
+from artplus.attacks import APGD, FAB, Attack, Square
+from artplus.attacks._base import Budget, Relative, look, resolve, scaled
+from artplus.errors import ConfigurationError
+from artplus.evaluation.bench import Bench
+from artplus.evaluation.minimum_norm import MinimumNorm
+from artplus.evaluation.named import Threat
+from artplus.evaluation.report import Report
+from artplus.evaluation.verify import verify
+from artplus.functional import margin
+from artplus.geometry import clip, geometry
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+SAMPLE = 64
+"""Examples that the checks look at: enough to see a share of 5 %, cheap beside any evaluation."""
+
+STEPS = 50
+QUERIES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """What an attack tried on the way to what it returned.
+
+    Attributes:
+        margins: ``(looks, batch)`` how far each look at the model was from right: the largest
+            wrong logit less the right one, positive for a mistake.
+        missed: ``(batch,)`` booleans: a mistake inside the rules was met and not returned.
+    """
+
+    margins: Tensor
+    missed: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A sub-sample to be looked at closely.
+
+    Attributes:
+        bench: Model and at most :data:`SAMPLE` examples.
+        report: Of the whole evaluation.
+        attacks: That were evaluated, by name.
+        eps: Radius of the first of them that worked.
+        norm: Its norm.
+        standing: ``(m,)`` booleans, which of the examples the evaluation counts as robust;
+            ``None`` in regression or if no attack worked.
+        seed: Of every draw.
+        surrogate: Another model for the same task, if there is one.
+    """
+
+    bench: Bench
+    report: Report
+    attacks: Mapping[str, Attack]
+    eps: Budget
+    norm: float
+    standing: Tensor | None
+    seed: int
+    surrogate: LossModel | None = None
+
+    def __len__(self) -> int:
+        return len(self.bench.x)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions are right or wrong by their logits over classes."""
+        return self.bench.classes is not None and self.bench.classes > 1
+
+    def over(self, function: Callable[[Tensor, Tensor, InputSpace], Tensor], name: str) -> Tensor:
+        """``function(x, y, space)`` of every batch, joined, on the CPU; draws follow ``name``."""
+        with seeding.seeded(seeding.derived(self.seed, f"check:{name}")):
+            everything = torch.arange(len(self))
+            parts = [function(x, y, space) for _, x, y, space in self.bench.batches(everything)]
+        return torch.cat([part.detach().cpu() for part in parts])
+
+    def predictions(self, name: str) -> Tensor:
+        """The model's outputs, one pass."""
+
+        def predict(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+            with torch.no_grad():
+                return self.bench.model(x)
+
+        return self.over(predict, name)
+
+    @cached_property
+    def gradients(self) -> Tensor | None:
+        """``(m, *input)`` gradients of the loss at the inputs; ``None`` if there is no graph."""
+        try:
+            return self.over(lambda x, y, space: self.slope(x, y), "gradients")
+        except ConfigurationError:
+            return None
+
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """Gradient of the model's own loss at ``x``, which attacks climb by default."""
+        model = self.bench.model
+
+        def judge(z: Tensor) -> tuple[Tensor, Tensor]:
+            return model.loss(model(z), y), z
+
+        return look(judge, x)[2]
+
+    def wrong_after(self, attack: Attack, name: str) -> Tensor:
+        """``(m,)`` booleans: which examples ``attack`` turns by the rules."""
+
+        def attacked(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+            x_adv = attack(self.bench.model, x, y, space=space, generator=self._generator(name))
+            return self.judged(x, x_adv, y, space, attack)
+
+        return self.over(attacked, name)
+
+    def judged(
+        self, x: Tensor, x_adv: Tensor, y: Tensor, space: InputSpace, attack: Attack
+    ) -> Tensor:
+        """``(batch,)`` booleans: wrong at ``x_adv``, and inside the rules; on the CPU."""
+        with torch.no_grad():
+            return self._by_the_rules(self.bench.model(x_adv), x, x_adv, y, space, attack)
+
+    def _by_the_rules(
+        self,
+        logits: Tensor,
+        x: Tensor,
+        x_adv: Tensor,
+        y: Tensor,
+        space: InputSpace,
+        attack: Attack,
+    ) -> Tensor:
+        """The same of predictions at hand."""
+        if self.bench.mistakes is None:
+            return torch.zeros(len(x), dtype=torch.bool)
+        wrong = self.bench.mistakes(logits, y).cpu()
+        found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
+        return wrong & ~(found.outside_ball | found.outside_space)
+
+    @cached_property
+    def white_box(self) -> Tensor:
+        """``(m,)`` booleans: which examples fall to 50 steps of Auto-PGD on the margin."""
+        return self.wrong_after(self.stronger(), "white box")
+
+    @cached_property
+    def black_box(self) -> Tensor | None:
+        """The same for 200 queries of Square; ``None`` where it is not defined."""
+        threat = Threat(1.0, self.norm, self.bench.classes, tuple(self.bench.x.shape[1:]))
+        if not threat.squares:
+            return None
+        square = Square(eps=self.eps, norm=self.norm, queries=QUERIES)
+        return self.wrong_after(square, "black box")
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """The same for 20 random points of the ball."""
+
+        def drawn(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+            attack, ball = self.stronger(), geometry(self.norm)
+            radius = resolve(self.eps, x, ball)
+            generator, fallen = self._generator("noise"), torch.zeros(len(x), dtype=torch.bool)
+            for _ in range(20):
+                point = clip(x + space.restrict(ball.random(x, radius, generator)), space)
+                fallen |= self.judged(x, point, y, space, attack)
+            return fallen
+
+        return self.over(drawn, "noise")
+
+    def stronger(self, *, scale: float = 1.0, steps: int = STEPS) -> APGD:
+        """Auto-PGD on the margin, which no scale of the logits can blind."""
+        return APGD(eps=scaled(self.eps, scale), norm=self.norm, steps=steps, loss="margin")
+
+    @cached_property
+    def paths(self) -> dict[str, Path]:
+        """Of each attack that worked and whose looks at the model are the points of an ascent."""
+        if self.gradients is None or not self.classifies:
+            return {}
+        working = {result.name for result in self.report.working}
+        watched = {
+            name: self._path(_one_run(attack), f"path of {name}")
+            for name, attack in self.attacks.items()
+            if name in working and _climbs(attack)
+        }
+        return {name: path for name, path in watched.items() if path is not None}
+
+    def _path(self, attack: Attack, name: str) -> Path | None:
+        """Run ``attack`` and watch what it shows the model; ``None`` if that is nothing.
+
+        Only passes over a whole batch are seen: what an attack does with parts of one, such as a
+        later restart on the survivors, cannot be told apart by example.
+        """
+        looks: list[Tensor] = []
+        missed: list[Tensor] = []
+        model = self.bench.model
+
+        def watch(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+            seen: list[Tensor] = []
+            met = torch.zeros(len(x), dtype=torch.bool)
+
+            def forward(z: Tensor) -> Tensor:
+                nonlocal met
+                logits = model(z)
+                if len(z) == len(x):
+                    seen.append(margin(logits.detach(), y).cpu())
+                    met |= self._by_the_rules(logits.detach(), x, z.detach(), y, space, attack)
+                return logits
+
+            watched = replace(model, forward=forward)
+            x_adv = attack(watched, x, y, space=space, generator=self._generator(name))
+            if seen:  # an attack that runs on a model of its own shows nothing
+                looks.append(torch.stack(seen))
+            missed.append(met & ~self.judged(x, x_adv, y, space, attack))
+            return met
+
+        self.over(watch, name)
+        if len(looks) < len(missed):
+            return None
+        shortest = min(len(part) for part in looks)
+        return Path(torch.cat([part[:shortest] for part in looks], 1), torch.cat(missed))
+
+    def _generator(self, name: str) -> torch.Generator:
+        seed = seeding.derived(self.seed, f"check:{name}")
+        return torch.Generator(self.bench.device).manual_seed(seed)
+
+
+def take(
+    bench: Bench,
+    report: Report,
+    attacks: Mapping[str, Attack],
+    *,
+    seed: int,
+    surrogate: LossModel | None = None,
+) -> Probe:
+    """Draw the examples to look at from those that are right without an attack.
+
+    Of a model that is always wrong it takes any, since its gradients can still be looked at.
+    """
+    right = report.correct_clean
+    pool = np.arange(report.n) if right is None or not right.any() else np.flatnonzero(right)
+    draw = np.random.default_rng(seeding.derived(seed, "checks"))
+    index = torch.from_numpy(np.sort(draw.permutation(pool)[:SAMPLE]))
+    space = bench.space
+    if space.mask is not None and space.mask.ndim == bench.x.ndim and len(space.mask) > 1:
+        space = replace(space, mask=space.mask[index])
+    working = [result.name for result in report.working]
+    first = attacks[working[0] if working else next(iter(attacks))]
+    stood = report.correct_robust
+    return Probe(
+        bench=replace(bench, x=bench.x[index], y=bench.y[index], space=space),
+        report=report,
+        attacks=attacks,
+        eps=_rows(first.eps, index, bench.x),
+        norm=first.norm,
+        standing=None if stood is None else torch.from_numpy(stood)[index],
+        seed=seed,
+        surrogate=surrogate,
+    )
+
+
+def _climbs(attack: Attack) -> bool:
+    """Whether an attack's looks at the model are the steps of an ascent."""
+    return hasattr(attack, "steps") and not isinstance(attack, (FAB, MinimumNorm))
+
+
+def _one_run(attack: Attack) -> Attack:
+    """Auto-PGD without the restarts and targets that only survivors see, so not a whole batch."""
+    return replace(attack, restarts=1, targets=1) if isinstance(attack, APGD) else attack
+
+
+def _rows(eps: Budget, index: Tensor, x: Tensor) -> Budget:
+    """A radius per example for the examples ``index`` alone."""
+    if isinstance(eps, (float, int, Relative)):
+        return eps
+    radius: Any = torch.as_tensor(eps)
+    return radius[index] if radius.ndim == x.ndim and len(radius) == len(x) else eps

@@ -1,0 +1,429 @@
+"""Checks of an evaluation: planted defences are called out, honest models are left in peace."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from artplus import evaluate
+from artplus.attacks import APGD, PGD, Square
+from artplus.attacks._base import look
+from artplus.criterion import criterion
+from artplus.errors import ConfigurationError, DataError
+from artplus.evaluation import Finding, Report, Threat, indicators, judge, make_suite
+from artplus.evaluation.finding import overall
+from artplus.evaluation.indicators import strength
+from artplus.evaluation.indicators._compare import outdone, surprising
+from artplus.evaluation.indicators.optimisation import unfinished
+from artplus.model import LossModel
+from artplus.reporting import compare
+from artplus.spaces import InputSpace
+
+from . import defences
+from .defences import EPS, Around
+
+BOX = InputSpace(0.0, 1.0)
+HARD = PGD(eps=EPS, steps=4, step_size=0.04)
+
+
+@cache
+def net(kind="mlp", seed=0, hardened=False, **options):
+    attack = HARD if hardened else None
+    return defences.trained(getattr(defences, kind), seed=seed, attack=attack, **options)
+
+
+def data(n=72):
+    _, _, x, y = defences.digits()
+    return x[:n], y[:n]
+
+
+def judged(module, attacks=None, **options):
+    """A report with findings; the suite quick unless attacks are given."""
+    x, y = data()
+    attacks = attacks or make_suite("quick", Threat(EPS, torch.inf, 10, (1, 8, 8)))
+    model = module if isinstance(module, LossModel) else LossModel(module)
+    return judge(model, x, y, attacks, space=BOX, checks=True, progress=False, **options)
+
+
+def found(report, name):
+    return {finding.name: finding for finding in report.findings}[name]
+
+
+HONEST = [
+    ("mlp", 0, {}),
+    ("mlp", 1, {}),
+    ("mlp", 2, {}),
+    ("cnn", 0, {"epochs": 4}),
+    ("mlp", 0, {"hardened": True}),
+    ("mlp", 1, {"hardened": True}),
+    ("cnn", 0, {"hardened": True, "epochs": 3}),
+]
+
+
+@pytest.mark.parametrize(("kind", "seed", "options"), HONEST)
+def test_no_alarm_on_honest_models(kind, seed, options):
+    """Plain and adversarially trained networks are trusted, by every check that applies."""
+    report = judged(net(kind, seed, **options))
+    assert report.verdict == "trusted", [(f.name, f.figure) for f in report.reasons]
+    names = {finding.name for finding in report.findings}
+    assert len(names) == len(report.findings) == 15
+    assert report.robust_accuracy < report.clean_accuracy
+
+
+def base():
+    return net("mlp")
+
+
+DEFENCES = {
+    "softmax temperature": (
+        lambda: Around(base(), after=lambda z: 100 * z), "broken", {"unavailable gradients"},
+    ),
+    "softmax output": (
+        lambda: Around(base(), after=lambda z: z.softmax(1)), "suspicious",
+        {"probabilities as outputs"},
+    ),
+    "thermometer": (
+        lambda: Around(base(), before=defences.thermometer), "broken", {"unavailable gradients"},
+    ),
+    "bit depth": (
+        lambda: Around(base(), before=defences.rounded), "broken",
+        {"unavailable gradients", "misleading gradients", "unconstrained attack",
+         "Square against white box", "white box against black box and noise"},
+    ),
+    "noise": (
+        lambda: Around(base(), before=defences.noisy), "suspicious",
+        {"random outputs", "unstable predictions"},
+    ),
+    "resizing": (
+        lambda: Around(base(), before=defences.resized), "suspicious", {"random outputs"},
+    ),
+    "zeroed gradients": (
+        lambda: Around(base(), before=defences.Blocked.apply), "broken",
+        {"unavailable gradients", "unconstrained attack", "Square against white box"},
+    ),
+    "k-WTA": (
+        lambda: net("winners", epochs=4), "suspicious", {"misleading gradients"},
+    ),
+    "k-WTA, another seed": (
+        lambda: net("winners", 1, epochs=4), "suspicious", {"misleading gradients"},
+    ),
+    "logit squeezing": (
+        lambda: net("mlp", squeeze=0.5), "suspicious", {"squeezed logits"},
+    ),
+    "optimising at test time": (
+        lambda: Purified(base()), "suspicious", {"test-time gradients"},
+    ),
+}  # fmt: skip
+
+
+class Purified(nn.Module):
+    """Steps away from its own decision before it decides."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        with torch.enable_grad():
+            z = x.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.inner(z).logsumexp(1).sum(), z)
+        return self.inner((x + 0.02 * slope.sign()).clamp(0, 1))
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_planted_defences_are_called_out(name):
+    """Each defence that fooled naive evaluations raises the alarm, for its own reason."""
+    make, verdict, reasons = DEFENCES[name]
+    report = judged(make())
+    assert report.verdict == verdict
+    assert reasons <= {finding.name for finding in report.reasons}
+    for finding in report.reasons:
+        assert finding.explanation and finding.remedy
+
+
+def test_an_attack_that_is_too_short():
+    """Few tiny steps leave much to be gained, and 50 steps of another attack say so."""
+    report = judged(net(), {"pgd": PGD(eps=EPS, steps=12, step_size=0.002, random_start=False)})
+    assert {"incomplete optimisation", "more steps"} <= {f.name for f in report.reasons}
+    assert found(report, "more steps").figure > 0.2
+    long = judged(net(), {"apgd": APGD(eps=EPS, steps=60, loss="margin")})
+    assert long.verdict == "trusted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful:
+    """Looks where PGD ends, and returns next to nothing."""
+
+    eps: float
+    norm: float = torch.inf
+    steps: int = 1
+
+    def __call__(self, model, x, y, *, space=BOX, inner=None, start=None, generator=None):
+        x_adv = PGD(eps=self.eps, steps=20)(model, x, y, space=space, generator=generator)
+        model(x_adv)
+        return (x + 1e-4).clamp(0, 1)
+
+    def with_eps(self, scale):
+        return dataclasses.replace(self, eps=self.eps * scale)
+
+
+class Straying(Forgetful):
+    """Looks only outside its ball, where mistakes do not count."""
+
+    def __call__(self, model, x, y, **options):
+        model((x + 0.9).clamp(0, 1))
+        return (x + 1e-4).clamp(0, 1)
+
+
+def test_silent_success():
+    """Mistakes met and not returned are counted, if they were inside the rules."""
+    report = judged(net(), {"forgetful": Forgetful(EPS)})
+    finding = found(report, "silent success")
+    assert finding.verdict == "suspicious" and finding.figure >= 15
+    assert found(judged(net(), {"straying": Straying(EPS)}), "silent success").figure == 0
+    # Another attack that returns them makes up for it.
+    both = judged(net(), {"forgetful": Forgetful(EPS), "apgd": APGD(eps=EPS, steps=40, loss="ce")})
+    assert found(both, "silent success").figure <= 1
+
+
+def test_unfinished_is_the_authors_criterion():
+    """The running best, scaled to [0, 1], rose by more than 0.05 in the last 10 looks."""
+    rise = torch.linspace(-3, 0, 40)
+    flat = torch.cat([torch.linspace(-3, 0, 30), torch.zeros(10)])
+    zigzag = torch.cat([torch.linspace(-3, 0, 29), torch.tensor([-3.0, 0.0] * 5), torch.zeros(1)])
+    little = torch.cat([torch.linspace(-3, -0.12, 30), torch.linspace(-0.12, 0, 10)])
+    margins = torch.stack([rise, flat, zigzag, little, torch.full((40,), -2.0)], 1)
+    assert unfinished(margins).tolist() == [True, False, False, False, False]
+    assert unfinished(torch.tensor([[-2.0], [-1.0]])).tolist() == [True]
+
+
+def test_sign_test():
+    """Seven to none is surprising, six to none is not; ties and losses never are."""
+    assert surprising(7, 0) and not surprising(6, 0)
+    assert not surprising(0, 0) and not surprising(0, 20) and not surprising(10, 6)
+    strong, weak = torch.tensor([True] * 5 + [False] * 5), torch.tensor([False] * 5 + [True] * 5)
+    assert outdone(strong, weak) == (5, False)
+
+
+class Scripted:
+    """A probe whose attacks fell given numbers of 40 examples, by radius."""
+
+    classifies = True
+    gradients = torch.ones(40, 1)
+
+    def __init__(self, half, one, two, four):
+        self.felled = {0.5: half, 2: two, 4: four}
+        self.white_box = self._first(one)
+
+    def __len__(self):
+        return 40
+
+    def stronger(self, *, scale, steps):
+        return scale
+
+    def wrong_after(self, scale, name):
+        return self._first(self.felled[scale])
+
+    def _first(self, count):
+        return torch.arange(40) < count
+
+
+def test_a_curve_that_rises_is_suspicious():
+    """Accuracy may not rise with the radius by more than chance."""
+    assert strength.monotone_curve(Scripted(10, 20, 30, 40)).verdict == "ok"
+    assert strength.monotone_curve(Scripted(10, 20, 17, 40)).verdict == "ok"
+    finding = strength.monotone_curve(Scripted(10, 20, 30, 5))
+    assert finding.verdict == "suspicious" and finding.figure == 25 / 40
+    assert "25.0% at 2 eps, 87.5% at 4 eps" in finding.explanation
+
+
+def test_transfer_beats_a_blind_white_box():
+    """Attacks made on a stand-in that fool a model with blocked gradients raise the alarm."""
+    blocked = Around(base(), before=defences.Blocked.apply)
+    finding = found(judged(blocked, surrogate=LossModel(base())), "transfer")
+    assert finding.verdict == "suspicious" and finding.figure == 0  # they are the same function
+    honest = found(judged(base(), surrogate=LossModel(net("mlp", 1))), "transfer")
+    assert honest.verdict == "ok" and 0 < honest.figure < 1
+    graphless = Around(base(), before=defences.thermometer)
+    assert found(judged(graphless, surrogate=LossModel(base())), "transfer").verdict == "suspicious"
+    with pytest.raises(ConfigurationError, match="serves the checks"):
+        x, y = data()
+        judge(LossModel(base()), x, y, {"pgd": PGD(eps=EPS)}, surrogate=LossModel(base()))
+
+
+def test_square_after_survivors_is_judged_by_what_it_adds():
+    """In a cumulative run, what Square fells beyond the rest is counted."""
+    rounded = Around(base(), before=defences.rounded)
+    attacks = {"apgd": APGD(eps=EPS, steps=5, loss="ce"), "square": Square(eps=EPS, queries=300)}
+    report = judged(rounded, attacks, only_survivors=True)
+    finding = found(report, "Square against white box")
+    apgd, square = (result.accuracy for result in report.attacks)
+    assert finding.verdict == "suspicious" and finding.figure == pytest.approx(apgd - square)
+
+
+def test_broken_attacks_are_found():
+    """Some that broke are suspicious; if none worked the evaluation is broken."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Raising(Forgetful):
+        def __call__(self, model, x, y, **options):
+            raise RuntimeError("no")
+
+    some = judged(base(), {"bad": Raising(EPS), "apgd": APGD(eps=EPS, loss="margin")})
+    assert found(some, "attacks worked").verdict == some.verdict == "suspicious"
+    none = judged(base(), {"bad": Raising(EPS)})
+    assert found(none, "attacks worked").verdict == none.verdict == "broken"
+
+
+@pytest.mark.parametrize("norm", [2, 1])
+def test_other_norms(norm):
+    """The checks apply in L2 and L1, and honest models pass."""
+    eps = {2: 0.5, 1: 2.0}[norm]
+    attacks = {"apgd": APGD(eps=eps, norm=norm, steps=60, loss="margin")}
+    report = judged(net("mlp", 0, True), attacks)
+    assert report.verdict == "trusted", [(f.name, f.figure) for f in report.reasons]
+
+
+def test_regression_gets_the_checks_that_apply():
+    """Without classes: broken attacks, gradients, randomness."""
+    torch.manual_seed(0)
+    model = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss(reduction="none")))
+    x, y = torch.rand(20, 4), torch.rand(20, 1)
+    report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, checks=True, progress=False)
+    assert report.verdict == "trusted"
+    assert [f.name for f in report.findings] == [
+        "attacks worked", "unavailable gradients", "test-time gradients", "random outputs",
+    ]  # fmt: skip
+
+
+def test_checks_leave_no_trace():
+    """Flags, gradients and random streams are as before; the same seed finds the same."""
+    module = net("mlp", 3)
+    module.train()
+    grads = [p.grad.clone() for p in module.parameters()]
+    state, kept = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = judged(module)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == kept).all()
+    assert module.training and all(
+        torch.equal(p.grad, grad) for p, grad in zip(module.parameters(), grads, strict=True)
+    )
+    assert judged(module).findings == first.findings
+    module.eval()
+
+
+def test_a_check_that_raises_is_a_finding(monkeypatch):
+    """The report survives what a check stumbles over, and says so."""
+
+    def stumbling(probe):
+        raise RuntimeError("odd model")
+
+    monkeypatch.setattr(indicators, "INDICATORS", (stumbling,))
+    report = judged(base())
+    (finding,) = report.findings
+    assert finding.verdict == "suspicious" and finding.figure is None
+    assert finding.name == "stumbling" and "RuntimeError: odd model" in finding.explanation
+
+
+def test_more_than_the_sample_and_per_example_radii():
+    """Of many examples 64 are looked at; a radius or mask per example goes along."""
+    x, y = data(96)
+    eps = torch.full((96, 1, 1, 1), EPS)
+    mask = torch.ones_like(x)
+    mask[:, :, 0] = 0
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = base()
+
+        def forward(self, z):
+            seen.append(len(z))
+            return self.net(z)
+
+    report = judge(
+        LossModel(Watching()), x, y, {"pgd": PGD(eps=eps, steps=40)},
+        space=InputSpace(0.0, 1.0, mask), checks=True, progress=False,
+    )  # fmt: skip
+    assert 64 in seen and seen[-1] == 64
+    assert not [f for f in report.findings if "could not be made" in f.explanation]
+
+
+def test_suites_are_checked_unless_told_otherwise():
+    """evaluate checks named suites by default, and any attacks or none when told."""
+    x, y = data(24)
+    run = partial(evaluate, base(), x, y, eps=EPS, clip_values=(0.0, 1.0), progress=False)
+    assert run().verdict == "trusted" and run(checks=False).verdict is None
+    assert run(attacks=["fgsm"]).findings == ()
+    assert run(attacks=["fgsm"], checks=True).findings
+    assert run(attacks="apgd").verdict is None
+    with pytest.raises(ConfigurationError, match="checks must be True, False or 'auto', got 'on'"):
+        run(checks="on")
+    transferred = run(surrogate=net("mlp", 1))
+    assert found(transferred, "transfer").verdict == "ok"
+
+
+def test_overall_is_the_worst():
+    """Nothing checked is no verdict; one alarm is enough."""
+    ok, odd, bad = (Finding(v, v, 0.0, "") for v in ("ok", "suspicious", "broken"))
+    assert overall([]) is None and overall([ok]) == "trusted"
+    assert overall([ok, odd]) == "suspicious" and overall([odd, bad, ok]) == "broken"
+    with pytest.raises(ConfigurationError, match="one of ok, suspicious, broken, got 'fine'"):
+        Finding("x", "fine", 0.0, "")
+
+
+@pytest.fixture
+def alarmed():
+    """A report with an ugly finding."""
+    report = judged(base())
+    ugly = Finding("<b>odd</b>", "suspicious", float("inf"), "saw | <script>", "look *twice*")
+    return dataclasses.replace(report, findings=(*report.findings, ugly))
+
+
+def test_findings_survive_json(alarmed):
+    """Written and read they are the same; reports from before have none; damage is refused."""
+    back = Report.from_json(alarmed.to_json())
+    assert back.findings == alarmed.findings and back.verdict == "suspicious"
+    written = json.loads(alarmed.to_json())
+    assert written["summary"]["trust"] == "suspicious"
+    assert written["summary"]["verdict"] == alarmed.summary
+    old = {key: value for key, value in written.items() if key != "findings"}
+    assert Report.from_dict(old).findings == () and Report.from_dict(old).verdict is None
+    written["findings"][0]["verdict"] = "fine"
+    with pytest.raises(DataError, match="damaged or incomplete.*'fine'"):
+        Report.from_dict(written)
+
+
+def test_verdict_in_every_form(alarmed, tmp_path):
+    """Text, Markdown and the page say the verdict and its reasons, escaped."""
+    assert "Suspicious: 1 of 16 checks raised the alarm" in " ".join(str(alarmed).split())
+    assert "! <b>odd</b> (suspicious): saw | <script> look *twice*" in str(alarmed)
+    markdown = alarmed.save(tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "**Suspicious: 1 of 16" in markdown
+    assert r"**&lt;b&gt;odd&lt;/b&gt;** (suspicious): saw \| &lt;script&gt;" in markdown
+    page = alarmed.save(tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.index('class="trust suspicious"') < page.index('class="verdict"')
+    assert "&lt;b&gt;odd&lt;/b&gt;" in page and "<b>odd</b>" not in page
+    assert "unavailable gradients" in page
+    trusted = judged(base())
+    assert "Trusted: 15 checks found no sign" in str(trusted)
+    assert 'class="trust trusted"' in trusted.save(tmp_path / "t.html").read_text("utf-8")
+    unchecked = dataclasses.replace(trusted, findings=())
+    assert "rusted" not in str(unchecked)
+    assert '<p class="trust' not in unchecked.save(tmp_path / "u.html").read_text("utf-8")
+    assert compare(trusted, alarmed).notes == ("The evaluation after is suspicious: <b>odd</b>.",)
+
+
+def test_a_graph_of_weights_alone_is_no_gradient():
+    """Where the loss depends on weights but not on the input, the attack says what to do."""
+    model = Around(base(), before=defences.thermometer)
+    x, y = data(2)
+    with pytest.raises(ConfigurationError, match="no gradient with respect to the input"):
+        look(lambda z: (LossModel(model).loss(model(z), y), z), x)
