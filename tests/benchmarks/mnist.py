@@ -135,9 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with np.load(options.data) as data:
-        x, x_test = (
-            (data[k] / 255).astype(np.float32)[:, None] for k in ("x_train", "x_test")
-        )
+        x, x_test = ((data[k] / 255).astype(np.float32)[:, None] for k in ("x_train", "x_test"))
         y, y_test = (data[k].astype(np.int64) for k in ("y_train", "y_test"))
     parts: dict[str, Callable[[], PyTorchClassifier]] = {
         "artplus": lambda: ours(x, y, options.epochs)

@@ -47,6 +47,7 @@ class Task:
 
 
 TASKS = {
+    "mnist_net": Task(nets.mnist_net, (1, 28, 28), 10, 12),
     "cnn28": Task(nets.cnn28, (1, 28, 28), 10, 4),
     "preact_resnet": Task(nets.PreActResNet, (3, 32, 32), 10, 2),
     "digits_cnn": Task(nets.digits_cnn, (1, 8, 8), 10, 12),
@@ -229,9 +230,7 @@ def main() -> None:
                 "ratio_range": [min(ratios), max(ratios)],
                 "peak_mib": memory(task_name, name),
             }
-        art_ratios = [
-            a / s for a, s in zip(seconds["ART Madry"], seconds["artplus"], strict=True)
-        ]
+        art_ratios = [a / s for a, s in zip(seconds["ART Madry"], seconds["artplus"], strict=True)]
         found["tasks"][task_name] = {
             "contenders": rows,
             "artplus_over_art": statistics.median(art_ratios),
