@@ -3,9 +3,10 @@
     python -m tests.benchmarks.mnist --data mnist.npz --output mnist.json
 
 Trained weights are kept beside the output, so that a stopped run goes on where it was, and judging
-alone can be repeated. Both train the same network from the same weights with the same PGD (7 steps of 2.5 eps / 7, random
-start) for the same number of epochs. ART's trainer is run at several learning rates and its best
-counts. Both are judged by the same attacks on the first 1,000 test images.
+alone can be repeated. Both train the same network from the same weights with the same PGD (7 steps
+of 2.5 eps / 7, random start) for the same number of epochs. ART's trainer is run at several
+learning rates and its best counts. Both are judged by the same attacks on the first 1,000 test
+images.
 """
 
 from __future__ import annotations
