@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artplus import __version__
+from artplus.commands.gate import GateClosed
 from artplus.errors import ArtplusError, ArtplusWarning
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; ``None`` takes them from the shell.
 
     Returns:
-        The exit code: 0, or 2 for an error that the message on stderr explains.
+        The exit code: 0; 1 if the result is not good enough (``--fail-under``); or 2 for an error.
+        A line on stderr says why it is not 0.
     """
     arguments = vars(_parser().parse_args(argv))
     command: Callable[..., str] = arguments.pop("command")
@@ -37,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _plain_warnings():
             _show(command(**arguments))
+    except GateClosed as gate:
+        _show(gate.text)
+        print(f"artplus: failed: {gate}", file=sys.stderr)
+        return 1
     except ArtplusError as error:
         if debug:
             traceback.print_exc()
@@ -81,6 +87,12 @@ def _evaluate(**arguments: Any) -> str:
     return evaluate(**arguments)
 
 
+def _compare(**arguments: Any) -> str:
+    from artplus.commands.compare import compare
+
+    return compare(**arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="artplus",
@@ -95,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_harden(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -192,8 +205,30 @@ def _add_evaluate(commands: Any) -> None:
         "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
     )
     parser.add_argument(
+        "--checks", choices=("auto", "on", "off"), default="auto",
+        help="look for signs that the attacks failed; auto is for suites (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fail-under", type=float, metavar="SHARE",
+        help="exit with 1 if robust accuracy is below this (0.45) or unknown, or the verdict on "
+        "the evaluation is broken",
+    )  # fmt: skip
+    parser.add_argument(
         "--output", type=Path, action="append", default=[], metavar="FILE",
         help="write the report here, as .html, .json, .md, .txt or .png; may be repeated",
+    )  # fmt: skip
+    _add_overwrite(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(
+        commands, "compare", _compare, "set two reports on the same examples against each other"
+    )
+    parser.add_argument("before", type=Path, help="report that evaluate wrote as .json")
+    parser.add_argument("after", type=Path, help="another one, for instance after hardening")
+    parser.add_argument(
+        "--output", type=Path, action="append", default=[], metavar="FILE",
+        help="write the comparison here, as .html, .md or .txt; may be repeated",
     )  # fmt: skip
     _add_overwrite(parser)
 

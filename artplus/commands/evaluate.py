@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import artplus
-from artplus.commands import files
+from artplus.commands import files, gate
+from artplus.errors import ConfigurationError
+
+CHECKS: dict[str, bool | Literal["auto"]] = {"auto": "auto", "on": True, "off": False}
 
 
 def evaluate(
@@ -21,6 +25,8 @@ def evaluate(
     clip_min: float = 0.0,
     clip_max: float = 1.0,
     seed: int = 0,
+    checks: str = "auto",
+    fail_under: float | None = None,
     output: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> str:
@@ -37,13 +43,21 @@ def evaluate(
         clip_min: Least valid value of ``x``.
         clip_max: Greatest valid value of ``x``.
         seed: Of everything random.
+        checks: Whether to look for signs that the attacks failed: ``"on"``, ``"off"``, or
+            ``"auto"``, for suites only.
+        fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
         output: Files to write, each in the form of its suffix.
         overwrite: Replace them.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
         DataError: for files that cannot.
+        GateClosed: if robust accuracy is below ``fail_under`` or unknown, or the verdict is
+            broken. The files are written all the same.
     """
+    gate.check_threshold(fail_under)
+    if checks not in CHECKS:
+        raise ConfigurationError(f"checks is one of {', '.join(CHECKS)}, got {checks!r}")
     for path in output:
         files.outputs(path.parent, [path.name], overwrite=overwrite)
     names = attacks.split(",")
@@ -60,7 +74,11 @@ def evaluate(
         norm=norm,
         batch_size=batch_size,
         seed=seed,
+        checks=CHECKS[checks],
     )
     for path in output:
         report.save(path)
+    reason = None if fail_under is None else gate.closed(report, fail_under)
+    if reason is not None:
+        raise gate.GateClosed(str(report), reason)
     return str(report)

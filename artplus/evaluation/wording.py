@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 WORST = "worst case"
 CLEAN = "clean"
+_DOUBT = {
+    "suspicious": "True robust accuracy may be lower.",
+    "broken": "The attacks cannot have worked as they should, so the number says nothing.",
+}
 NONE = "–"
 
 
@@ -141,7 +145,7 @@ def trust(report: Report) -> str:
         return f"Trusted: {checks} found no sign that the attacks failed."
     return (
         f"{report.verdict.capitalize()}: {len(alarms(report))} of {checks} raised the alarm "
-        f"({names}). The true robust accuracy may be far lower."
+        f"({names}). {_DOUBT[report.verdict]}"
     )
 
 

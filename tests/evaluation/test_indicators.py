@@ -114,7 +114,7 @@ DEFENCES = {
         lambda: net("winners", 1, epochs=4), "suspicious", {"misleading gradients"},
     ),
     "logit squeezing": (
-        lambda: net("mlp", squeeze=0.5), "suspicious", {"squeezed logits"},
+        lambda: net("mlp", squeeze=1.0), "suspicious", {"squeezed logits"},
     ),
     "optimising at test time": (
         lambda: Purified(base()), "suspicious", {"test-time gradients"},

@@ -14,7 +14,7 @@ from artplus.functional import class_index
 CALLS = 5
 DIFFERENCE = 1e-4
 SUM = 1e-5
-FLAT = 0.6
+FLAT = 0.7
 
 
 def random_outputs(probe: Probe) -> Finding:
