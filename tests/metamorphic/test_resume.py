@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 
 from artplus import AdversarialTrainerPlus, fit
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
+from artplus.spaces import InputSpace
 from artplus.training import Resume, checkpoint
 from artplus.training.callbacks import (
     EMA,
@@ -33,7 +34,7 @@ from artplus.training.callbacks import (
     StuckAtChance,
     Validation,
 )
-from artplus.training.data import Arrays
+from artplus.training.data import Arrays, Loaded, tensor_pair
 from tests.toys import arrays, classifier, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(26))
@@ -262,18 +263,26 @@ def test_weights_put_back_after_nan_are_those_of_the_epochs_begin(tmp_path):
 
 
 def test_shuffled_validation_data_comes_in_the_order_it_would_have(tmp_path):
-    """A loader's own generator is part of the run: attacks are drawn by place in the batch."""
+    """A loader's own generator is part of the run, that of the held-out data too."""
+
+    class First(Validation):
+        """A figure that the order alone decides."""
+
+        def measure(self, model):
+            first, *_ = self._data
+            return {"val_adversarial_accuracy": float(first.x.sum())}
 
     def run(*more, **options):
         g = torch.Generator().manual_seed(3)
-        held_out = DataLoader(TensorDataset(*HELD_OUT), 5, shuffle=True, generator=g)
-        return everything(*more, validation=held_out, **options)
+        loaded = DataLoader(TensorDataset(*HELD_OUT), 5, shuffle=True, generator=g)
+        held_out = Loaded(loaded, tensor_pair(InputSpace()), device=torch.device("cpu"))
+        callbacks = [First(held_out, None), *more]
+        return everything(callbacks=callbacks, validation=None, **options)
 
-    reference = run(Checkpoint(tmp_path, keep=9))
-    seen = checkpoint.read(checkpoint.listed(tmp_path)[4])["callbacks"]["Validation 1"]
-    assert len(seen["order"]["generators"]) >= 1
-    for path in checkpoint.listed(tmp_path).values():
-        assert run(resume=path) == reference
+    reference = run(Checkpoint(tmp_path, every_steps=1, keep=99))
+    assert len({row["val_adversarial_accuracy"] for row in reference.rows}) == EPOCHS
+    for step in (3, 4, 6, 8):
+        assert run(resume=checkpoint.listed(tmp_path)[step]) == reference, step
 
 
 def test_parameters_beside_the_model_are_part_of_the_run(tmp_path):
