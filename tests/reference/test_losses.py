@@ -165,9 +165,7 @@ def test_value_and_gradients_are_the_papers(name, lam, problem):
     expected = sum(parts[1:], parts[0]) / len(parts)
     got = total(objective, net, x, x_adv, y)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        gradients(got, net), gradients(expected, net), rtol=1e-8, atol=1e-10
-    )
+    torch.testing.assert_close(gradients(got, net), gradients(expected, net), rtol=1e-8, atol=1e-10)
 
 
 def test_the_hinge_opens_and_closes(problem):

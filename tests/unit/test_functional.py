@@ -165,9 +165,7 @@ def test_smoothed_labels_are_distributions(seed, smoothing, classes):
     torch.testing.assert_close(rows.sum(1), torch.ones(6))
     torch.testing.assert_close(
         f.cross_entropy(z, rows.double()),
-        torch.nn.functional.cross_entropy(
-            z, y, label_smoothing=smoothing, reduction="none"
-        ),
+        torch.nn.functional.cross_entropy(z, y, label_smoothing=smoothing, reduction="none"),
         rtol=1e-5,
         atol=1e-6,
     )
