@@ -541,6 +541,24 @@ def test_a_second_signal_does_not_wait(tmp_path):
     assert not twice.reached and not checkpoint.listed(tmp_path)
 
 
+def test_handlers_are_back_after_any_end(tmp_path):
+    """Whether the run ended by itself or by an error."""
+
+    class Fail(Callback):
+        def on_step_end(self, state):
+            raise RuntimeError("on purpose")
+
+    def handlers():
+        return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    before = handlers()
+    everything(Checkpoint(tmp_path / "a"), epochs=1)
+    assert handlers() == before
+    with pytest.raises(RuntimeError, match="on purpose"):
+        everything(Fail(), Checkpoint(tmp_path / "b"), epochs=1)
+    assert handlers() == before
+
+
 def test_a_signal_after_the_last_pause_is_not_lost(tmp_path):
     """Told to leave while callbacks end their work: they end it, then the run leaves."""
 
