@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from artplus.errors import ConfigurationError, DataError
+from artplus.mapped import Inputs, chunks
 
 
 def nonnegative(name: str, value: float) -> float:
@@ -48,7 +49,7 @@ def _number(name: str, value: Any, wanted: str, holds: Any) -> float:
 
 
 def inputs(
-    x: torch.Tensor,
+    x: Inputs,
     *,
     shape: tuple[int, ...] | None = None,
     low: torch.Tensor | float | None = None,
@@ -56,6 +57,8 @@ def inputs(
     name: str = "x",
 ) -> None:
     """Refuse inputs that are empty, misshapen, not finite or outside the clip range.
+
+    They are looked at in chunks, so a memory map is never held whole.
 
     Args:
         x: ``(batch, *input)`` floats.
@@ -74,20 +77,23 @@ def inputs(
             f"{name} must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}."
             + _layout_hint(tuple(x.shape[1:]), tuple(shape))
         )
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        bad = int((~finite).flatten(1).any(1).sum()) if x.ndim > 1 else int((~finite).sum())
+    bad, outside = 0, False
+    for part in chunks(x):
+        finite = torch.isfinite(part)
+        if not bool(finite.all()):
+            bad += int((~finite.reshape(len(part), -1).all(1)).sum())
+        outside = outside or _outside(part, low, high)
+    if bad:
         raise DataError(
             f"{name} must be finite, but {bad} of {len(x)} examples hold NaN or infinity. "
             "Clean or drop them before training."
         )
-    slack = 1e-6
-    below = low is not None and bool((x < torch.as_tensor(low).to(x) - slack).any())
-    above = high is not None and bool((x > torch.as_tensor(high).to(x) + slack).any())
-    if below or above:
+    if outside:
+        least = min(float(part.min()) for part in chunks(x))
+        greatest = max(float(part.max()) for part in chunks(x))
         raise DataError(
             f"{name} must lie in clip_values ({_brief(low)}, {_brief(high)}), got values in "
-            f"[{float(x.min()):.4g}, {float(x.max()):.4g}]. Was it normalised or left in 0-255? "
+            f"[{least:.4g}, {greatest:.4g}]. Was it normalised or left in 0-255? "
             "Pass raw inputs in the range of clip_values; put normalisation inside the model or "
             "in the estimator's preprocessing=(mean, std)."
         )
@@ -127,7 +133,8 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
                 f"{name} as rows must have shape ({n}, {classes}), got {tuple(y.shape)}"
             )
         rows = y.sum(1, dtype=torch.float64)
-        if bool((y < 0).any()) or not torch.allclose(rows, torch.ones_like(rows), atol=1e-4):
+        negative = any(bool((part < 0).any()) for part in chunks(y))
+        if negative or not torch.allclose(rows, torch.ones_like(rows), atol=1e-4):
             raise DataError(
                 f"{name} as rows must be one-hot or soft labels (>= 0, summing to 1); "
                 f"row sums lie in [{float(rows.min()):.4g}, {float(rows.max()):.4g}]"
@@ -136,6 +143,15 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
         raise DataError(
             f"{name} must be ({n},) class numbers or ({n}, classes) rows, got {tuple(y.shape)}"
         )
+
+
+def _outside(
+    x: torch.Tensor, low: torch.Tensor | float | None, high: torch.Tensor | float | None
+) -> bool:
+    slack = 1e-6
+    if low is not None and bool((x < torch.as_tensor(low).to(x) - slack).any()):
+        return True
+    return high is not None and bool((x > torch.as_tensor(high).to(x) + slack).any())
 
 
 def _layout_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from artplus import _checks
 from artplus.criterion import Criterion, LossFunction, criterion
 from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
+from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -41,8 +42,8 @@ class EstimatorView:
     input_shape: tuple[int, ...]
     nb_classes: int | None
 
-    def inputs(self, x: Any, name: str = "x") -> Tensor:
-        """``x`` as checked float32 tensor ``(batch, *input_shape)``.
+    def inputs(self, x: Any, name: str = "x") -> Inputs:
+        """``x`` as checked float32 tensor ``(batch, *input_shape)``; of a memory map as rows.
 
         Raises:
             DataError: for a wrong shape or dtype, NaN, or values outside ``clip_values``.
@@ -73,7 +74,7 @@ class EstimatorView:
         _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name)
         return tensor
 
-    def prepare(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    def prepare(self, x: Any, y: Any) -> tuple[Inputs, Tensor]:
         """Inputs and labels of one array or batch, checked."""
         inputs = self.inputs(x)
         return inputs, self.labels(y, len(inputs))
@@ -229,18 +230,21 @@ def _bound(value: Any) -> float | Tensor:
     return float(array) if array.ndim == 0 else torch.from_numpy(array)
 
 
-def _float32(x: Any, name: str) -> Tensor:
+def _float32(x: Any, name: str) -> Inputs:
     """Arrays, lists and tensors as float32, saying so when values are converted."""
-    tensor = as_numbers(x, name)
-    if tensor.is_complex() or tensor.dtype == torch.bool:
+    mapped = is_mapped(x)
+    tensor: Inputs = as_numbers(x[:0] if mapped else x, name)
+    if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise DataError(f"{name} must be real numbers, got {tensor.dtype}")
+    if mapped:
+        tensor = Rows(x)
     if tensor.dtype != torch.float32:
         warnings.warn(
             f"{name} was converted from {tensor.dtype} to float32, as the model's weights are",
             ConversionWarning,
             stacklevel=5,
         )
-        tensor = tensor.float()
+        tensor = tensor.to(torch.float32)
     return tensor
 
 

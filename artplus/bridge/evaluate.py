@@ -33,6 +33,7 @@ from artplus.evaluation import (
 )
 from artplus.evaluation.trial import plain
 from artplus.geometry import geometry
+from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel, as_loss_model, device_of
 from artplus.spaces import InputSpace
 
@@ -52,7 +53,7 @@ class _Subject:
     """
 
     model: LossModel
-    x: Tensor
+    x: Inputs
     y: Tensor
     space: InputSpace
     name: str
@@ -96,7 +97,8 @@ def evaluate(
         estimator: An ART estimator that holds a torch module, a ``torch.nn.Module``, or an ART
             classifier that only predicts (``BlackBoxClassifier``, scikit-learn's), which ART's
             attacks and ``"square"`` can judge.
-        x: ``(n, *input)`` raw inputs, in the range of ``clip_values``.
+        x: ``(n, *input)`` raw inputs, in the range of ``clip_values``. A memory map is read, and
+            converted where that is needed, a batch at a time.
         y: True labels: class numbers or rows; targets in regression.
         attacks: A suite (``"quick"``, ``"standard"``, ``"demo"``), one attack, a list or a mapping
             by name. An attack is a name (:func:`artplus.evaluation.list_attacks`), an ART evasion
@@ -230,8 +232,8 @@ def _subject(
 
 
 def _module(model: LossModel, x: Any, y: Any, clip_values: tuple[Any, Any] | None) -> _Subject:
-    inputs = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
-    labels = torch.as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+    inputs = as_inputs(x if isinstance(x, Tensor) else np.asarray(x))
+    labels = as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
     space = InputSpace()
     if clip_values is not None:
         low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
@@ -243,7 +245,7 @@ def _module(model: LossModel, x: Any, y: Any, clip_values: tuple[Any, Any] | Non
     return _Subject(model, inputs, labels, space, type(model.module).__name__, None)
 
 
-def _outputs(model: LossModel, x: Tensor) -> int | None:
+def _outputs(model: LossModel, x: Inputs) -> int | None:
     """Number of classes by one prediction; ``None`` if the judge will have to say what is wrong."""
     parameter = next(model.module.parameters(), None)
     if x.ndim < 2 or len(x) == 0:

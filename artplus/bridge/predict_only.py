@@ -15,6 +15,7 @@ from artplus.bridge.art_attack import ArtAttack
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, UnsupportedEstimatorError
 from artplus.functional import cross_entropy
+from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -71,14 +72,14 @@ def box(estimator: Any) -> InputSpace:
     return InputSpace(low, high)
 
 
-def inputs(estimator: Any, x: Any) -> Tensor:
-    """``x`` as a checked float32 tensor."""
-    tensor = torch.as_tensor(np.asarray(x)).float()
+def inputs(estimator: Any, x: Any) -> Inputs:
+    """``x`` as a checked float32 tensor; of a memory map as rows."""
+    tensor = as_inputs(np.asarray(x)).to(torch.float32)
     _checks.inputs(tensor, shape=tuple(estimator.input_shape))
     return tensor
 
 
 def labels(y: Any) -> Tensor:
     """Class numbers of numbers or one-hot rows."""
-    tensor = torch.as_tensor(np.asarray(y))
+    tensor = as_tensor(np.asarray(y))
     return tensor.argmax(1) if tensor.ndim == 2 else tensor.long()

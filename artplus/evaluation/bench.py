@@ -10,6 +10,7 @@ from torch import Tensor
 
 from artplus.errors import DataError
 from artplus.functional import class_index
+from artplus.mapped import Inputs
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -55,7 +56,7 @@ class Bench:
 
     Attributes:
         model: The model.
-        x: ``(n, *input)`` floats, anywhere; batches are moved to ``device``.
+        x: ``(n, *input)`` floats, anywhere, also in a map; batches are moved to ``device``.
         y: ``(n, ...)`` labels or targets.
         space: Range of valid inputs and mask.
         batch_size: Examples at a time.
@@ -65,7 +66,7 @@ class Bench:
     """
 
     model: LossModel
-    x: Tensor
+    x: Inputs
     y: Tensor
     space: InputSpace
     batch_size: int

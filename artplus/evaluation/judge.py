@@ -26,6 +26,7 @@ from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult, Examples
 from artplus.evaluation.trial import Exhibit, Outcome, largest_radius, metrics, trial
 from artplus.evaluation.untouched import untouched
+from artplus.mapped import Inputs, Rows, as_inputs, as_tensor, chunks
 from artplus.model import LossModel, device_of
 from artplus.spaces import InputSpace
 
@@ -34,7 +35,7 @@ Values = Tensor | NDArray[Any]
 
 def judge(
     model: LossModel,
-    x: Values,
+    x: Values | Rows,
     y: Values,
     attacks: Mapping[str, Attack],
     *,
@@ -64,7 +65,7 @@ def judge(
 
     Args:
         model: What is judged.
-        x: ``(n, *input)`` floats inside ``space``.
+        x: ``(n, *input)`` floats inside ``space``; a memory map is read a batch at a time.
         y: ``(n,)`` class numbers, ``(n, classes)`` rows, or the targets of a regression.
         attacks: By name; run in this order. Each draws its randomness from ``seed`` and its
             name, so that others, or their order, do not change it.
@@ -152,7 +153,7 @@ def judge(
 
 def _bench(
     model: LossModel,
-    x: Values,
+    x: Values | Rows,
     y: Values,
     space: InputSpace,
     batch_size: int,
@@ -160,8 +161,7 @@ def _bench(
     mistakes: Mistakes | None,
 ) -> Bench:
     """Check model and data against each other before anything costs time."""
-    x = _floats(torch.as_tensor(x).detach(), model.module)
-    y = torch.as_tensor(y).detach()
+    x, y = _floats(as_inputs(x), model.module), as_tensor(y).detach()
     _checks.inputs(x, low=space.low, high=space.high)
     _mask(space, x)
     if y.ndim == 0 or len(y) != len(x):
@@ -181,12 +181,12 @@ def _bench(
     return Bench(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
 
 
-def _mask(space: InputSpace, x: Tensor) -> None:
+def _mask(space: InputSpace, x: Inputs) -> None:
     if space.mask is None:
         return
     per_example = space.mask.ndim == x.ndim and len(space.mask) > 1
     try:
-        space.mask.expand_as(x if per_example else x[:1])
+        space.mask.expand(x.shape if per_example else (1, *x.shape[1:]))
     except RuntimeError:
         raise ConfigurationError(
             f"mask of shape {tuple(space.mask.shape)} does not broadcast over inputs "
@@ -194,9 +194,10 @@ def _mask(space: InputSpace, x: Tensor) -> None:
         ) from None
 
 
-def _floats(x: Tensor, module: nn.Module) -> Tensor:
+def _floats(x: Inputs, module: nn.Module) -> Inputs:
     """Inputs in the module's own precision."""
-    if not x.is_floating_point():
+    x = x.detach() if isinstance(x, Tensor) else x
+    if not x.dtype.is_floating_point:
         raise DataError(
             f"x must be floats in the range of the model's inputs, got {x.dtype}; "
             "x.float() / 255 makes images of bytes"
@@ -315,10 +316,12 @@ def _worst_attack(clean: Scores, outcomes: Sequence[Outcome]) -> tuple[str, ...]
     else:
         hit = torch.stack([_flags(outcome.scores.wrong, n) for outcome in working])
     best = torch.where(hit, losses, -torch.inf).argmax(0)
-    named = [working[int(k)].result.name for k in best]
+    named = [working[k].result.name for k in best.tolist()]
     return tuple(
         wording.CLEAN if already else (attack if struck else "")
-        for already, attack, struck in zip(_flags(clean.wrong, n), named, hit.any(0), strict=True)
+        for already, attack, struck in zip(
+            _flags(clean.wrong, n).tolist(), named, hit.any(0).tolist(), strict=True
+        )
     )
 
 
@@ -382,11 +385,12 @@ def _notes(bench: Bench, results: Sequence[AttackResult]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _hash(x: Tensor, y: Tensor) -> str:
+def _hash(x: Inputs, y: Tensor) -> str:
     digest = hashlib.sha256()
-    for tensor in (x.float(), y.double()):
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+    for values, dtype in ((x, torch.float32), (y, torch.float64)):
+        digest.update(str(tuple(values.shape)).encode())
+        for part in chunks(values):
+            digest.update(np.ascontiguousarray(part.to(dtype).cpu().numpy()).data)
     return digest.hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from artplus.evaluation.report import Report
 from artplus.evaluation.verify import verify
 from artplus.functional import margin
 from artplus.geometry import clip, geometry
+from artplus.mapped import Inputs
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -274,7 +275,7 @@ def _one_run(attack: Attack) -> Attack:
     return replace(attack, restarts=1, targets=1) if isinstance(attack, APGD) else attack
 
 
-def _rows(eps: Budget, index: Tensor, x: Tensor) -> Budget:
+def _rows(eps: Budget, index: Tensor, x: Inputs) -> Budget:
     """A radius per example for the examples ``index`` alone."""
     if isinstance(eps, (float, int, Relative)):
         return eps

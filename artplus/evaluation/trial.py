@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from artplus import seeding
-from artplus.attacks._base import Attack, resolve
+from artplus.attacks._base import Attack, Relative, resolve
 from artplus.evaluation.bench import Bench, Scores
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.verify import Findings, verify
 from artplus.evaluation.wording import number
 from artplus.geometry import geometry
+from artplus.mapped import Inputs, chunks
 from artplus.spaces import InputSpace
 
 _log = logging.getLogger(__name__)
@@ -144,12 +145,19 @@ def trial(
     return Outcome(result, scores, tally.fooled, tally.held)
 
 
-def largest_radius(attack: Attack, x: Tensor) -> float:
+def largest_radius(attack: Attack, x: Inputs) -> float:
     """The radius as one number; the largest where it differs per feature or example.
 
     Raises:
         ConfigurationError: if it does not fit the inputs.
     """
+    if isinstance(attack.eps, Relative):
+        return max(_largest(attack, part) for part in chunks(x))
+    # Any other radius depends on shape and dtype alone, so inputs without memory will do.
+    return _largest(attack, torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape))
+
+
+def _largest(attack: Attack, x: Tensor) -> float:
     radius = resolve(attack.eps, x, geometry(attack.norm))
     return float(torch.as_tensor(radius, dtype=torch.float64).max())
 
@@ -271,9 +279,8 @@ def _count(
     for row in range(len(part)):
         shelf = tally.fooled if bool(turned[row]) else tally.held
         if len(shelf) < exhibits:
-            shelf.append(
-                Exhibit(int(part[row]), x[row].cpu(), x_adv[row].cpu(), scores.predictions[row])
-            )
+            kept = (v[row].cpu().clone() for v in (x, x_adv, scores.predictions))  # not the batch
+            shelf.append(Exhibit(int(part[row]), *kept))
 
 
 def _verdict(attack: Attack, tally: _Tally, eps: float, attacked: int) -> str | None:

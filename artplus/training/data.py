@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from artplus import _checks
 from artplus.errors import CheckpointError, ConversionWarning, DataError
+from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.spaces import InputSpace
 
 
@@ -33,8 +34,8 @@ class Batch:
     index: Tensor | None = None
 
 
-Prepare = Callable[[Any, Any], tuple[Tensor, Tensor]]
-"""Raw inputs and labels to checked tensors, wherever they are."""
+Prepare = Callable[[Any, Any], tuple[Inputs, Tensor]]
+"""Raw inputs and labels to checked tensors, wherever they are; a memory map stays one."""
 
 
 class Order:
@@ -55,21 +56,21 @@ class Order:
     def __iter__(self) -> Iterator[list[int]]:
         shuffled = self.generator is not None
         order = torch.randperm(self._n, generator=self.generator) if shuffled else None
-        positions = list(range(self._n)) if order is None else order.tolist()
         for i in range(len(self)):
-            stop = None if i == len(self) - 1 else (i + 1) * self._batch_size
-            yield positions[i * self._batch_size : stop]
+            start = i * self._batch_size
+            stop = self._n if i == len(self) - 1 else start + self._batch_size
+            yield list(range(start, stop)) if order is None else order[start:stop].tolist()
 
 
 class Arrays:
-    """Batches of tensors held in memory, in an :class:`Order`."""
+    """Batches of tensors held in memory, or of a memory map's rows, in an :class:`Order`."""
 
     replayable = True
     """Whether an epoch can be begun again and gives the same batches."""
 
     def __init__(
         self,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         batch_size: int,
         generator: torch.Generator | None,
@@ -200,10 +201,12 @@ class Loaded:
                     f"{type(raw).__name__}. Wrap the data set so that it yields pairs."
                 )
             x, y = self._prepare(raw[0], raw[1])
-            yield Batch(x.to(self._device), y.to(self._device))
+            # A map's rows are copied here; of a tensor x[:] is a view.
+            yield Batch(x[:].to(self._device), y.to(self._device))
 
 
 Source = Arrays | Loaded
+Held = TypeVar("Held", bound=Inputs)
 
 
 def _told(holder: Any) -> bool:
@@ -230,7 +233,8 @@ def batches(
 
     Args:
         data: ``(x, y)`` arrays or tensors, a ``Dataset`` of pairs, a ``DataLoader``, or any
-            re-iterable of ``(x, y)`` batches.
+            re-iterable of ``(x, y)`` batches. Inputs in a memory map are read, and converted where
+            that is needed, a batch at a time; labels are held in memory.
         prepare: See :data:`Prepare`. Arrays are prepared whole and once, so bad input is refused
             before training; of a loader the first batch is, when it comes.
         batch_size: For arrays and data sets; a loader has its own.
@@ -275,9 +279,9 @@ def tensor_pair(space: InputSpace, dtype: torch.dtype = torch.float32) -> Prepar
         dtype: Of the model's weights; inputs of another one are converted, with a warning.
     """
 
-    def prepare(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        inputs, labels = _tensor(x, "x"), _tensor(y, "y")
-        if not inputs.is_floating_point():
+    def prepare(x: Any, y: Any) -> tuple[Inputs, Tensor]:
+        inputs, labels = _numbers(as_inputs, x, "x"), _numbers(as_tensor, y, "y")
+        if not inputs.dtype.is_floating_point:
             raise DataError(
                 f"x must be floats in the range of the model's inputs, got {inputs.dtype}; "
                 "x.float() / 255 makes images of bytes"
@@ -296,14 +300,16 @@ def tensor_pair(space: InputSpace, dtype: torch.dtype = torch.float32) -> Prepar
         if labels.is_complex() or not bool(torch.isfinite(labels).all()):
             raise DataError("y must be finite real numbers")
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        return inputs.detach(), labels.long() if whole else labels
+        if isinstance(inputs, Tensor):
+            inputs = inputs.detach()
+        return inputs, labels.long() if whole else labels
 
     return prepare
 
 
-def _tensor(values: Any, name: str) -> Tensor:
+def _numbers(kind: Callable[[Any], Held], values: Any, name: str) -> Held:
     try:
-        return torch.as_tensor(values)
+        return kind(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{name} must be a tensor or an array of numbers, got {type(values).__name__}: {error}"

@@ -105,4 +105,5 @@ def misleading_gradients(probe: Probe) -> Finding | None:
 def span(probe: Probe) -> float:
     """Width of the range of valid inputs; of the examples themselves where it is unbounded."""
     width = probe.bench.space.width()
-    return width or float(probe.bench.x.max() - probe.bench.x.min())
+    x = probe.bench.x[:]
+    return width or float(x.max() - x.min())
