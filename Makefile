@@ -26,8 +26,8 @@ format: $(VENV)/.dev      ## put the style right
 
 check: lint test          ## what CI runs
 
-bench: $(VENV)/.core      ## speed against a bare loop and ART's trainer
-	$(ONE_THREAD) $(BIN)/python -m tests.benchmarks.speed --output speed.json
+bench: $(VENV)/.core      ## speed and memory against a bare loop and ART's trainer
+	$(BIN)/python -m tests.benchmarks.speed --output speed.json
 
 clean:
 	rm -rf $(VENV) demo build dist .coverage
