@@ -20,10 +20,11 @@ from artplus.model import LossModel
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
 
-ACTIVATIONS = 6 * 2**20
-"""Bytes of the largest activation above which a CPU slows down: larger blocks are mapped and
-cleared anew by the allocator at every step. Measured: slices of half the batch ran PGD 1.4 to 1.9
-times as fast on networks above it, 0.9 times as fast on networks below."""
+ACTIVATIONS = 7 * 2**19
+"""Bytes of the largest activation, 3.5 MiB, above which a CPU slows down: when the activations of a
+batch are freed, the allocator gives their pages back and has them cleared anew at every step.
+Measured: slices at this size ran PGD 1.3 to 1.9 times as fast on networks above it, smaller ones no
+faster; networks below lose by slices."""
 
 LOOK = 32
 """Examples looked at: enough to tell probabilities from logits."""
