@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +27,6 @@ from artplus.training.history import History
 from artplus.training.method import make_method
 from artplus.training.probe import check_optimizer
 from artplus.training.steps import Step, standard
-
-logger = logging.getLogger(__name__)
 
 COMBINATIONS = {"cycle": Cycle, "average": Average, "worst": WorstOf}
 
