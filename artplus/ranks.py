@@ -1,0 +1,92 @@
+"""Which of several processes this is, and what they tell one another.
+
+``torchrun`` and ``accelerate launch`` start the same program several times; ``torch.distributed``
+connects them, and each has a number, its *rank*. Where nothing is connected there is one process,
+of rank 0, and every function here is then trivial. All but :func:`rank`, :func:`ranks`,
+:func:`is_main` and :func:`share` are collective: every process must call them, in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Number of this process; 0 where there is only one."""
+    return dist.get_rank() if _connected() else 0
+
+
+def ranks() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _connected() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and shows progress."""
+    return rank() == 0
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum over the processes of tensors of one shape, on the device of ``values``.
+
+    ``values`` itself is left as it is.
+    """
+    found = values.detach().clone()
+    if ranks() == 1:
+        return found
+    # NCCL sends from the GPU only, gloo gladly from the CPU.
+    sent = found.to(_device())
+    dist.all_reduce(sent)
+    return sent.to(values.device)
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process gave, in the order of the ranks; the same list everywhere.
+
+    It goes through pickle: between the processes of one run, which trust each other.
+    """
+    if ranks() == 1:
+        return [value]
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if ranks() > 1:
+        dist.barrier()
+
+
+def share(n: int) -> slice:
+    """This process's part of ``n`` rows: contiguous, and no part larger by more than one.
+
+    Example:
+        >>> share(10)
+        slice(0, 10, None)
+    """
+    return part(n, rank(), ranks())
+
+
+def part(n: int, k: int, parts: int) -> slice:
+    """The ``k``-th of ``parts`` contiguous parts of ``n`` rows; together they are all of them.
+
+    Example:
+        >>> [part(10, k, 4) for k in range(4)]
+        [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None), slice(8, 10, None)]
+    """
+    least, longer = divmod(n, parts)
+    start = k * least + min(k, longer)
+    return slice(start, start + least + (k < longer))
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _device() -> str:
+    backend = cast(str, dist.get_backend())
+    return "cuda" if "nccl" in backend and "gloo" not in backend else "cpu"
