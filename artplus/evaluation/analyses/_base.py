@@ -48,7 +48,7 @@ class Analysis(Protocol):
         ...
 
 
-analyses: Registry[Callable[..., Analysis]] = Registry("analysis", "artplus.analyses")
+analyses: Registry[Callable[..., Analysis]] = Registry("analysis", "artplus.evaluation.analyses")
 
 
 def register_analysis(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
