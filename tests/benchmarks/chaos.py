@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import artplus
+from artplus import durable
 from artplus.training import Resume, checkpoint
 from artplus.training.callbacks import EMA, Checkpoint, EarlyStopping
 
@@ -126,7 +127,7 @@ def _arm(kill: str) -> None:
         nonlocal left
         left -= 1
         if left == 0 and place == "payload":
-            plain_write, gone = checkpoint._Hashed.write, [0]
+            plain_write, gone = durable.Hashed.write, [0]
 
             def partial(self: Any, data: Any) -> int:
                 gone[0] += 1
@@ -136,7 +137,7 @@ def _arm(kill: str) -> None:
                     die()
                 return plain_write(self, data)
 
-            checkpoint._Hashed.write = partial  # type: ignore[method-assign]
+            durable.Hashed.write = partial  # type: ignore[method-assign]
         if left == 0 and place == "rename":
             os.replace = die
         path = write(*args)

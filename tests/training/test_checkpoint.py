@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from artplus import AdversarialTrainerPlus, fit
+from artplus import AdversarialTrainerPlus, durable, fit
 from artplus.attacks import PGD
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
 from artplus.losses import Objective, Terms
@@ -215,7 +215,7 @@ def fill(monkeypatch, room, after=0):
         opened.append(path)
         return Full(file, room) if len(opened) > after else file
 
-    monkeypatch.setattr(checkpoint, "open", opening, raising=False)
+    monkeypatch.setattr(durable, "open", opening, raising=False)
 
 
 @pytest.mark.parametrize("room", [0, 5, 16, 300, 1200, "all but one"])
