@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from artplus import AdversarialTrainerPlus, durable, fit
+from artplus import AdversarialTrainerPlus, described, durable, fit
 from artplus.attacks import PGD
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
 from artplus.losses import Objective, Terms
 from artplus.seeding import set_streams, streams
-from artplus.training import Resume, checkpoint, identity
+from artplus.training import Resume, checkpoint
 from artplus.training.callbacks import (
     EMA,
     Callback,
@@ -594,7 +594,7 @@ def test_addresses_empty_cells_and_endless_parts_make_no_difference(tmp_path):
     go(folder=tmp_path)
     go(resume=tmp_path)
     found = {}
-    identity._describe({"loop": loop, "cell": margin_of(1.0, unset=True)}, "here", found)
+    described.describe({"loop": loop, "cell": margin_of(1.0, unset=True)}, "here", found)
     assert found["here.loop.0"] == "0.02" and found["here.cell.margin"] == "None"
 
 
@@ -606,7 +606,7 @@ def test_parameters_that_change_nothing_are_not_part_of_the_run():
     ]
     found = [{}, {}]
     for attack, into in zip(attacks, found, strict=True):
-        identity._describe(attack, "attack", into)
+        described.describe(attack, "attack", into)
     assert found[0] == found[1] and found[0]["attack.eps"] == "0.1"
 
 
