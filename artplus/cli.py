@@ -19,7 +19,7 @@ from artplus.errors import ArtplusError, ArtplusWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KINDS = ("losses", "trainers", "attacks", "suites")
+KINDS = ("losses", "trainers", "attacks", "suites", "analyses")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
@@ -120,7 +120,7 @@ def _command(commands: Any, name: str, run: Callable[..., str], text: str) -> An
 
 def _add_list(commands: Any) -> None:
     parser = _command(
-        commands, "list", _list, "show the registered losses, trainers, attacks and suites"
+        commands, "list", _list, "show the registered losses, trainers, attacks, suites, analyses"
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
 
@@ -207,6 +207,10 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--checks", choices=("auto", "on", "off"), default="auto",
         help="look for signs that the attacks failed; auto is for suites (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--analyses", default="", metavar="NAMES",
+        help="what else to look into, with commas between; see 'artplus list analyses'",
     )  # fmt: skip
     parser.add_argument(
         "--fail-under", type=float, metavar="SHARE",

@@ -85,6 +85,8 @@ def evaluate(
     name: str | None = None,
     checks: bool | Literal["auto"] = "auto",
     surrogate: Any = None,
+    analyses: Any = (),
+    before: Any = None,
     progress: bool = True,
 ) -> Report:
     """Attack an estimator or a torch model, and report what it withstands.
@@ -125,6 +127,11 @@ def evaluate(
             look at up to 64 examples, which costs little beside a suite. Default: only for suites.
         surrogate: Another model or estimator for the same task; the checks then see whether
             attacks made on it do better than those on the model itself.
+        analyses: What else to look into: names (:func:`artplus.evaluation.list_analyses`) or
+            objects of :mod:`artplus.evaluation.analyses`, for example
+            ``["epsilon_curve", Corruptions(severities=(1, 3, 5))]``. Each fills a section of
+            :attr:`Report.sections`.
+        before: The model or estimator before it was hardened, for analyses that compare.
         progress: Show a progress bar.
 
     Raises:
@@ -171,6 +178,9 @@ def evaluate(
         notes=notes,
         checks=bool(checks),
         surrogate=None if surrogate is None else _other(surrogate, loss),
+        analyses=analyses,
+        before=None if before is None else _other(before, loss),
+        estimator=estimator,
         progress=progress,
     )
     return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))

@@ -26,6 +26,7 @@ def evaluate(
     clip_max: float = 1.0,
     seed: int = 0,
     checks: str = "auto",
+    analyses: str = "",
     fail_under: float | None = None,
     output: Sequence[Path] = (),
     overwrite: bool = False,
@@ -45,6 +46,7 @@ def evaluate(
         seed: Of everything random.
         checks: Whether to look for signs that the attacks failed: ``"on"``, ``"off"``, or
             ``"auto"``, for suites only.
+        analyses: Names of what else to look into, with commas between.
         fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
         output: Files to write, each in the form of its suffix.
         overwrite: Replace them.
@@ -75,6 +77,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         checks=CHECKS[checks],
+        analyses=[name for name in analyses.split(",") if name],
     )
     for path in output:
         report.save(path)

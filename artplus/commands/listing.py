@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from artplus.evaluation.analyses._base import analyses
 from artplus.evaluation.named import attacks
 from artplus.evaluation.suites import suites
 from artplus.losses._base import losses
@@ -18,6 +19,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "trainers": trainers,
     "attacks": attacks,
     "suites": suites,
+    "analyses": analyses,
 }
 
 
@@ -31,7 +33,7 @@ def listing(*, kind: str | None = None) -> str:
     blocks = []
     for each in kinds:
         registry = REGISTRIES[each]
-        width = max(map(len, registry.names()))
+        width = max(map(len, registry.names()), default=0)
         lines = [f"  {name:{width}}  {_first_line(registry.get(name))}" for name in registry]
         blocks.append("\n".join([each, *(line.rstrip() for line in lines)]))
     return "\n\n".join(blocks)

@@ -1,5 +1,10 @@
 """The honest judge: attacks in, a verdict out that says how far to trust it."""
 
+from artplus.evaluation.analyses import Analysis as Analysis
+from artplus.evaluation.analyses import Subject as Subject
+from artplus.evaluation.analyses import list_analyses as list_analyses
+from artplus.evaluation.analyses import make_analysis as make_analysis
+from artplus.evaluation.analyses import register_analysis as register_analysis
 from artplus.evaluation.finding import Finding as Finding
 from artplus.evaluation.intervals import wilson as wilson
 from artplus.evaluation.judge import judge as judge
@@ -11,22 +16,29 @@ from artplus.evaluation.named import register_attack as register_attack
 from artplus.evaluation.report import Report as Report
 from artplus.evaluation.result import AttackResult as AttackResult
 from artplus.evaluation.result import Examples as Examples
+from artplus.evaluation.section import Section as Section
 from artplus.evaluation.suites import list_suites as list_suites
 from artplus.evaluation.suites import make_suite as make_suite
 from artplus.evaluation.suites import register_suite as register_suite
 
 __all__ = [
+    "Analysis",
     "AttackResult",
     "Examples",
     "Finding",
     "MinimumNorm",
     "Report",
+    "Section",
+    "Subject",
     "Threat",
     "judge",
+    "list_analyses",
     "list_attacks",
     "list_suites",
+    "make_analysis",
     "make_attack",
     "make_suite",
+    "register_analysis",
     "register_attack",
     "register_suite",
     "wilson",

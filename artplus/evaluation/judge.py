@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,8 @@ from artplus import _checks
 from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import indicators, probe, wording
+from artplus.evaluation.analyses import Analysis, Setting, Subject
+from artplus.evaluation.analyses import _run as looking
 from artplus.evaluation.bench import Bench, Mistakes, Scores
 from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult, Examples
@@ -50,6 +52,9 @@ def judge(
     notes: Sequence[str] = (),
     checks: bool = False,
     surrogate: LossModel | None = None,
+    analyses: str | Analysis | Iterable[str | Analysis] = (),
+    before: LossModel | None = None,
+    estimator: Any = None,
     progress: bool = True,
     device: torch.device | str | None = None,
 ) -> Report:
@@ -85,6 +90,11 @@ def judge(
             an attack: :mod:`artplus.evaluation.indicators`. Fills ``findings`` and ``verdict``.
         surrogate: Another model for the same task, on the same device: the checks then hold
             attacks made on it against those made on the model. Needs ``checks``.
+        analyses: What else to look into, as names or objects of
+            :mod:`artplus.evaluation.analyses`; fills ``sections``. Each is asked before the
+            attacks run whether it applies; one that fails afterwards says so in its section.
+        before: The model before it was hardened, for analyses that compare.
+        estimator: What the model was made of, for analyses that ask for its kind.
         progress: Show a bar per attack, with the robust accuracy so far and the time left.
         device: Where batches go; default where the model's parameters are.
 
@@ -107,6 +117,7 @@ def judge(
     _checks.count("batch_size", batch_size)
     _checks.count("examples", examples, least=0)
     _named(attacks)
+    looks = looking.chosen(analyses)
     if surrogate is not None and not checks:
         raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
     where = device_of(model.module) if device is None else torch.device(device)
@@ -115,6 +126,16 @@ def judge(
         _class_names(class_names, bench)
         for attack in attacks.values():
             largest_radius(attack, bench.x)  # refuse one that does not fit before any has run
+        setting = Setting(
+            bench=bench,
+            attacks=attacks,
+            seed=seed,
+            before=before,
+            estimator=model.module if estimator is None else estimator,
+            class_names=None if class_names is None else tuple(class_names),
+            progress=progress,
+        )
+        looking.check(looks, setting)
         clean = bench.clean()
         outcomes = _trials(bench, clean, attacks, seed, only_survivors, examples, progress)
     results = tuple(outcome.result for outcome in outcomes)
@@ -127,7 +148,13 @@ def judge(
         attacks=results,
         losses_clean=clean.losses.numpy(),
         correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
-        worst_attack=_worst_attack(clean, working and outcomes),
+        worst_attack=_worst_attack(clean, working and outcomes, first=only_survivors),
+        predictions_clean=clean.predictions.numpy() if bench.classes else None,
+        predictions_worst=(
+            _worst_predictions(clean, outcomes, first=only_survivors)
+            if bench.classes and working
+            else None
+        ),
         clean_metrics=metrics(clean.losses, clean.errors),
         robust_metrics=_worst_metrics(clean, working),
         eps=eps,
@@ -144,11 +171,13 @@ def judge(
         data_hash=_hash(bench.x, bench.y),
         notes=(*notes, *_notes(bench, counted)),
     )
-    if not checks:
+    if checks:
+        with untouched(model.module), untouched((surrogate or model).module):
+            looked_at = probe.take(bench, report, attacks, seed=seed, surrogate=surrogate)
+            report = replace(report, findings=indicators.check(looked_at, progress=progress))
+    if not looks:
         return report
-    with untouched(model.module), untouched((surrogate or model).module):
-        looked_at = probe.take(bench, report, attacks, seed=seed, surrogate=surrogate)
-        return replace(report, findings=indicators.check(looked_at, progress=progress))
+    return replace(report, sections=looking.run(looks, Subject.of(setting, report)))
 
 
 def _bench(
@@ -304,25 +333,49 @@ def _shown(bar: Any, fallen: Tensor) -> Callable[[int, Tensor | None], None]:
     return shown
 
 
-def _worst_attack(clean: Scores, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+def _worst_attack(clean: Scores, outcomes: Sequence[Outcome], *, first: bool) -> tuple[str, ...]:
     """Of the attacks that fool an example, the one with the largest loss; in regression of all."""
-    n = len(clean.losses)
-    working = [o for o in outcomes if o.result.broken is None or o.result.fooled is not None]
+    working = _counted(outcomes)
+    already = _flags(clean.wrong, len(clean.losses)).tolist()
+    return tuple(
+        wording.CLEAN if wrong else ("" if k < 0 else working[k].result.name)
+        for wrong, k in zip(already, _worst(clean, working, first).tolist(), strict=True)
+    )
+
+
+def _worst_predictions(
+    clean: Scores, outcomes: Sequence[Outcome], *, first: bool
+) -> NDArray[np.int64]:
+    """The class predicted under the attack that :func:`_worst_attack` names, else the clean one."""
+    working = _counted(outcomes)
+    worst = _worst(clean, working, first)
+    under = torch.stack([o.scores.predictions for o in working])
+    found = under.gather(0, worst.clamp_min(0)[None]).squeeze(0)
+    kept = (worst < 0) | _flags(clean.wrong, len(worst))
+    return torch.where(kept, clean.predictions, found).numpy()
+
+
+def _counted(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [o for o in outcomes if o.result.broken is None or o.result.fooled is not None]
+
+
+def _worst(clean: Scores, working: Sequence[Outcome], first: bool) -> Tensor:
+    """``(n,)``: number of the attack of the largest loss among those that fool, -1 where none does.
+
+    With ``first`` the first that fools: the others saw survivors only, and what they say of an
+    example that had fallen is its clean loss.
+    """
     if not working:
-        return tuple("clean" if w else "" for w in _flags(clean.wrong, n))
+        return torch.full((len(clean.losses),), -1)
     losses = torch.stack([outcome.scores.losses for outcome in working])
     if clean.wrong is None:
         hit = losses > clean.losses
     else:
-        hit = torch.stack([_flags(outcome.scores.wrong, n) for outcome in working])
+        hit = torch.stack([_flags(o.scores.wrong, len(clean.losses)) for o in working])
+        if first:
+            return torch.where(hit.any(0), hit.int().argmax(0), -1)
     best = torch.where(hit, losses, -torch.inf).argmax(0)
-    named = [working[k].result.name for k in best.tolist()]
-    return tuple(
-        wording.CLEAN if already else (attack if struck else "")
-        for already, attack, struck in zip(
-            _flags(clean.wrong, n).tolist(), named, hit.any(0).tolist(), strict=True
-        )
-    )
+    return torch.where(hit.any(0), best, -1)
 
 
 def _flags(wrong: Tensor | None, n: int) -> Tensor:

@@ -15,6 +15,7 @@ from artplus.evaluation import schema, text, wording
 from artplus.evaluation.finding import Finding, Verdict, overall
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.result import Array, AttackResult, Examples
+from artplus.evaluation.section import Section
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +46,9 @@ class Report:
         robust_metrics: The same in the worst case; empty if no attack worked.
         worst_attack: ``n`` names, which attack hurt each example most: ``"clean"`` where the model
             is wrong without one, ``""`` where it held.
+        predictions_clean: ``(n,)`` class numbers without an attack; ``None`` in regression.
+        predictions_worst: ``(n,)`` class numbers under :attr:`worst_attack`, without an attack
+            where the model is wrong already or held; ``None`` if no attack worked.
         examples: A few attacked examples, or ``None``.
         class_names: One per class, for display.
         model: What was judged, a name for display.
@@ -54,6 +58,7 @@ class Report:
         data_hash: Of inputs and labels; two reports compare only if it agrees.
         notes: What a reader should know beyond single attacks.
         findings: What the checks say about the evaluation itself; empty if none were run.
+        sections: What the analyses found: :mod:`artplus.evaluation.analyses`.
     """
 
     n: int
@@ -61,6 +66,8 @@ class Report:
     losses_clean: Array
     correct_clean: Array | None = None
     worst_attack: tuple[str, ...] = ()
+    predictions_clean: Array | None = None
+    predictions_worst: Array | None = None
     clean_metrics: Mapping[str, float] = field(default_factory=dict)
     robust_metrics: Mapping[str, float] = field(default_factory=dict)
     eps: float | None = None
@@ -77,6 +84,7 @@ class Report:
     data_hash: str = ""
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    sections: tuple[Section, ...] = ()
 
     @property
     def working(self) -> tuple[AttackResult, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import math
@@ -14,6 +13,12 @@ import numpy as np
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation.finding import Finding
 from artplus.evaluation.result import Array, AttackResult, Examples
+from artplus.evaluation.section_schema import (
+    decode_array,
+    decode_section,
+    encode_array,
+    encode_section,
+)
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -59,8 +64,11 @@ def encode(report: Report) -> dict[str, Any]:
         "correct_clean": _booleans(report.correct_clean),
         "losses_clean": _floats(report.losses_clean),
         "worst_attack": list(report.worst_attack),
+        "predictions_clean": _whole(report.predictions_clean),
+        "predictions_worst": _whole(report.predictions_worst),
         "attacks": [_encode_attack(result) for result in report.attacks],
         "examples": None if report.examples is None else _encode_examples(report.examples),
+        "sections": [encode_section(section) for section in report.sections],
     }
 
 
@@ -109,6 +117,10 @@ def decode(data: Mapping[str, Any]) -> dict[str, Any]:
             "correct_clean": _booleans_from(data["correct_clean"]),
             "losses_clean": _losses(data["losses_clean"], data["n"]),
             "worst_attack": tuple(data["worst_attack"]),
+            # Reports of before had neither predictions nor sections.
+            "predictions_clean": _whole_from(data.get("predictions_clean")),
+            "predictions_worst": _whole_from(data.get("predictions_worst")),
+            "sections": tuple(decode_section(section) for section in data.get("sections", ())),
             "attacks": tuple(_decode_attack(result) for result in data["attacks"]),
             "examples": None if data["examples"] is None else _decode_examples(data["examples"]),
         }
@@ -188,8 +200,8 @@ def _decode_attack(data: Mapping[str, Any]) -> AttackResult:
 def _encode_examples(examples: Examples) -> dict[str, Any]:
     return {
         "index": examples.index.tolist(),
-        "x": _picture(examples.x),
-        "x_adv": _picture(examples.x_adv),
+        "x": encode_array(examples.x),
+        "x_adv": encode_array(examples.x_adv),
         "y": _labels(examples.y),
         "clean": _labels(examples.clean),
         "adversarial": _labels(examples.adversarial),
@@ -200,23 +212,13 @@ def _encode_examples(examples: Examples) -> dict[str, Any]:
 def _decode_examples(data: Mapping[str, Any]) -> Examples:
     return Examples(
         index=np.asarray(data["index"], dtype=np.int64),
-        x=_picture_from(data["x"]),
-        x_adv=_picture_from(data["x_adv"]),
+        x=decode_array(data["x"]),
+        x_adv=decode_array(data["x_adv"]),
         y=_labels_from(data["y"]),
         clean=_labels_from(data["clean"]),
         adversarial=_labels_from(data["adversarial"]),
         attack=tuple(data["attack"]),
     )
-
-
-def _picture(values: Array) -> dict[str, Any]:
-    raw = values.astype("<f4").tobytes()
-    return {"shape": list(values.shape), "float32": base64.b64encode(raw).decode("ascii")}
-
-
-def _picture_from(data: Mapping[str, Any]) -> Array:
-    raw = base64.b64decode(data["float32"], validate=True)
-    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(data["shape"])
 
 
 def _labels(values: Array) -> dict[str, Any]:
@@ -260,6 +262,14 @@ def _booleans(values: Array | None) -> list[int] | None:
 
 def _booleans_from(values: list[int] | None) -> Array | None:
     return None if values is None else np.asarray(values, dtype=bool)
+
+
+def _whole(values: Array | None) -> list[int] | None:
+    return None if values is None else values.astype(int).tolist()
+
+
+def _whole_from(values: list[int] | None) -> Array | None:
+    return None if values is None else np.asarray(values, dtype=np.int64)
 
 
 def _floats(values: Array | None) -> list[float | str | None] | None:

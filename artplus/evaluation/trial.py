@@ -60,6 +60,7 @@ class _Tally:
     wrong: Tensor | None
     losses: Tensor
     errors: Tensor | None
+    predictions: Tensor
     lengths: list[Tensor] = field(default_factory=list)
     outside_ball: int = 0
     outside_space: int = 0
@@ -107,6 +108,7 @@ def trial(
         None if clean.wrong is None else clean.wrong.clone(),
         clean.losses.clone(),
         None if clean.errors is None else clean.errors.clone(),
+        clean.predictions.clone(),
     )
     eps = largest_radius(attack, bench.x)
     begin, broken = time.perf_counter(), None
@@ -141,7 +143,7 @@ def trial(
         broken=broken,
         fooled=None if fooled is None else fooled.numpy(),
     )
-    scores = Scores(tally.losses, wrong, tally.errors, clean.predictions)
+    scores = Scores(tally.losses, wrong, tally.errors, tally.predictions)
     return Outcome(result, scores, tally.fooled, tally.held)
 
 
@@ -271,6 +273,7 @@ def _count(
         tally.errors[part] = scores.errors
     if tally.wrong is not None and scores.wrong is not None:
         tally.wrong[part] = scores.wrong
+    tally.predictions[part] = scores.predictions
     tally.lengths.append(found.lengths)
     tally.outside_ball += int(found.outside_ball.sum())
     tally.outside_space += int(found.outside_space.sum())
