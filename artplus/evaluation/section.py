@@ -96,6 +96,8 @@ class Matrix:
         columns: Their names.
         values: ``(rows, columns)``; ``None`` where there is none.
         unit: How a value is written.
+        span: What the palest and the fullest cell stand for, so that several matrices share one
+            scale; ``None`` is 0 to 1 for shares, else from the least to the largest value.
         caption: What it shows, in a sentence.
     """
 
@@ -105,6 +107,7 @@ class Matrix:
     columns: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
     unit: Unit = "percent"
+    span: tuple[float, float] | None = None
     caption: str = ""
 
     def __post_init__(self) -> None:

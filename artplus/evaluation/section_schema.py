@@ -154,12 +154,14 @@ def _encode_matrix(block: Matrix) -> Plain:
         "columns": list(block.columns),
         "values": [_numbers(row) for row in block.values],
         "unit": block.unit,
+        "span": None if block.span is None else _numbers(block.span),
     }
 
 
 def _decode_matrix(data: Mapping[str, Any]) -> Plain:
     return {
         **{name: data[name] for name in ("row_label", "column_label", "unit")},
+        "span": None if data.get("span") is None else _floats(data["span"]),
         "rows": tuple(data["rows"]),
         "columns": tuple(data["columns"]),
         "values": tuple(_maybe(row) for row in data["values"]),
