@@ -8,10 +8,13 @@ of rank 0, and every function here is then trivial. All but :func:`rank`, :func:
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -53,6 +56,22 @@ def gathered(value: Any) -> list[Any]:
     found: list[Any] = [None] * ranks()
     dist.all_gather_object(found, value)
     return found
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What ``make`` gives in the main process, everywhere; so does an exception that it raises."""
+    if ranks() == 1:
+        return make()
+    answer: Any = None
+    if is_main():
+        try:
+            answer = make(), None
+        except Exception as error:  # the others wait for an answer, whatever it is
+            answer = None, error
+    value, raised = gathered(answer)[0]
+    if raised is not None:
+        raise raised
+    return cast(T, value)
 
 
 def barrier() -> None:

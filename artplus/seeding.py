@@ -28,14 +28,19 @@ def seeded(seed: int | None) -> Iterator[int]:
         return
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        reseed(seed)
         try:
             yield seed
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def reseed(seed: int) -> None:
+    """Seed torch, numpy and ``random``, inside of :func:`seeded`, which gives back their states."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def streams() -> dict[str, Any]:

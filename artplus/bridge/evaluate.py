@@ -31,7 +31,7 @@ from artplus.evaluation import (
     make_suite,
     wording,
 )
-from artplus.evaluation.trial import plain
+from artplus.evaluation.settings import plain
 from artplus.geometry import geometry
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel, as_loss_model, device_of

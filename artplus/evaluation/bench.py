@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus.errors import DataError
 from artplus.functional import class_index
 from artplus.mapped import Inputs
 from artplus.model import LossModel
@@ -23,7 +22,8 @@ class Scores:
     """How some examples fare; every tensor on the CPU with the examples first.
 
     Attributes:
-        losses: ``(batch,)`` float64; infinite where the prediction is not a number.
+        losses: ``(batch,)`` float32, or float64 where the loss is; infinite where the prediction is
+            not a number.
         wrong: ``(batch,)`` booleans; ``None`` where predictions are neither right nor wrong.
         errors: ``(batch,)`` mean squared errors in regression, else ``None``.
         predictions: Class numbers ``(batch,)``, or the raw outputs.
@@ -33,21 +33,6 @@ class Scores:
     wrong: Tensor | None
     errors: Tensor | None
     predictions: Tensor
-
-    @staticmethod
-    def join(parts: list[Scores]) -> Scores:
-        """Scores of several batches as one."""
-
-        def cat(tensors: list[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(present) if present else None
-
-        return Scores(
-            torch.cat([part.losses for part in parts]),
-            cat([part.wrong for part in parts]),
-            cat([part.errors for part in parts]),
-            torch.cat([part.predictions for part in parts]),
-        )
 
 
 @dataclass(frozen=True)
@@ -77,17 +62,21 @@ class Bench:
     def batches(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, InputSpace]]:
         """Positions, inputs, labels and space of each batch of the examples ``index``."""
         for start in range(0, len(index), self.batch_size):
-            part = index[start : start + self.batch_size]
-            space = self.space
-            if space.mask is not None and space.mask.ndim == self.x.ndim and len(space.mask) > 1:
-                space = replace(space, mask=space.mask[part])
-            yield part, self.x[part].to(self.device), self.y[part].to(self.device), space
+            yield self.batch(index[start : start + self.batch_size])
+
+    def batch(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor, InputSpace]:
+        """The positions ``part``, and the inputs, labels and space there."""
+        space = self.space
+        if space.mask is not None and space.mask.ndim == self.x.ndim and len(space.mask) > 1:
+            space = replace(space, mask=space.mask[part])
+        return part, self.x[part].to(self.device), self.y[part].to(self.device), space
 
     def score(self, x: Tensor, y: Tensor) -> Scores:
         """Predict and compare; no gradients."""
         with torch.no_grad():
             predictions = self.model(x)
-            losses = self.model.loss(predictions, y).double()
+            losses = self.model.loss(predictions, y)
+            losses = losses if losses.dtype == torch.float64 else losses.float()
             lost = torch.isnan(predictions).reshape(len(predictions), -1).any(1)
             wrong = None if self.mistakes is None else self.mistakes(predictions, y) | lost
             over_classes = self.model.criterion.over_classes
@@ -98,24 +87,10 @@ class Bench:
                 (predictions.argmax(1) if over_classes else predictions).cpu(),
             )
 
-    def clean(self) -> Scores:
-        """Every example without an attack.
-
-        Raises:
-            DataError: if not one loss is finite.
-        """
-        parts = [self.score(x, y) for _, x, y, _ in self.batches(torch.arange(len(self.x)))]
-        scores = Scores.join(parts)
-        if bool(torch.isinf(scores.losses).all()):
-            raise DataError(
-                f"the loss on every one of {len(self.x)} unattacked examples is infinite or not a "
-                "number: are the weights sound, and the inputs in the range they were trained on?"
-            )
-        return scores
-
-    def labels(self) -> Tensor:
-        """True class numbers, or the targets of a regression; on the CPU."""
-        return (class_index(self.y) if self.model.criterion.over_classes else self.y).cpu()
+    def labels(self, index: Tensor | None = None) -> Tensor:
+        """True class numbers, or the targets of a regression, of some examples; on the CPU."""
+        y = self.y if index is None else self.y[index]
+        return (class_index(y) if self.model.criterion.over_classes else y).cpu()
 
 
 def _squared(predictions: Tensor, y: Tensor) -> Tensor | None:

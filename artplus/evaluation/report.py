@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -65,7 +65,7 @@ class Report:
     attacks: tuple[AttackResult, ...]
     losses_clean: Array
     correct_clean: Array | None = None
-    worst_attack: tuple[str, ...] = ()
+    worst_attack: Sequence[str] = ()
     predictions_clean: Array | None = None
     predictions_worst: Array | None = None
     clean_metrics: Mapping[str, float] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Report:
     @property
     def clean_loss(self) -> float:
         """Mean loss without an attack."""
-        return float(self.losses_clean.mean())
+        return float(self.losses_clean.mean(dtype=np.float64))
 
     @property
     def losses_robust(self) -> Array | None:
@@ -153,7 +153,7 @@ class Report:
     def robust_loss(self) -> float | None:
         """Mean of :attr:`losses_robust`."""
         losses = self.losses_robust
-        return None if losses is None else float(losses.mean())
+        return None if losses is None else float(losses.mean(dtype=np.float64))
 
     @property
     def verdict(self) -> Verdict | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation.finding import Finding
+from artplus.evaluation.names import Names
 from artplus.evaluation.result import Array, AttackResult, Examples
 from artplus.evaluation.section_schema import (
     decode_array,
@@ -116,7 +117,7 @@ def decode(data: Mapping[str, Any]) -> dict[str, Any]:
             "robust_metrics": _metrics(data["robust_metrics"]),
             "correct_clean": _booleans_from(data["correct_clean"]),
             "losses_clean": _losses(data["losses_clean"], data["n"]),
-            "worst_attack": tuple(data["worst_attack"]),
+            "worst_attack": Names.of(data["worst_attack"]),
             # Reports of before had neither predictions nor sections.
             "predictions_clean": _whole_from(data.get("predictions_clean")),
             "predictions_worst": _whole_from(data.get("predictions_worst")),

@@ -5,35 +5,31 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import seeding
-from artplus.attacks._base import Attack, Relative, resolve
-from artplus.evaluation.bench import Bench, Scores
+from artplus import ranks, seeding
+from artplus.attacks._base import Attack
+from artplus.evaluation.bench import Bench
 from artplus.evaluation.minimum_norm import MinimumNorm
+from artplus.evaluation.progress import Shown, bar
+from artplus.evaluation.record import BEYOND, CHANGED, OUTSIDE_BALL, OUTSIDE_SPACE, Exhibit, Record
 from artplus.evaluation.result import AttackResult
-from artplus.evaluation.verify import Findings, verify
+from artplus.evaluation.saved import Part
+from artplus.evaluation.settings import largest_radius, parameters
+from artplus.evaluation.sheet import Sheet
+from artplus.evaluation.verify import verify
 from artplus.evaluation.wording import number
-from artplus.geometry import geometry
-from artplus.mapped import Inputs, chunks
+from artplus.functional import class_index
 from artplus.spaces import InputSpace
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """One attacked example, kept to be looked at."""
-
-    position: int
-    x: Tensor
-    x_adv: Tensor
-    prediction: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,32 +38,26 @@ class Outcome:
 
     Attributes:
         result: For the report.
-        scores: Of all n examples, the clean ones where the attack was not run.
         fooled: Examples that it turned, at most as many as were asked for.
         held: Examples that it did not.
     """
 
     result: AttackResult
-    scores: Scores
     fooled: list[Exhibit]
     held: list[Exhibit]
 
 
-@dataclass
-class _Tally:
-    """What accumulates over the batches."""
+@dataclass(frozen=True)
+class Fate:
+    """How the attacked examples fared.
 
-    wrong: Tensor | None
-    losses: Tensor
-    errors: Tensor | None
-    predictions: Tensor
-    lengths: list[Tensor] = field(default_factory=list)
-    outside_ball: int = 0
-    outside_space: int = 0
-    changed: int = 0
-    beyond: int = 0
-    fooled: list[Exhibit] = field(default_factory=list)
-    held: list[Exhibit] = field(default_factory=list)
+    Attributes:
+        rows: ``(n,)`` booleans, the examples that the attack was run on before it ended or broke.
+        columns: Their scores, as a :class:`Sheet` has them; empty if there are none.
+    """
+
+    rows: Tensor
+    columns: dict[str, Tensor]
 
 
 class _Broken(Exception):
@@ -76,16 +66,19 @@ class _Broken(Exception):
 
 def trial(
     bench: Bench,
-    clean: Scores,
+    clean: Sheet,
     name: str,
     attack: Attack,
-    index: Tensor,
     *,
+    skip: NDArray[np.bool_],
+    fallen: NDArray[np.bool_],
     seed: int,
     exhibits: int,
-    progress: Callable[[int, Tensor | None], None],
-) -> Outcome:
-    """Run one attack on the examples ``index``.
+    title: str = "",
+    progress: bool = False,
+    part: Part | None = None,
+) -> tuple[Outcome, Fate]:
+    """Run one attack, each process its share of the batches; all return the same.
 
     The attack is broken if it raises, returns something other than finite inputs of the right
     shape, returns every input unchanged although it may move them, or breaks the rules on even
@@ -96,124 +89,100 @@ def trial(
     Args:
         bench: Model and data.
         clean: Scores of all n examples without an attack.
-        name: For the report; the random draws follow from it and ``seed``, not from the order.
+        name: For the report; the draws of a batch follow from it, from ``seed`` and the batch's
+            number, not from what ran before.
         attack: The attack.
-        index: Positions of the examples to attack.
+        skip: ``(n,)`` booleans, which examples it is not run on; they count as wrong.
+        fallen: ``(n,)`` booleans, which examples fell to the attacks before; for the bar.
         seed: Of the whole evaluation.
         exhibits: How many examples to keep.
-        progress: Told after each batch its size and who has fallen so far.
+        title: Of the progress bar.
+        progress: Whether to show one.
+        part: Where it is saved as it goes, and continued from.
     """
-    own = seeding.derived(seed, name)
-    tally = _Tally(
-        None if clean.wrong is None else clean.wrong.clone(),
-        clean.losses.clone(),
-        None if clean.errors is None else clean.errors.clone(),
-        clean.predictions.clone(),
-    )
-    eps = largest_radius(attack, bench.x)
-    begin, broken = time.perf_counter(), None
-    with seeding.seeded(own):
-        try:
-            _run(bench, attack, index, own, tally, exhibits, progress)
-        except _Broken as reason:
-            broken = str(reason)
-    seconds = time.perf_counter() - begin
-    broken = broken or _verdict(attack, tally, eps, len(index))
-    fooled = None if clean.wrong is None or tally.wrong is None else tally.wrong & ~clean.wrong
-    if not broken or fooled is None or not bool(fooled.any()):
-        fooled = None
-    lengths = torch.cat(tally.lengths) if tally.lengths else None
-    wrong = tally.wrong
-    result = AttackResult(
-        name=name,
-        norm=float(attack.norm),
-        eps=eps,
-        params=parameters(attack),
-        attacked=len(index),
-        correct=None if broken or wrong is None else (~wrong).numpy(),
-        losses=None if broken else tally.losses.numpy(),
-        metrics={} if broken else metrics(tally.losses, tally.errors),
-        changed=tally.changed,
-        max_norm=None if lengths is None else float(lengths.max()),
-        mean_norm=None if lengths is None else float(lengths.mean()),
-        eps_violations=tally.outside_ball,
-        clip_violations=tally.outside_space,
-        seconds=seconds,
-        flags=_flags(tally, len(index), fooled),
-        broken=broken,
-        fooled=None if fooled is None else fooled.numpy(),
-    )
-    scores = Scores(tally.losses, wrong, tally.errors, tally.predictions)
-    return Outcome(result, scores, tally.fooled, tally.held)
+    targets = torch.from_numpy(~skip)
+    record = Record(int(targets.sum()), bench.batch_size, bench.classes, exhibits)
+    if part is None or not part.load(record):
+        before, todo = record.done, record.todo()
+        own = todo[ranks.share(len(todo))].tolist()
+        struck = _struck(record, fallen[targets.numpy()])
+        with bar(
+            title or name,
+            own=sum(map(record.size, own)),
+            attacked=len(record.sheet) - record.examples,
+            standing=len(fallen) - int(fallen.sum()) - struck,
+            n=len(fallen),
+            shown=progress,
+        ) as shown:
+            run = _Run(bench, name, attack, targets.nonzero().flatten().int(), fallen, seed)
+            run.through(own, record, part, shown)
+        if ranks.ranks() > 1:
+            record.absorb(ranks.gathered(record.state(but=before)))
+        record.settle()
+        if part is not None:
+            part.finish(record)
+    return _outcome(bench, clean, name, attack, skip, targets, record)
 
 
-def largest_radius(attack: Attack, x: Inputs) -> float:
-    """The radius as one number; the largest where it differs per feature or example.
-
-    Raises:
-        ConfigurationError: if it does not fit the inputs.
-    """
-    if isinstance(attack.eps, Relative):
-        return max(_largest(attack, part) for part in chunks(x))
-    # Any other radius depends on shape and dtype alone, so inputs without memory will do.
-    return _largest(attack, torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape))
-
-
-def _largest(attack: Attack, x: Tensor) -> float:
-    radius = resolve(attack.eps, x, geometry(attack.norm))
-    return float(torch.as_tensor(radius, dtype=torch.float64).max())
-
-
-def metrics(losses: Tensor, errors: Tensor | None) -> dict[str, float]:
+def metrics(losses: NDArray[Any], errors: NDArray[Any] | None) -> dict[str, float]:
     """Mean loss, and root mean squared error in regression."""
-    means = {"loss": float(losses.mean())}
+    means = {"loss": float(losses.mean(dtype=np.float64))}
     if errors is not None:
-        means["rmse"] = float(errors.mean().sqrt())
+        means["rmse"] = float(np.sqrt(errors.mean(dtype=np.float64)))
     return means
 
 
-def parameters(attack: Attack) -> dict[str, Any]:
-    """An attack's settings as plain values; of what has none, the type's name."""
-    settings: dict[str, Any] = {"attack": type(attack).__name__}
-    if dataclasses.is_dataclass(attack):
-        for entry in dataclasses.fields(attack):
-            settings[entry.name] = plain(getattr(attack, entry.name))
-    return settings
+@dataclass(frozen=True)
+class _Run:
+    """One process's batches of one attack.
 
+    Attributes:
+        bench: Model and data.
+        name: Of the attack.
+        attack: The attack.
+        index: ``(attacked,)`` positions of the examples that it is run on.
+        fallen: ``(n,)`` booleans, which examples fell before.
+        seed: Of the whole evaluation.
+    """
 
-def plain(value: Any) -> Any:
-    """A setting that JSON can hold."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(plain(item)) for item in value)
-    shape = getattr(value, "shape", None)
-    if shape is not None:
-        return float(value) if len(shape) == 0 else f"array {tuple(shape)}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {e.name: plain(getattr(value, e.name)) for e in dataclasses.fields(value)}
-        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in own.items())})"
-    return type(value).__name__
+    bench: Bench
+    name: str
+    attack: Attack
+    index: Tensor
+    fallen: NDArray[np.bool_]
+    seed: int
 
+    def through(
+        self, batches: Sequence[int], record: Record, part: Part | None, shown: Shown
+    ) -> None:
+        """Run them one after the other, saving what is done however it ends."""
+        try:
+            with seeding.seeded(self.seed):
+                for batch in batches:
+                    self.one(batch, record, shown)
+                    if part is not None:
+                        part.step(record)
+        except _Broken as reason:
+            record.broken = batch, str(reason)
+        except BaseException:
+            if part is not None:
+                part.save(record)
+            raise
 
-def _run(
-    bench: Bench,
-    attack: Attack,
-    index: Tensor,
-    seed: int,
-    tally: _Tally,
-    exhibits: int,
-    progress: Callable[[int, Tensor | None], None],
-) -> None:
-    generator = torch.Generator(bench.device).manual_seed(seed)
-    aims = _targets(bench, seed) if getattr(attack, "targeted", False) else None
-    for part, x, y, space in bench.batches(index):
-        label = y if aims is None else aims[part].to(y.device)
-        x_adv = _craft(bench, attack, x, label, space, generator)
-        found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
-        if isinstance(attack, MinimumNorm):
+    def one(self, batch: int, record: Record, shown: Shown) -> None:
+        """Attack a batch, measure what comes back, and enter it."""
+        begin = time.perf_counter()
+        own = seeding.derived(self.seed, f"{self.name}:{batch}")
+        seeding.reseed(own)
+        part, x, y, space = self.bench.batch(self.index[record.rows(batch)].long())
+        label = _aims(self.bench, y, own) if getattr(self.attack, "targeted", False) else y
+        generator = torch.Generator(self.bench.device).manual_seed(own)
+        x_adv = _craft(self.bench, self.attack, x, label, space, generator)
+        found = verify(x, x_adv, eps=self.attack.eps, norm=self.attack.norm, space=space)
+        beyond = 0
+        if isinstance(self.attack, MinimumNorm):
             far = found.outside_ball
-            tally.beyond += int(far.sum())
+            beyond = int(far.sum())
             x_adv = _put_back(x, x_adv, far)
             found = dataclasses.replace(
                 found,
@@ -221,13 +190,25 @@ def _run(
                 lengths=torch.where(far, 0.0, found.lengths),
             )
         x_adv = _put_back(x, x_adv, found.outside_ball | found.outside_space)
-        _count(bench, tally, part, x, x_adv, y, found, exhibits)
-        progress(len(part), tally.wrong)
+        scores = self.bench.score(x_adv, y)
+        seconds = time.perf_counter() - begin
+        record.add(batch, part, x, x_adv, scores, found, beyond=beyond, seconds=seconds)
+        stood = ~torch.from_numpy(self.fallen)[part]
+        shown(len(part), None if scores.wrong is None else int((scores.wrong & stood).sum()))
 
 
 def _put_back(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
     """``x_adv`` with the inputs themselves where ``rows`` is true."""
     return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
+
+
+def _aims(bench: Bench, y: Tensor, seed: int) -> Tensor:
+    """For each example a class other than its own, uniformly drawn."""
+    if bench.classes is None or bench.classes < 2:
+        raise _Broken("is targeted, which needs a classifier of at least two classes")
+    generator = torch.Generator().manual_seed(seeding.derived(seed, "aims"))
+    shift = torch.randint(1, bench.classes, (len(y),), generator=generator).to(y.device)
+    return (class_index(y) + shift) % bench.classes
 
 
 def _craft(
@@ -257,71 +238,93 @@ def _craft(
     return x_adv
 
 
-def _count(
+def _struck(record: Record, fallen: NDArray[np.bool_]) -> int:
+    """How many examples that stood before have fallen in the batches that are done."""
+    wrong = record.sheet.wrong
+    if wrong is None:
+        return 0
+    return int((wrong.numpy() & record.rows_done().numpy() & ~fallen).sum())
+
+
+def _outcome(
     bench: Bench,
-    tally: _Tally,
-    part: Tensor,
-    x: Tensor,
-    x_adv: Tensor,
-    y: Tensor,
-    found: Findings,
-    exhibits: int,
-) -> None:
-    scores = bench.score(x_adv, y)
-    tally.losses[part] = scores.losses
-    if tally.errors is not None and scores.errors is not None:
-        tally.errors[part] = scores.errors
-    if tally.wrong is not None and scores.wrong is not None:
-        tally.wrong[part] = scores.wrong
-    tally.predictions[part] = scores.predictions
-    tally.lengths.append(found.lengths)
-    tally.outside_ball += int(found.outside_ball.sum())
-    tally.outside_space += int(found.outside_space.sum())
-    tally.changed += int(found.changed.sum())
-    turned = scores.wrong if scores.wrong is not None else torch.ones(len(part), dtype=torch.bool)
-    for row in range(len(part)):
-        shelf = tally.fooled if bool(turned[row]) else tally.held
-        if len(shelf) < exhibits:
-            kept = (v[row].cpu().clone() for v in (x, x_adv, scores.predictions))  # not the batch
-            shelf.append(Exhibit(int(part[row]), *kept))
+    clean: Sheet,
+    name: str,
+    attack: Attack,
+    skip: NDArray[np.bool_],
+    targets: Tensor,
+    record: Record,
+) -> tuple[Outcome, Fate]:
+    eps, attacked = largest_radius(attack, bench.x), len(record.sheet)
+    broken = _verdict(record, eps) if record.broken is None else record.broken[1]
+    rows, done = targets.clone(), record.rows_done()
+    rows.numpy()[targets.numpy()] = done.numpy()
+    columns = record.sheet.columns if bool(done.all()) else record.sheet.rows(done)
+
+    def filled(column: str, otherwise: NDArray[Any]) -> NDArray[Any]:
+        found = otherwise.copy()
+        if column in columns:
+            found[rows.numpy()] = columns[column].numpy()
+        return found
+
+    losses = filled("losses", clean.losses.numpy())
+    errors = None if clean.errors is None else filled("errors", clean.errors.numpy())
+    wrong = None if clean.wrong is None else filled("wrong", skip)
+    fooled = None
+    if broken and wrong is not None and bool((wrong & ~skip).any()):
+        fooled = wrong & ~skip
+    outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
+    result = AttackResult(
+        name=name,
+        norm=float(attack.norm),
+        eps=eps,
+        params=parameters(attack),
+        attacked=attacked,
+        correct=None if broken or wrong is None else ~wrong,
+        losses=None if broken else losses,
+        metrics={} if broken else metrics(losses, errors),
+        changed=changed,
+        max_norm=record.longest,
+        mean_norm=record.mean_length,
+        eps_violations=outside_ball,
+        clip_violations=outside_space,
+        seconds=record.seconds,
+        flags=_flags(record, fooled),
+        broken=broken,
+        fooled=fooled,
+    )
+    return Outcome(result, record.fooled, record.held), Fate(rows, columns)
 
 
-def _verdict(attack: Attack, tally: _Tally, eps: float, attacked: int) -> str | None:
+def _verdict(record: Record, eps: float) -> str | None:
     """Why a finished attack does not count, if it does not."""
-    if tally.outside_ball:
-        longest = number(float(torch.cat(tally.lengths).max()))
+    attacked = len(record.sheet)
+    outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
+    if outside_ball:
         return (
-            f"left its ball on {tally.outside_ball} of {attacked} examples "
-            f"(largest norm {longest}, eps {number(eps)})"
+            f"left its ball on {outside_ball} of {attacked} examples "
+            f"(largest norm {number(record.longest)}, eps {number(eps)})"
         )
-    if tally.outside_space:
+    if outside_space:
         return (
             f"left the range of valid inputs, or changed what the mask holds, on "
-            f"{tally.outside_space} of {attacked} examples"
+            f"{outside_space} of {attacked} examples"
         )
-    if attacked and eps > 0 and not tally.changed:
+    if attacked and eps > 0 and not changed:
         return f"returned all {attacked} inputs unchanged, so it shows nothing"
     return None
 
 
-def _flags(tally: _Tally, attacked: int, fooled: Tensor | None) -> tuple[str, ...]:
-    flags = []
+def _flags(record: Record, fooled: NDArray[np.bool_] | None) -> tuple[str, ...]:
+    flags, attacked = [], len(record.sheet)
+    changed, beyond = record.count(CHANGED, BEYOND)
     if fooled is not None:
         flags.append(
             f"{int(fooled.sum())} mistakes that it found inside the rules count against the model"
         )
-    if tally.beyond:
-        flags.append(f"{tally.beyond} of {attacked} examples needed more than eps: not fooled")
-    still = attacked - tally.changed
-    if tally.changed and still:
+    if beyond:
+        flags.append(f"{beyond} of {attacked} examples needed more than eps: not fooled")
+    still = attacked - changed
+    if changed and still:
         flags.append(f"{still} of {attacked} examples came back unchanged")
     return tuple(flags)
-
-
-def _targets(bench: Bench, seed: int) -> Tensor:
-    """For each of the n examples a class other than its own, uniformly drawn."""
-    if bench.classes is None or bench.classes < 2:
-        raise _Broken("is targeted, which needs a classifier of at least two classes")
-    generator = torch.Generator().manual_seed(seed)
-    shift = torch.randint(1, bench.classes, (len(bench.x),), generator=generator)
-    return (bench.labels() + shift) % bench.classes

@@ -300,7 +300,10 @@ def test_regression_worst_case_takes_each_example_at_its_largest_loss() -> None:
     )
     stacked = np.stack([report.losses_clean, *(r.losses for r in report.attacks)])
     assert np.array_equal(report.losses_robust, stacked.max(0))
-    assert report.robust_loss == stacked.max(0).mean() == report.robust_metrics["loss"]
+    worst = stacked.max(0).mean(dtype=np.float64)
+    assert report.robust_loss == worst == report.robust_metrics["loss"]
+        report.robust_loss == stacked.max(0).mean(dtype=np.float64) == report.robust_metrics["loss"]
+    )
     names = np.array(["", "up", "down"])
     assert report.worst_attack == tuple(names[stacked.argmax(0)])
 

@@ -15,7 +15,7 @@ from artplus import mapped
 from artplus.attacks import PGD, Relative
 from artplus.errors import DataError
 from artplus.evaluation import judge
-from artplus.evaluation.judge import _hash
+from artplus.evaluation.provenance import data_hash
 from artplus.model import LossModel
 from tests.toys import arrays, classifier, net
 
@@ -84,4 +84,4 @@ def test_the_digest_is_that_of_the_whole(monkeypatch):
         digest.update(str(array.shape).encode() + array.tobytes())
     for size in (1, 13, 10**6):
         monkeypatch.setattr(mapped, "CHUNK", size)
-        assert _hash(x, y) == digest.hexdigest()[:16]
+        assert data_hash(x, y) == digest.hexdigest()[:16]

@@ -1,0 +1,54 @@
+"""An attack's settings: its radius as one number, and all of them for the record."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artplus.attacks._base import Attack, Relative, resolve
+from artplus.geometry import geometry
+from artplus.mapped import Inputs, chunks
+
+
+def largest_radius(attack: Attack, x: Inputs) -> float:
+    """The radius as one number; the largest where it differs per feature or example.
+
+    Raises:
+        ConfigurationError: if it does not fit the inputs.
+    """
+    if isinstance(attack.eps, Relative):
+        return max(_largest(attack, part) for part in chunks(x))
+    # Any other radius depends on shape and dtype alone, so inputs without memory will do.
+    return _largest(attack, torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape))
+
+
+def _largest(attack: Attack, x: Tensor) -> float:
+    radius = resolve(attack.eps, x, geometry(attack.norm))
+    return float(torch.as_tensor(radius, dtype=torch.float64).max())
+
+
+def parameters(attack: Attack) -> dict[str, Any]:
+    """An attack's settings as plain values; of what has none, the type's name."""
+    settings: dict[str, Any] = {"attack": type(attack).__name__}
+    if dataclasses.is_dataclass(attack):
+        for entry in dataclasses.fields(attack):
+            settings[entry.name] = plain(getattr(attack, entry.name))
+    return settings
+
+
+def plain(value: Any) -> Any:
+    """A setting that JSON can hold."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(plain(item)) for item in value)
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return float(value) if len(shape) == 0 else f"array {tuple(shape)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {e.name: plain(getattr(value, e.name)) for e in dataclasses.fields(value)}
+        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in own.items())})"
+    return type(value).__name__
