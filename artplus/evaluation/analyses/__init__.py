@@ -9,11 +9,25 @@ from artplus.evaluation.analyses._base import Subject as Subject
 from artplus.evaluation.analyses._base import list_analyses as list_analyses
 from artplus.evaluation.analyses._base import make_analysis as make_analysis
 from artplus.evaluation.analyses._base import register_analysis as register_analysis
+from artplus.evaluation.analyses.calibration import Calibration as Calibration
+from artplus.evaluation.analyses.confusion import Confusion as Confusion
+from artplus.evaluation.analyses.corruptions import Corruptions as Corruptions
+from artplus.evaluation.analyses.epsilon_curve import EpsilonCurve as EpsilonCurve
+from artplus.evaluation.analyses.minimum_norm import MinimumNorms as MinimumNorms
+from artplus.evaluation.analyses.per_class import PerClass as PerClass
+from artplus.evaluation.analyses.transfer import Transfer as Transfer
 
 __all__ = [
     "Analysis",
+    "Calibration",
+    "Confusion",
+    "Corruptions",
+    "EpsilonCurve",
+    "MinimumNorms",
+    "PerClass",
     "Setting",
     "Subject",
+    "Transfer",
     "list_analyses",
     "make_analysis",
     "register_analysis",
