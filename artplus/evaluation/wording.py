@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
     from artplus.evaluation.result import AttackResult
+    from artplus.evaluation.section import Unit
 
 WORST = "worst case"
 CLEAN = "clean"
@@ -60,6 +61,47 @@ def interval(bounds: Interval | None) -> str:
 def number(value: float | None) -> str:
     """A quantity to four significant digits."""
     return NONE if value is None else f"{value:.4g}"
+
+
+def cell(value: str | float | None, unit: Unit) -> str:
+    """A value of a section as people read it, by its unit.
+
+    Example:
+        >>> cell(0.5, "percent"), cell(12000, "count"), cell(0.12345, "number"), cell(None, "text")
+        ('50.0%', '12,000', '0.123', '–')
+    """
+    if value is None:
+        return NONE
+    if isinstance(value, str) or unit == "text":
+        return str(value)
+    if not math.isfinite(value):
+        return "unknown" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if unit == "percent":
+        return percent(value)
+    if unit == "count" or (float(value).is_integer() and 1000 <= abs(value) < 1e9):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def headline(report: Report) -> str:
+    """What to take away, in one sentence: the result and whether to believe it."""
+    if not report.working:
+        return "No attack worked, so nothing is known about this model's robustness."
+    if report.robust_accuracy is None:
+        result = f"the mean loss is {number(report.robust_loss)} in the worst case"
+    else:
+        result = f"at most {percent(report.robust_accuracy)} of inputs stay right under attack"
+        if report.eps is not None and report.norm is not None:
+            result += f" within {ball(report.norm, report.eps)}"
+    if report.verdict == "broken":
+        return f"This evaluation is broken: its number, {result}, says nothing about the model."
+    checks = plural(len(report.findings), "check")
+    belief = {
+        "trusted": f"and {checks} found no sign that the attacks failed",
+        "suspicious": f"but {len(alarms(report))} of {checks} say that the truth may be lower",
+        None: "with no check made of whether the attacks worked as they should",
+    }[report.verdict]
+    return f"{result[0].upper()}{result[1:]}, {belief}."
 
 
 def radius(eps: float) -> str:

@@ -1,4 +1,4 @@
-"""A report as one page: verdict, figures, table, gallery; no network, light and dark."""
+"""A report as one page: verdict, figures, tables, charts, pictures; no network, light and dark."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from artplus.evaluation import wording
+from artplus.reporting import palette, views
 from artplus.reporting.comparison import Comparison, compare
 from artplus.reporting.pictures import Pictures, pictures, value_range
 
@@ -73,6 +74,12 @@ def render(report: Report, before: Report | None = None) -> str:
         bars=bars(report, comparison),
         scale=_scale(report, comparison),
         exhibits=[] if report.examples is None else _exhibits(report, report.examples),
+        sections=views.sections(report.sections),
+        light=palette.light(),
+        dark=palette.dark(),
+        series=palette.SERIES,
+        levels=palette.LEVELS,
+        strengths=views.STRENGTHS,
         settings=[(result, _settings(result.params)) for result in report.attacks],
     )
 

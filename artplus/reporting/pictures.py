@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from artplus.evaluation.section import Picture
 
 Array = NDArray[Any]
 
@@ -61,6 +64,17 @@ def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:
         ),
         image=True,
     )
+
+
+def coloured(picture: Picture) -> str:
+    """A picture of a section as a ``data:`` address, in its colours."""
+    image = np.clip(np.nan_to_num(picture.image), 0, 1)
+    if image.ndim == 2 and picture.colours != "grey":
+        from matplotlib import colormaps
+
+        name = "magma" if picture.colours == "heat" else "RdBu_r"
+        image = colormaps[name](image)[..., :3]
+    return _png(image)
 
 
 def value_range(x: Array) -> tuple[float, float]:
@@ -153,6 +167,7 @@ def _polyline(heights: Array, name: str) -> Markup:
 
 
 def _svg(content: Markup) -> Markup:
-    return Markup('<svg class="signal" viewBox="0 0 {} {}" role="img">{}</svg>').format(
-        _WIDTH, _HEIGHT, content
-    )
+    return Markup(
+        '<svg class="signal" viewBox="0 0 {} {}" role="img" '
+        'aria-label="The input before and under attack">{}</svg>'
+    ).format(_WIDTH, _HEIGHT, content)

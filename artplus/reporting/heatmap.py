@@ -1,0 +1,134 @@
+"""A value for each pair, as cells that are the fuller the larger it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from artplus.evaluation import wording
+from artplus.evaluation.section import Matrix
+from artplus.reporting.charts import Drawing
+from artplus.reporting.palette import LEVELS
+from artplus.reporting.tags import tag
+
+CELLS = 2500
+"""Of a larger matrix the cells carry no values to read off, to keep the page small."""
+
+_WIDTH, _CHARACTER, _LONGEST = 880.0, 7.2, 22
+_WRITTEN = 14
+"""Up to so many columns have their values written in them."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the cells are."""
+
+    left: float
+    top: float
+    wide: float
+    tall: float
+    upright: bool
+
+    def corner(self, row: int, column: int) -> tuple[float, float]:
+        return round(self.left + column * self.wide, 1), round(self.top + row * self.tall, 1)
+
+
+def matrix(block: Matrix) -> Drawing:
+    """The cells, with their values written in them where there is room."""
+    grid = _grid(block)
+    told = len(block.rows) * len(block.columns) <= CELLS
+    width = max(320.0, grid.left + grid.wide * len(block.columns) + 10)
+    height = grid.top + grid.tall * len(block.rows) + 6
+    name = block.caption or f"{block.row_label} by {block.column_label}"
+    svg = tag(
+        "svg",
+        [_names(block, grid), _cells(block, grid, told)],
+        class_="plot heat",
+        style=f"max-width:{width * 1.06:.0f}px",
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        role="img",
+        tabindex=0,
+        aria_label=f"{name} Arrow keys read the values." if told else name,
+    )
+    return Drawing(svg, note="" if told else "The cells are too many to be read off one by one.")
+
+
+def span(block: Matrix) -> tuple[float, float]:
+    """What the palest and the fullest cell stand for; shares run from 0 to 1."""
+    if block.span is not None:
+        return block.span
+    known = [v for row in block.values for v in row if v is not None and math.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    if block.unit == "percent" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (min(low, 0.0) if block.unit == "count" else low), high
+
+
+def level(value: float, low: float, high: float) -> int:
+    """Which of the steps from pale to full a value is."""
+    share = 0.0 if high == low else (value - low) / (high - low)
+    return round((LEVELS - 1) * min(1.0, max(0.0, share)))
+
+
+def _grid(block: Matrix) -> _Grid:
+    columns = max(1, len(block.columns))
+    left = 14 + _CHARACTER * min(_LONGEST, max(map(len, block.rows), default=0))
+    room = _WIDTH - left - 10 if columns <= _WRITTEN else 0.6 * _WIDTH - left
+    wide = min(66.0, max(9.0, room / columns))
+    longest = min(_LONGEST, max(map(len, block.columns), default=0))
+    upright = longest * _CHARACTER <= wide - 2 or _stride(block.columns, wide) > 1
+    return _Grid(left, 46.0 if upright else 34 + 0.8 * _CHARACTER * longest, wide,
+                 min(wide, 36.0), upright)  # fmt: skip
+
+
+def _stride(names: tuple[str, ...], room: float) -> int:
+    """Every how manieth column is named, where names are as short as numbers."""
+    longest = max(map(len, names), default=0)
+    return max(1, math.ceil((longest * _CHARACTER + 6) / room)) if longest <= 6 else 1
+
+
+def _cells(block: Matrix, grid: _Grid, told: bool) -> Markup:
+    low, high = span(block)
+    texts = [[wording.cell(value, block.unit) for value in row] for row in block.values]
+    longest = max((len(text) for row in texts for text in row), default=0)
+    written = len(block.columns) <= _WRITTEN and grid.wide >= 6.6 * longest + 4 and grid.tall >= 18
+    parts = []
+    for r, row in enumerate(block.values):
+        for c, value in enumerate(row):
+            x, y = grid.corner(r, c)
+            known = value is not None and math.isfinite(value)
+            step = level(value, low, high) if known and value is not None else "none"
+            middle = round(x + grid.wide / 2, 1)
+            name = f"{block.rows[r]} → {block.columns[c]}"
+            data = {"data_r": r, "data_c": c, "data_x": middle, "data_y": y,
+                    "data_head": name, "data_tip": texts[r][c]} if told else {}  # fmt: skip
+            # A hair wider than the grid, so that no seam shows between cells.
+            wide, tall = round(grid.wide + 0.3, 1), round(grid.tall + 0.3, 1)
+            parts.append(
+                tag("rect", class_=f"cell h{step}", x=x, y=y, width=wide, height=tall, **data)
+            )
+            if written:
+                text, low_y = texts[r][c], round(y + grid.tall / 2 + 4.2, 1)
+                parts.append(tag("text", text, class_=f"in-cell on-h{step}", x=middle, y=low_y))
+    return Markup("").join(parts)
+
+
+def _names(block: Matrix, grid: _Grid) -> Markup:
+    """What rows and columns are; of many, every so manieth."""
+    what = f"↓ {block.row_label}   → {block.column_label}"
+    parts = [tag("text", what, class_="axis-name", x=2, y=14)]
+    for c in range(0, len(block.columns), _stride(block.columns, grid.wide)):
+        x, y = round(grid.left + (c + 0.5) * grid.wide, 1), grid.top - 7
+        turn = None if grid.upright else f"rotate(-52 {x} {y})"
+        place = "tick middle" if grid.upright else "tick"
+        parts.append(tag("text", _short(block.columns[c]), class_=place, x=x, y=y, transform=turn))
+    for r in range(0, len(block.rows), max(1, math.ceil(15 / grid.tall))):
+        y = round(grid.top + (r + 0.5) * grid.tall + 4, 1)
+        parts.append(tag("text", _short(block.rows[r]), class_="tick end", x=grid.left - 7, y=y))
+    return Markup("").join(parts)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"

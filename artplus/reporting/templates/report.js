@@ -1,0 +1,130 @@
+"use strict";
+(() => {
+  // Light or dark: the system's choice until the button is used.
+  const root = document.documentElement;
+  const button = document.querySelector(".theme");
+  const night = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme || (night.matches ? "dark" : "light")) === "dark";
+  const say = () => { button.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  button.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; say(); });
+  night.addEventListener("change", say);
+  button.hidden = false;
+  say();
+
+  // Tables sort by their headings' buttons; what has no value stays last.
+  const status = document.querySelector("#status");
+  for (const table of document.querySelectorAll("table.sorts")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => {
+      const label = head.firstElementChild;
+      label.addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        for (const other of heads) other.setAttribute("aria-sort", "none");
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const number = head.dataset.type === "number";
+        const key = row => row.cells[column].dataset.key;
+        const order = (a, b) => {
+          const one = key(a), two = key(b);
+          if (one === "" || two === "") return (one === "") - (two === "");
+          const by = number ? one - two : one.localeCompare(two, undefined, { numeric: true });
+          return up ? by : -by;
+        };
+        const body = table.querySelector("tbody.sortable");
+        body.append(...[...body.rows].sort(order));
+        status.textContent = `Sorted by ${label.textContent}, ${up ? "ascending" : "descending"}.`;
+      });
+    });
+  }
+
+  // Charts tell the values under the pointer, or those that the arrow keys lead to.
+  const tip = document.querySelector(".tip");
+  const line = (text, tag) => {
+    const part = document.createElement(tag);
+    part.textContent = text;
+    return part;
+  };
+  for (const plot of document.querySelectorAll("svg.plot")) {
+    const marks = [...plot.querySelectorAll("[data-tip]")];
+    if (!marks.length) continue;
+    const cursor = plot.querySelector(".cursor");
+    const at = mark => [Number(mark.dataset.x), Number(mark.dataset.y)];
+    const curves = plot.classList.contains("curves");
+    const heat = plot.classList.contains("heat");
+    let shown = null;
+
+    const together = mark => curves ? marks.filter(m => m.dataset.x === mark.dataset.x) : [mark];
+    const hide = () => {
+      for (const mark of marks) mark.classList.remove("on");
+      if (cursor) cursor.style.visibility = "hidden";
+      tip.hidden = true;
+      shown = null;
+    };
+    const show = (mark, loud) => {
+      if (mark === shown) return;
+      hide();
+      shown = mark;
+      const group = together(mark);
+      for (const one of group) one.classList.add("on");
+      if (heat) {
+        const text = mark.nextElementSibling;
+        const written = text && text.tagName === "text" ? text : null;
+        mark.parentNode.append(...(written ? [mark, written] : [mark]));
+      }
+      tip.replaceChildren(line(mark.dataset.head, "b"), ...group.map(one => line(one.dataset.tip, "div")));
+      tip.hidden = false;
+      const box = plot.getBoundingClientRect();
+      const scale = box.width / plot.viewBox.baseVal.width;
+      const x = box.left + at(mark)[0] * scale;
+      const y = box.top + Math.min(...group.map(one => at(one)[1])) * scale;
+      const place = tip.getBoundingClientRect();
+      tip.style.left = `${Math.max(8, Math.min(innerWidth - place.width - 8, x - place.width / 2))}px`;
+      tip.style.top = `${y - place.height - 14 < 8 ? y + 44 * scale : y - place.height - 14}px`;
+      if (cursor && curves) {
+        cursor.setAttribute("x1", at(mark)[0]);
+        cursor.setAttribute("x2", at(mark)[0]);
+        cursor.style.visibility = "visible";
+      }
+      if (loud) status.textContent = [mark.dataset.head, ...group.map(one => one.dataset.tip)].join(". ");
+    };
+
+    plot.addEventListener("pointermove", event => {
+      if (heat) {
+        const cell = event.target.closest("[data-tip]");
+        if (cell) show(cell); else hide();
+        return;
+      }
+      const box = plot.getBoundingClientRect();
+      const scale = plot.viewBox.baseVal.width / box.width;
+      const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
+      let best = null, least = Infinity;
+      for (const mark of marks) {
+        const [a, b] = at(mark);
+        const far = Math.hypot(a - x, (b - y) * (curves ? 0.2 : 1));
+        if (far < least) { least = far; best = mark; }
+      }
+      if (best && least < (curves ? 90 : 24)) show(best); else hide();
+    });
+    plot.addEventListener("pointerleave", hide);
+    plot.addEventListener("blur", hide);
+    plot.addEventListener("keydown", event => {
+      const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
+      if (event.key === "Escape") hide();
+      if (!step) return;
+      event.preventDefault();
+      let next = marks[0];
+      if (shown && heat) {
+        const [r, c] = [Number(shown.dataset.r) + step[1], Number(shown.dataset.c) + step[0]];
+        next = marks.find(m => Number(m.dataset.r) === r && Number(m.dataset.c) === c) || shown;
+      } else if (shown && curves) {
+        const columns = [...new Set(marks.map(m => Number(m.dataset.x)))].sort((a, b) => a - b);
+        const place = columns.indexOf(Number(shown.dataset.x)) + step[0] - step[1];
+        const x = columns[Math.max(0, Math.min(columns.length - 1, place))];
+        next = marks.find(m => Number(m.dataset.x) === x);
+      } else if (shown) {
+        const place = marks.indexOf(shown) + step[0] + step[1];
+        next = marks[Math.max(0, Math.min(marks.length - 1, place))];
+      }
+      show(next, true);
+    });
+  }
+})();
