@@ -16,6 +16,7 @@ from artplus.attacks.combine import Cycle as Cycle
 from artplus.attacks.combine import WorstOf as WorstOf
 from artplus.attacks.combine import members as members
 from artplus.attacks.fab import FAB as FAB
+from artplus.attacks.fmn import FMN as FMN
 from artplus.attacks.pgd import PGD as PGD
 from artplus.attacks.sliced import Sliced as Sliced
 from artplus.attacks.square import Square as Square
@@ -23,6 +24,7 @@ from artplus.attacks.square import Square as Square
 __all__ = [
     "APGD",
     "FAB",
+    "FMN",
     "PGD",
     "Attack",
     "Average",

@@ -13,8 +13,10 @@ from artplus.evaluation.analyses.calibration import Calibration as Calibration
 from artplus.evaluation.analyses.confusion import Confusion as Confusion
 from artplus.evaluation.analyses.corruptions import Corruptions as Corruptions
 from artplus.evaluation.analyses.epsilon_curve import EpsilonCurve as EpsilonCurve
+from artplus.evaluation.analyses.interval import IntervalBounds as IntervalBounds
 from artplus.evaluation.analyses.minimum_norm import MinimumNorms as MinimumNorms
 from artplus.evaluation.analyses.per_class import PerClass as PerClass
+from artplus.evaluation.analyses.smoothing import Smoothing as Smoothing
 from artplus.evaluation.analyses.transfer import Transfer as Transfer
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "Confusion",
     "Corruptions",
     "EpsilonCurve",
+    "IntervalBounds",
     "MinimumNorms",
     "PerClass",
     "Setting",
+    "Smoothing",
     "Subject",
     "Transfer",
     "list_analyses",

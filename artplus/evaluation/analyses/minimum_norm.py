@@ -14,6 +14,7 @@ from torch import Tensor
 
 from artplus import _checks, seeding
 from artplus.attacks import FAB
+from artplus.attacks.fmn import FMN
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
@@ -77,9 +78,9 @@ class MinimumNorms:
 
     Args:
         n: Number of examples, the first; ``None`` is all.
-        steps: Steps of each run of FAB; 100 in AutoAttack.
+        steps: Steps of each run of FAB; 100 in AutoAttack. FMN, a pass each, takes twice as many.
         targets: Wrong classes to try, the likeliest first; 9 in AutoAttack.
-        attacks: Attacks with a ``minimum`` method to run in place of FAB, such as
+        attacks: Attacks with a ``minimum`` method to run in place of FAB and FMN, such as
             ``FAB(eps=..., targets=None)``; the nearest of what they find counts.
 
     Raises:
@@ -123,7 +124,10 @@ class MinimumNorms:
         index = first(subject, self.n)
         attacks = self.attacks
         if attacks is None:
-            attacks = [FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets)]
+            attacks = [
+                FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets),
+                FMN(eps=eps, norm=norm, steps=2 * self.steps),
+            ]
         found = {
             name: distances(side, index, attacks, seed=subject.seed)
             for name, side in sides(subject).items()
