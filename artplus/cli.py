@@ -213,6 +213,10 @@ def _add_evaluate(commands: Any) -> None:
         help="what else to look into, with commas between; see 'artplus list analyses'",
     )  # fmt: skip
     parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR",
+        help="save the evaluation here as it goes; the same command again continues it",
+    )  # fmt: skip
+    parser.add_argument(
         "--fail-under", type=float, metavar="SHARE",
         help="exit with 1 if robust accuracy is below this (0.45) or unknown, or the verdict on "
         "the evaluation is broken",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -87,6 +88,8 @@ def evaluate(
     surrogate: Any = None,
     analyses: Any = (),
     before: Any = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 10.0,
     progress: bool = True,
 ) -> Report:
     """Attack an estimator or a torch model, and report what it withstands.
@@ -132,12 +135,20 @@ def evaluate(
             ``["epsilon_curve", Corruptions(severities=(1, 3, 5))]``. Each fills a section of
             :attr:`Report.sections`.
         before: The model or estimator before it was hardened, for analyses that compare.
-        progress: Show a progress bar.
+        checkpoint: A folder to save the evaluation in as it goes. Interrupted or killed at any
+            moment, the same call continues from there and gives the same report, but for the
+            date. A folder of another model, data, attacks or settings is refused.
+        checkpoint_every: Least seconds between two writes; 0 writes after every batch.
+        progress: Show a progress bar: robust accuracy so far, and the time left.
+
+    Under ``torchrun`` or ``accelerate launch`` every process calls this with the same arguments;
+    the work is dealt out, and each returns the whole report.
 
     Raises:
         UnsupportedEstimatorError: for an estimator that cannot be judged.
         ConfigurationError: for attacks or options that cannot work.
         DataError: for inputs or labels that cannot be meant.
+        CheckpointError: if ``checkpoint`` is damaged or of another evaluation.
 
     Example:
         >>> import torch
@@ -181,6 +192,8 @@ def evaluate(
         analyses=analyses,
         before=None if before is None else _other(before, loss),
         estimator=estimator,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         progress=progress,
     )
     return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))

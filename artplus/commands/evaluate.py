@@ -27,6 +27,7 @@ def evaluate(
     seed: int = 0,
     checks: str = "auto",
     analyses: str = "",
+    checkpoint: Path | None = None,
     fail_under: float | None = None,
     output: Sequence[Path] = (),
     overwrite: bool = False,
@@ -47,6 +48,7 @@ def evaluate(
         checks: Whether to look for signs that the attacks failed: ``"on"``, ``"off"``, or
             ``"auto"``, for suites only.
         analyses: Names of what else to look into, with commas between.
+        checkpoint: Folder to save the evaluation in as it goes, and to continue it from.
         fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
         output: Files to write, each in the form of its suffix.
         overwrite: Replace them.
@@ -78,6 +80,7 @@ def evaluate(
         seed=seed,
         checks=CHECKS[checks],
         analyses=[name for name in analyses.split(",") if name],
+        checkpoint=checkpoint,
     )
     for path in output:
         report.save(path)

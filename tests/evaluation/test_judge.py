@@ -302,8 +302,6 @@ def test_regression_worst_case_takes_each_example_at_its_largest_loss() -> None:
     assert np.array_equal(report.losses_robust, stacked.max(0))
     worst = stacked.max(0).mean(dtype=np.float64)
     assert report.robust_loss == worst == report.robust_metrics["loss"]
-        report.robust_loss == stacked.max(0).mean(dtype=np.float64) == report.robust_metrics["loss"]
-    )
     names = np.array(["", "up", "down"])
     assert report.worst_attack == tuple(names[stacked.argmax(0)])
 
