@@ -13,10 +13,13 @@ from artplus.evaluation.named import Threat as Threat
 from artplus.evaluation.named import list_attacks as list_attacks
 from artplus.evaluation.named import make_attack as make_attack
 from artplus.evaluation.named import register_attack as register_attack
+from artplus.evaluation.paired import paired_bootstrap as paired_bootstrap
 from artplus.evaluation.report import Report as Report
 from artplus.evaluation.result import AttackResult as AttackResult
 from artplus.evaluation.result import Examples as Examples
 from artplus.evaluation.section import Section as Section
+from artplus.evaluation.seeds import OverSeeds as OverSeeds
+from artplus.evaluation.seeds import over_seeds as over_seeds
 from artplus.evaluation.suites import list_suites as list_suites
 from artplus.evaluation.suites import make_suite as make_suite
 from artplus.evaluation.suites import register_suite as register_suite
@@ -27,6 +30,7 @@ __all__ = [
     "Examples",
     "Finding",
     "MinimumNorm",
+    "OverSeeds",
     "Report",
     "Section",
     "Subject",
@@ -38,6 +42,8 @@ __all__ = [
     "make_analysis",
     "make_attack",
     "make_suite",
+    "over_seeds",
+    "paired_bootstrap",
     "register_analysis",
     "register_attack",
     "register_suite",

@@ -1,0 +1,291 @@
+"""Does the model tell who was in its training data? Membership inference, by ART's attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.inference.membership_inference import (
+    MembershipInferenceBlackBox,
+    MembershipInferenceBlackBoxRuleBased,
+)
+from art.estimators.classification import BlackBoxClassifier
+from numpy.typing import NDArray
+
+from artplus import _checks, seeding
+from artplus.errors import ConfigurationError
+from artplus.evaluation import Section, Subject, wilson, wording
+from artplus.evaluation.analyses import Setting
+from artplus.evaluation.analyses._base import need_classes
+from artplus.evaluation.analyses._measure import probabilities, sides
+from artplus.evaluation.bench import Bench
+from artplus.evaluation.section import Cell, Curves, Series, Table
+from artplus.functional import class_index
+from artplus.mapped import Inputs, as_inputs, as_tensor
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_KINDS = ("rf", "gb", "nn", "lr")
+RULE, LEARNED, THRESHOLD = "right or wrong", "learned", "loss threshold"
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What an attack says of members and of others.
+
+    Attributes:
+        members: ``(n,)`` which members it takes for members.
+        others: ``(n,)`` which others it takes for members.
+    """
+
+    members: Bools
+    others: Bools
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right guesses, members and others counting alike; 0.5 is chance."""
+        return float((self.members.mean() + 1 - self.others.mean()) / 2)
+
+    @property
+    def advantage(self) -> float:
+        """True positive rate less false positive rate; 0 is chance (Yeom et al., 2018)."""
+        return float(self.members.mean() - self.others.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
+        right = int(self.members.sum() + (~self.others).sum())
+        return wilson(right, len(self.members) + len(self.others))
+
+
+@dataclass(frozen=True, eq=False)
+class Privacy:
+    r"""Membership inference: can one tell the training data from other data by the model?
+
+    Adversarial training makes models remember more of their training data [Song19]_, so hardening
+    has a price that robust accuracy does not show. The judged examples are the non-members, as many
+    members are drawn from the training data, and three attackers see predictions only:
+
+    - *right or wrong*: a member is what the model gets right (ART's
+      ``MembershipInferenceBlackBoxRuleBased``): the generalisation gap, said otherwise;
+    - *learned*: a random forest on the predicted probabilities and the label, fitted on half of
+      both and asked about the other half (ART's ``MembershipInferenceBlackBox``);
+    - *loss threshold*: a member is whose loss is at most the mean loss of members [Yeom18]_, and
+      the area under the curve of all thresholds,
+      :math:`P(l_{\text{member}} < l_{\text{other}}) + P(=)/2`.
+
+    An accuracy or area of one half is chance. They are averages, and lower bounds: stronger attacks
+    (with shadow models) find more, above all of single examples.
+
+    Args:
+        x_train: ``(m, *input)`` the training data of the judged model, raw.
+        y_train: Their labels.
+        n: Members and others to take, at most.
+        attack_model_type: What the learned attack is: ``"rf"``, a random forest, ``"gb"``, ``"nn"``
+            or ``"lr"``, as in ART.
+
+    Raises:
+        ConfigurationError: in regression, or for fewer than 20 members or others.
+        DataError: for training data that do not fit the model.
+
+    References:
+        .. [Song19] Song, Shokri and Mittal, "Privacy risks of securing machine learning models
+           against adversarial examples", CCS 2019, https://arxiv.org/abs/1905.10291
+        .. [Yeom18] Yeom, Giacomelli, Fredrikson and Jha, "Privacy risk in machine learning:
+           analyzing the connection to overfitting", CSF 2018, https://arxiv.org/abs/1709.01604
+    """
+
+    x_train: Any = field(repr=False)
+    y_train: Any = field(repr=False)
+    n: int = field(default=1000, kw_only=True)
+    attack_model_type: str = field(default="rf", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _checks.count("n", self.n, least=20)
+        if self.attack_model_type not in ("rf", "gb", "nn", "lr"):
+            raise ConfigurationError(
+                f"forest must be 'rf', 'gb', 'nn' or 'lr', got {self.attack_model_type!r}"
+            )
+
+    def check(self, setting: Setting) -> None:
+        """Refuse regressions, too few examples, and training data that do not fit."""
+        classes = need_classes(setting, "privacy")
+        bench = setting.bench
+        x, y = self._members()
+        _checks.inputs(
+            x, shape=tuple(bench.x.shape[1:]), low=bench.space.low, high=bench.space.high,
+            name="x_train",
+        )  # fmt: skip
+        _checks.class_labels(y, n=len(x), classes=classes, name="y_train")
+        if min(len(x), len(bench.x)) < 20:
+            raise ConfigurationError(
+                f"privacy needs at least 20 members and 20 others, got {len(x)} and {len(bench.x)}"
+            )
+
+    def __call__(self, subject: Subject) -> Section:
+        """See :class:`~artplus.evaluation.analyses.Analysis`."""
+        x, y = self._members()
+        count = min(self.n, len(x), len(subject.bench.x))
+        rng = np.random.default_rng(seeding.derived(subject.seed, "privacy"))
+        inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
+        outside = torch.from_numpy(np.sort(rng.permutation(len(subject.bench.x))[:count]))
+        found = {}
+        for name, others in sides(subject).items():
+            members = replace(others, x=x.to(others.x.dtype), y=y)
+            found[name] = _judged(members, inside, others, outside, self.attack_model_type)
+        own = found[list(found)[-1]]
+        area, spread = own.area
+        best = max(own.guesses.values(), key=lambda guesses: guesses.advantage)
+        before = f" (before: {found['before'].area[0]:.3f})" if len(found) > 1 else ""
+        return Section(
+            name="privacy",
+            title="Who was in the training data",
+            summary=(
+                f"Membership by the loss: area {area:.3f} ± {1.96 * spread:.3f}{before}, where 0.5 "
+                f"is chance; the best attack guesses {wording.percent(best.accuracy)} right "
+                f"(95% interval {wording.interval(best.interval)})."
+            ),
+            blocks=(_table(found), _curves(found)),
+            figures=(
+                ("auc_loss", area),
+                ("auc_loss_error", spread),
+                ("best_accuracy", best.accuracy),
+                ("best_advantage", best.advantage),
+                ("tpr_at_1_percent_fpr", own.caught(0.01)),
+            ),
+            notes=(
+                f"{count} members and {count} of the judged examples as others, drawn with seed "
+                f"{subject.seed}; the learned attack is fitted on half of both.",
+                "Averages, and lower bounds: attacks with shadow models find more. Others that "
+                "come from elsewhere than the members show as membership too.",
+            ),
+        )
+
+    def _members(self) -> tuple[Inputs, torch.Tensor]:
+        y = as_tensor(self.y_train if isinstance(self.y_train, torch.Tensor)
+                      else np.asarray(self.y_train))  # fmt: skip
+        y = class_index(y)
+        return as_inputs(self.x_train), y if y.is_floating_point() else y.long()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Losses of members and of others, and what each attack guesses."""
+
+    members: Floats
+    others: Floats
+    guesses: dict[str, Guesses]
+
+    @property
+    def area(self) -> tuple[float, float]:
+        return area(self.members, self.others)
+
+    def caught(self, false: float) -> float:
+        """Share of members below the loss that at most a share ``false`` of the others is below."""
+        allowed = int(false * len(self.others))
+        limit = np.sort(self.others)[allowed]
+        return float((self.members < limit).mean())
+
+
+def area(members: Floats, others: Floats) -> tuple[float, float]:
+    r"""Area under the ROC curve of "a small loss means member", and its standard error.
+
+    The area is :math:`P(l_m < l_o) + P(l_m = l_o) / 2`; the error is that of Hanley and McNeil
+    (1982).
+
+    Example:
+        >>> import numpy as np
+        >>> round(area(np.array([0.0, 1.0]), np.array([1.0, 2.0]))[0], 3)
+        0.875
+    """
+    ranked = np.sort(others)
+    above = len(ranked) - np.searchsorted(ranked, members, side="right")
+    ties = len(ranked) - np.searchsorted(ranked, members, side="left") - above
+    a = float((above + ties / 2).mean() / len(ranked))
+    q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
+    variance = a * (1 - a) + (len(members) - 1) * (q1 - a**2) + (len(others) - 1) * (q2 - a**2)
+    return a, float(np.sqrt(max(variance, 0.0) / (len(members) * len(others))))
+
+
+def _judged(
+    members: Bench, inside: torch.Tensor, others: Bench, outside: torch.Tensor, kind: str
+) -> _Found:
+    losses = [_losses(members, inside), _losses(others, outside)]
+    limit = losses[0].mean()
+    guesses = {THRESHOLD: Guesses(losses[0] <= limit, losses[1] <= limit)}
+    asked = _estimator(others)
+    data = [_arrays(members, inside), _arrays(others, outside)]
+    rule = MembershipInferenceBlackBoxRuleBased(asked)
+    guesses[RULE] = Guesses(*(np.asarray(rule.infer(x, y)).ravel() == 1 for x, y in data))
+    learned = MembershipInferenceBlackBox(asked, attack_model_type=kind)
+    # Every other one: the positions ascend, and sorted data must not put a class in one half.
+    learned.fit(data[0][0][::2], data[0][1][::2], data[1][0][::2], data[1][1][::2])
+    guesses[LEARNED] = Guesses(
+        *(np.asarray(learned.infer(x[1::2], y[1::2])).ravel() == 1 for x, y in data)
+    )
+    return _Found(losses[0], losses[1], guesses)
+
+
+def _losses(bench: Bench, index: torch.Tensor) -> Floats:
+    parts = []
+    with torch.no_grad():
+        for _, x, y, _ in bench.batches(index):
+            parts.append(bench.model.loss(bench.model(x), y).double().cpu().numpy())
+    losses: Floats = np.nan_to_num(np.concatenate(parts), nan=np.inf, posinf=np.inf)
+    return losses
+
+
+def _estimator(bench: Bench) -> BlackBoxClassifier:
+    """The model as ART sees one that only answers: with probabilities."""
+
+    def predict(x: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            outputs = bench.model(torch.as_tensor(x).to(bench.device, bench.x.dtype))
+            answers: NDArray[Any] = probabilities(outputs).cpu().numpy()
+        return answers
+
+    return BlackBoxClassifier(predict, tuple(bench.x.shape[1:]), bench.classes)
+
+
+def _arrays(bench: Bench, index: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Inputs, and labels as rows: ART counts the classes of a sample, which may lack some."""
+    rows = np.eye(bench.classes or 0, dtype=np.float32)
+    return bench.x[index].cpu().numpy(), rows[class_index(bench.y[index]).cpu().numpy()]
+
+
+def _table(found: dict[str, _Found]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for name, side in found.items():
+        where = "" if name == "model" else f", {name}"
+        for attack, guesses in side.guesses.items():
+            rows.append(
+                (attack + where, guesses.accuracy, wording.interval(guesses.interval),
+                 guesses.advantage)
+            )  # fmt: skip
+    return Table(
+        columns=("attack", "right guesses", "95% interval", "advantage"),
+        units=("text", "percent", "text", "percent"),
+        rows=tuple(rows),
+        caption="Half right and no advantage is chance.",
+    )
+
+
+def _curves(found: dict[str, _Found]) -> Curves:
+    grid = np.linspace(0, 1, 51)
+    lines = [Series(name="chance", x=(0.0, 1.0), y=(0.0, 1.0))]
+    for name, side in found.items():
+        limits = np.quantile(side.others, grid, method="lower")
+        caught: Sequence[float] = [float((side.members <= limit).mean()) for limit in limits]
+        wrong = [float((side.others <= limit).mean()) for limit in limits]
+        lines.append(Series(name=name, x=(0.0, *wrong), y=(0.0, *caught)))
+    return Curves(
+        x_label="others taken for members",
+        y_label="members recognised",
+        x_unit="percent",
+        series=tuple(lines),
+        caption="Every threshold on the loss.",
+    )
