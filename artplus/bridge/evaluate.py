@@ -223,6 +223,9 @@ def _subject(
     loss: Callable[..., Tensor] | None,
     clip_values: tuple[Any, Any] | None,
 ) -> _Subject:
+    if isinstance(estimator, nn.parallel.DistributedDataParallel):
+        # Its forward is collective, and the processes' numbers of batches may differ.
+        estimator = estimator.module
     if isinstance(estimator, (nn.Module, LossModel)):
         return _module(as_loss_model(estimator, loss), x, y, clip_values)
     for option, value in (("loss", loss), ("clip_values", clip_values)):
