@@ -11,6 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from artplus.evaluation.images import as_image
+from artplus.evaluation.images import value_range as value_range
+
 if TYPE_CHECKING:
     from artplus.evaluation.section import Picture
 
@@ -48,7 +51,7 @@ def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:
         low: Black.
         high: White.
     """
-    before, after = _as_image(x), _as_image(x_adv)
+    before, after = as_image(x), as_image(x_adv)
     if before is None or after is None:
         kind = _dots if x.size <= FEATURES else _curves
         return Pictures((("before and after", kind(x.ravel(), x_adv.ravel())),), image=False)
@@ -75,31 +78,6 @@ def coloured(picture: Picture) -> str:
         name = "magma" if picture.colours == "heat" else "RdBu_r"
         image = colormaps[name](image)[..., :3]
     return _png(image)
-
-
-def value_range(x: Array) -> tuple[float, float]:
-    """The range to show images in: 0 to 1 or 0 to 255 if they fit, else their own.
-
-    Example:
-        >>> value_range(np.array([0.1, 0.9]))
-        (0.0, 1.0)
-    """
-    least, most = float(x.min()), float(x.max())
-    for high in (1.0, 255.0):
-        if least >= 0 and most <= high * (1 + 1e-6):
-            return 0.0, high
-    return least, most
-
-
-def _as_image(x: Array) -> Array | None:
-    """``(H, W)`` or ``(H, W, 3)``; ``None`` if that is not what it is."""
-    if x.ndim == 3 and x.shape[0] in (1, 3):
-        x = np.moveaxis(x, 0, -1)
-    if x.ndim == 3 and x.shape[-1] == 1:
-        x = x[..., 0]
-    if x.ndim == 3 and x.shape[-1] == 3 or x.ndim == 2:
-        return x if min(x.shape[:2]) >= 5 else None
-    return None
 
 
 def _png(values: Array) -> str:

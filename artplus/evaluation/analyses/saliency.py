@@ -1,0 +1,242 @@
+"""What the model looks at: gradients at the inputs, before and after hardening, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from artplus import _checks
+from artplus.attacks._base import Climb
+from artplus.attacks._base import gradient as input_gradient
+from artplus.errors import ConfigurationError
+from artplus.evaluation import images, wording
+from artplus.evaluation.analyses._base import (
+    Setting,
+    Subject,
+    first,
+    need_classes,
+    need_gradients,
+    register_analysis,
+)
+from artplus.evaluation.analyses._measure import class_name, labels, sides
+from artplus.evaluation.bench import Bench
+from artplus.evaluation.section import Block, Curves, Gallery, Picture, Section, Series, Table
+from artplus.functional import class_index
+
+Floats = NDArray[np.float64]
+
+
+@register_analysis("saliency")
+@dataclass(frozen=True, kw_only=True)
+class Saliency:
+    r"""Gradients at the inputs as pictures, and how much they resemble the inputs.
+
+    Of each example the gradient :math:`g = \nabla_x z_y(x)` of the true class's logit, or of the
+    loss. Gradients of robust models tend to show the object, others look like noise
+    [Tsipras19]_, [Etmann19]_. Two figures say how much, as means over ``measured`` examples:
+
+    .. math:: \text{alignment} = \frac{|\langle x, g \rangle|}{\|x\|_2 \, \|g\|_2}
+
+    between 0 and 1, and the Gini index of :math:`|g|`, from 0, all features alike, to 1, one
+    feature alone [Hurley09]_. In a row all gradients have one scale. Example gradients are summed
+    over the channels for display; the figures use every channel.
+
+    Args:
+        n: Number of examples shown, the first that the report keeps in its gallery, else of all.
+        measured: Number of examples that the figures are means of, the first.
+        of: ``"logit"`` of the true class; or ``"loss"``, which regression has too.
+
+    Raises:
+        ConfigurationError: without gradients, or for the logit in regression.
+
+    References:
+        .. [Tsipras19] Tsipras et al., "Robustness may be at odds with accuracy", ICLR 2019,
+           https://arxiv.org/abs/1805.12152
+        .. [Etmann19] Etmann et al., "On the connection between adversarial robustness and saliency
+           map interpretability", ICML 2019, https://arxiv.org/abs/1905.04172
+        .. [Hurley09] Hurley and Rickard, "Comparing measures of sparsity", IEEE Transactions on
+           Information Theory, 2009, https://arxiv.org/abs/0811.4706
+    """
+
+    n: int = 4
+    measured: int = 256
+    of: Literal["logit", "loss"] = "logit"
+
+    def __post_init__(self) -> None:
+        _checks.count("n", self.n)
+        _checks.count("measured", self.measured)
+        if self.of not in ("logit", "loss"):
+            raise ConfigurationError(f"saliency is of 'logit' or 'loss', got {self.of!r}")
+
+    def check(self, setting: Setting) -> None:
+        """Refuse models without gradients, and logits in regression."""
+        if self.of == "logit":
+            need_classes(setting, "saliency of a logit (of='loss' needs none)")
+        need_gradients(setting, "saliency")
+
+    def __call__(self, subject: Subject) -> Section:
+        """See :class:`~artplus.evaluation.analyses.Analysis`."""
+        benches = sides(subject)
+        index = first(subject, self.measured)
+        rows, figures = [], []
+        for name, bench in benches.items():
+            found = [measures(x, g) for x, g in _pairs(bench, index, self.of)]
+            alignment, sparsity, size = np.concatenate(found).mean(0).tolist()
+            rows.append((name, alignment, sparsity, size))
+            tail = "" if name != "before" else "_before"
+            figures += [(f"alignment{tail}", alignment), (f"sparsity{tail}", sparsity)]
+        shown = _examples(subject, self.n)
+        x = subject.bench.x[shown].cpu().numpy()
+        slopes = {name: gradients(b, shown, self.of) for name, b in benches.items()}
+        what = "the true class's logit" if self.of == "logit" else "the loss"
+        return Section(
+            name="saliency",
+            title="What the model looks at",
+            summary=_summary(rows),
+            blocks=(
+                _pictures(subject, shown, x, slopes, what),
+                Table(
+                    columns=("model", "alignment with the input", "sparsity", "mean ‖g‖₁"),
+                    units=("text", "number", "number", "number"),
+                    rows=tuple(rows),
+                    caption="Means over the examples: alignment |⟨x, g⟩| / (‖x‖ ‖g‖) and the Gini "
+                    "index of |g|, both between 0 and 1.",
+                ),
+            ),
+            figures=tuple(figures),
+            notes=(
+                f"Gradient g of {what}; means over the first {len(index)} of {subject.report.n} "
+                "examples.",
+            ),
+        )
+
+
+def gradients(bench: Bench, index: Tensor, of: Literal["logit", "loss"] = "logit") -> Floats:
+    """``(len(index), *input)`` gradients of the true class's logit or of the loss."""
+    return np.concatenate([slope for _, slope in _pairs(bench, index, of)])
+
+
+def measures(x: Floats, g: Floats) -> Floats:
+    """Alignment, sparsity and the L1 norm of each example, ``(batch, 3)``."""
+    a, b = x.reshape(len(x), -1), g.reshape(len(g), -1)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    alignment = np.abs((a * b).sum(1)) / np.where(lengths > 0, lengths, 1.0)
+    return np.stack([alignment, gini(np.abs(b)), np.abs(b).sum(1)], axis=1)
+
+
+def gini(values: Floats) -> Floats:
+    r"""Gini index of each row of nonnegative values: 0 if they are alike, near 1 if one has all.
+
+    .. math:: 1 - 2 \sum_k \frac{v_{(k)}}{\|v\|_1} \cdot \frac{N - k + 1/2}{N}
+
+    Example:
+        >>> gini(np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])).tolist()
+        [0.0, 0.75]
+    """
+    ordered = np.sort(values, axis=1)
+    count = values.shape[1]
+    total = ordered.sum(1, keepdims=True)
+    parts = ordered / np.where(total > 0, total, 1.0)
+    weights = (count - np.arange(1, count + 1) + 0.5) / count
+    found: Floats = np.where(total[:, 0] > 0, 1 - 2 * (parts * weights).sum(1), 0.0)
+    return found
+
+
+def _pairs(
+    bench: Bench, index: Tensor, of: Literal["logit", "loss"]
+) -> list[tuple[Floats, Floats]]:
+    """Inputs and gradients, a batch at a time, in double precision."""
+    found = []
+    for _, x, y, _ in bench.batches(index):
+        _, slope = input_gradient(_climb(bench, y, of), x)
+        found.append((x.double().cpu().numpy(), slope.double().cpu().numpy()))
+    return found
+
+
+def _climb(bench: Bench, y: Tensor, of: Literal["logit", "loss"]) -> Climb:
+    if of == "loss":
+        return lambda x: bench.model.loss(bench.model(x), y)
+    column = class_index(y)[:, None]
+    return lambda x: bench.model(x).gather(1, column).squeeze(1)
+
+
+def _examples(subject: Subject, n: int) -> Tensor:
+    """Positions of the examples to show: those of the report's gallery, if it has one."""
+    kept = subject.report.examples
+    if kept is None:
+        return first(subject, n)
+    return torch.from_numpy(np.asarray(kept.index[:n], dtype=np.int64))
+
+
+def _pictures(
+    subject: Subject, index: Tensor, x: Floats, slopes: dict[str, Floats], what: str
+) -> Block:
+    """Images as pictures, signals and features as lines."""
+    titles = [f"example {k}" for k in index.tolist()]
+    if subject.bench.classes is not None:
+        names = [class_name(subject, k) for k in labels(subject.bench, index).tolist()]
+        titles = [f"{title}, {name}" for title, name in zip(titles, names, strict=True)]
+    if images.as_image(x[0]) is None:
+        return _lines(slopes, titles[0], what)
+    low, high = images.value_range(x)
+    rows = []
+    for k, title in enumerate(titles):
+        plain = images.as_image(x[k])
+        maps = {name: _flat(slope[k]) for name, slope in slopes.items()}
+        # One scale for the row, at the 99th percentile: single pixels would leave the rest grey.
+        reach = float(np.quantile(np.abs(np.stack(list(maps.values()))), 0.99)) or 1.0
+        row = [Picture(title=title, image=images.shown(np.asarray(plain), low, high))]
+        for name, values in maps.items():
+            alignment = measures(x[k : k + 1].astype(np.float64), slopes[name][k : k + 1])[0, 0]
+            row.append(
+                Picture(
+                    title=name if len(maps) > 1 else "gradient",
+                    image=images.shown(values, -reach, reach),
+                    text=f"alignment {alignment:.2f}",
+                    colours="signed",
+                )
+            )
+        rows.append(tuple(row))
+    return Gallery(
+        rows=tuple(rows),
+        caption=f"Gradient of {what}: red raises it where the input grows, blue lowers it. Each "
+        "row has one scale.",
+    )
+
+
+def _flat(gradient: Floats) -> Floats:
+    """The gradient of an image, summed over its channels: ``(H, W)``."""
+    image = images.as_image(gradient)
+    flat: Floats = np.asarray(image if image is None or image.ndim == 2 else image.sum(-1))
+    return flat
+
+
+def _lines(slopes: dict[str, Floats], title: str, what: str) -> Curves:
+    values = {name: slope[0].reshape(-1).tolist() for name, slope in slopes.items()}
+    return Curves(
+        x_label="feature",
+        y_label="gradient",
+        x_unit="count",
+        y_unit="number",
+        series=tuple(
+            Series(name=name, x=tuple(map(float, range(len(v)))), y=tuple(v))
+            for name, v in values.items()
+        ),
+        caption=f"Gradient of {what} at {title}.",
+    )
+
+
+def _summary(rows: list[tuple[str, float, float, float]]) -> str:
+    *earlier, (_, alignment, sparsity, _) = rows
+    text = f"Gradients align with their inputs by {wording.cell(alignment, 'number')}"
+    if earlier:
+        text += f" (before hardening: {wording.cell(earlier[0][1], 'number')})"
+    text += f"; their sparsity is {wording.cell(sparsity, 'number')}"
+    if earlier:
+        text += f" (before: {wording.cell(earlier[0][2], 'number')})"
+    return text + "."

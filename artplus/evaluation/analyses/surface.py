@@ -1,0 +1,218 @@
+"""The loss around an example, along the gradient and across it, before and after hardening."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from artplus import _checks, seeding
+from artplus.attacks._base import gradient as input_gradient
+from artplus.attacks._base import own_loss
+from artplus.evaluation import wording
+from artplus.evaluation.analyses._base import (
+    Setting,
+    Subject,
+    ball_of,
+    first,
+    need_gradients,
+    register_analysis,
+)
+from artplus.evaluation.analyses._measure import sides
+from artplus.evaluation.bench import Bench
+from artplus.evaluation.section import Block, Curves, Matrix, Section, Series, Table
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Losses on a plane through an example.
+
+    Attributes:
+        offsets: ``(k,)`` positions along both directions, in multiples of the radius.
+        losses: ``(k, k)``: rows across the gradient, columns along it.
+        gap: Largest distance between the loss and its linear approximation at the centre.
+    """
+
+    offsets: Floats
+    losses: Floats
+    gap: float
+
+    @property
+    def centre(self) -> float:
+        """The loss at the example itself."""
+        middle = len(self.offsets) // 2
+        return float(self.losses[middle, middle])
+
+
+@register_analysis("loss_surface")
+@dataclass(frozen=True, kw_only=True)
+class LossSurface:
+    r"""Heat maps of :math:`l(x + a\,u + b\,v)` for :math:`a, b \in [-r, r]`.
+
+    :math:`u` is the step of length ``eps`` that the gradient proposes (in L∞ its sign, in L2 and
+    L1 the gradient made as long), :math:`v` a random step as long (signs in L∞, else a
+    normal draw). Each model has its own :math:`u`; both have the same :math:`v` and one scale. A
+    bumpy surface means that gradient attacks may stop short, and is a sign of masked gradients.
+    The figure is the gap to linearity [Qin19]_,
+
+    .. math:: \gamma = \max_{a, b} |l(x + \delta) - l(x) - \langle \delta, \nabla l(x) \rangle|.
+
+    Points are not clipped to the valid range, so that the plane is a plane.
+
+    Args:
+        n: Number of examples, the first.
+        points: Per direction; odd, so that the example itself is one.
+        reach: :math:`r`, in multiples of the radius.
+
+    Raises:
+        ConfigurationError: without gradients, or if the report's attacks have no common norm or no
+            radius that is one number.
+
+    References:
+        .. [Qin19] Qin et al., "Adversarial robustness through local linearization", NeurIPS 2019,
+           https://arxiv.org/abs/1907.02610
+    """
+
+    n: int = 2
+    points: int = 21
+    reach: float = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.count("n", self.n)
+        _checks.count("points", self.points, least=3)
+        _checks.positive("reach", self.reach)
+
+    def check(self, setting: Setting) -> None:
+        """Refuse models without gradients, and balls that are not one."""
+        ball_of(setting, "loss_surface")
+        need_gradients(setting, "loss_surface")
+
+    def __call__(self, subject: Subject) -> Section:
+        """See :class:`~artplus.evaluation.analyses.Analysis`."""
+        eps, norm = ball_of(subject, "loss_surface")
+        offsets = np.linspace(-self.reach, self.reach, self.points + 1 - self.points % 2)
+        blocks: list[Block] = []
+        rows: list[tuple[str, str, float, float, float]] = []
+        gaps: dict[str, list[float]] = {}
+        for position in first(subject, self.n).tolist():
+            found = {
+                name: surface(bench, position, eps, norm, offsets, seed=subject.seed)
+                for name, bench in sides(subject).items()
+            }
+            blocks += _maps(found, f"Example {position}")
+            if not rows:
+                blocks.insert(0, _section(found, f"Example {position}", norm, eps))
+            for name, one in found.items():
+                top = float(one.losses.max())
+                rows.append((f"example {position}", name, one.centre, top, one.gap))
+                gaps.setdefault(name, []).append(one.gap)
+        means = {name: float(np.mean(values)) for name, values in gaps.items()}
+        *earlier, own = means.values()
+        before = f" (before hardening: {wording.cell(earlier[0], 'number')})" if earlier else ""
+        return Section(
+            name="loss_surface",
+            title="The loss around an example",
+            summary=(
+                f"Within {wording.ball(norm, eps)} times {self.reach:g} the loss departs from a "
+                f"plane by up to {wording.cell(own, 'number')}{before}, the mean over examples."
+            ),
+            blocks=(
+                *blocks,
+                Table(
+                    columns=("example", "model", "loss", "largest around", "gap to linearity"),
+                    units=("text", "text", "number", "number", "number"),
+                    rows=tuple(rows),
+                ),
+            ),
+            figures=tuple(
+                ("linearity_gap" + ("_before" if name == "before" else ""), value)
+                for name, value in means.items()
+                if math.isfinite(value)
+            ),
+            notes=(
+                f"Offsets in multiples of the radius {wording.radius(eps)}; columns along the "
+                f"gradient, rows along a random step; seed {subject.seed}. Points are not clipped "
+                "to the valid range.",
+            ),
+        )
+
+
+def surface(
+    bench: Bench, position: int, eps: float, norm: float, offsets: Floats, *, seed: int
+) -> Surface:
+    """Losses on the plane through the example at ``position``."""
+    _, x, y, space = bench.batch(torch.tensor([position]))
+    _, slope = input_gradient(own_loss(bench.model, x, y), x)
+    along = _step(space.restrict(slope), eps, norm)
+    generator = torch.Generator().manual_seed(seeding.derived(seed, f"surface:{position}"))
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    across = _step(space.restrict(noise), eps, norm)
+    steps = torch.as_tensor(offsets, dtype=x.dtype, device=x.device)
+    b, a = torch.meshgrid(steps, steps, indexing="ij")
+    shape = (-1, *(1,) * (x.ndim - 1))
+    delta = a.reshape(shape) * along + b.reshape(shape) * across
+    losses = torch.cat([
+        _losses(bench, x + part, y.expand(len(part), *y.shape[1:]))
+        for part in delta.split(bench.batch_size)
+    ]).view(len(offsets), len(offsets))  # fmt: skip
+    linear = (delta.double() * slope.double()).flatten(1).sum(1).view_as(losses).cpu()
+    middle = len(offsets) // 2
+    gap = (losses - losses[middle, middle] - linear).abs().max()
+    return Surface(offsets, losses.numpy(), float(gap))
+
+
+def _losses(bench: Bench, x: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad():
+        return bench.model.loss(bench.model(x), y).double().cpu()
+
+
+def _step(direction: Tensor, eps: float, norm: float) -> Tensor:
+    """A step of length ``eps`` that way."""
+    if math.isinf(norm):
+        return eps * direction.sign()
+    length = float(torch.linalg.vector_norm(direction.double(), ord=norm))
+    return direction * (eps / length if length else 0.0)
+
+
+def _maps(found: dict[str, Surface], title: str) -> list[Matrix]:
+    """A heat map per model, all on one scale."""
+    every = np.stack([one.losses for one in found.values()])
+    known = every[np.isfinite(every)]
+    span = (float(known.min(initial=np.inf)), float(known.max(initial=-np.inf)))
+    return [
+        Matrix(
+            row_label="random step",
+            column_label="gradient step",
+            rows=tuple(f"{v:.1f}" for v in one.offsets),
+            columns=tuple(f"{v:.1f}" for v in one.offsets),
+            values=tuple(tuple(row) for row in one.losses.tolist()),
+            unit="number",
+            span=span if known.size else None,
+            caption=f"{title}: loss" + (f", {name}" if len(found) > 1 else ""),
+        )
+        for name, one in found.items()
+    ]
+
+
+def _section(found: dict[str, Surface], title: str, norm: float, eps: float) -> Curves:
+    """The loss along the gradient alone."""
+    return Curves(
+        x_label=f"step along the gradient, in multiples of {wording.ball(norm, eps)}",
+        y_label="loss",
+        y_unit="number",
+        series=tuple(
+            Series(
+                name=name,
+                x=tuple(one.offsets.tolist()),
+                y=tuple(one.losses[len(one.offsets) // 2].tolist()),
+            )
+            for name, one in found.items()
+        ),
+        caption=f"{title}: the loss along the gradient's step, each model its own.",
+    )

@@ -1,0 +1,252 @@
+"""Which words of a text decide: gradient times input at the embeddings, token by token."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from artplus import _checks
+from artplus.errors import ConfigurationError
+from artplus.evaluation.analyses._base import (
+    Setting,
+    Subject,
+    first,
+    need_classes,
+    register_analysis,
+)
+from artplus.evaluation.analyses._measure import class_name, labels, sides
+from artplus.evaluation.section import Passage, Passages, Section, Table
+from artplus.model import LossModel
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A text to explain.
+
+    Attributes:
+        title: For display.
+        tokens: Its words.
+        given: What the model takes, a batch of one: ids ``(1, length)`` or embeddings
+            ``(1, length, features)``.
+        y: The class whose logit is explained; ``None`` is the predicted one.
+    """
+
+    title: str
+    tokens: tuple[str, ...]
+    given: Tensor
+    y: int | None
+
+
+@register_analysis("tokens")
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    r"""Tokens by their influence on a class, for models of texts.
+
+    The influence of token :math:`t` on the logit of class :math:`c` is its gradient times its
+    input, at the output :math:`e_t` of the embedding layer [Denil14]_:
+
+    .. math:: w_t = \langle \nabla_{e_t} z_c, e_t \rangle
+
+    Where the logit is linear in the embeddings, influences are exact: they add up to the logit
+    less its bias. Weights are shown relative to the largest of their text. Works with any module
+    that takes token ids and holds an ``nn.Embedding``, and with one that takes embeddings.
+
+    Args:
+        texts: Texts to explain, of the predicted class; default: the first examples of the data,
+            whose rows are token ids or embeddings, of their true class.
+        tokenizer: Texts to ids: a function that returns ids or a mapping with ``"input_ids"``, as
+            those of Hugging Face's transformers do.
+        words: What to call an id: a function, or a sequence by id; default: the tokenizer's
+            ``convert_ids_to_tokens``, else the id itself.
+        layer: Name of the embedding layer in the module; default: the first ``nn.Embedding``.
+        n: Number of the data's examples to explain, without ``texts``.
+
+    Raises:
+        ConfigurationError: in regression, for texts without a tokenizer, or for a model whose
+            input is neither ids for an ``nn.Embedding`` nor embeddings.
+
+    References:
+        .. [Denil14] Denil et al., "Extraction of salient sentences from labelled documents", 2014,
+           https://arxiv.org/abs/1412.6815
+    """
+
+    texts: Sequence[str] | None = None
+    tokenizer: Any = None
+    words: Callable[[int], str] | Sequence[str] | None = None
+    layer: str | None = None
+    n: int = 4
+
+    def __post_init__(self) -> None:
+        _checks.count("n", self.n)
+        if isinstance(self.texts, str):
+            raise ConfigurationError("texts is a list of texts, got one: texts=[text]")
+        if self.texts is not None and not callable(self.tokenizer):
+            raise ConfigurationError(
+                "tokens needs tokenizer= to turn texts into ids: Tokens(texts=[...], tokenizer=...)"
+            )
+
+    def check(self, setting: Setting) -> None:
+        """Refuse regressions, and inputs that are not texts."""
+        need_classes(setting, "tokens")
+        for bench in sides(setting).values():
+            embedding = find(bench.model.module, self.layer)
+            if embedding is None and (self.texts is not None or bench.x.ndim != 3):
+                raise ConfigurationError(
+                    "tokens needs a model with an nn.Embedding that takes ids, or inputs "
+                    f"(n, length, features) that are embeddings; inputs here are "
+                    f"{tuple(bench.x.shape)} and there is no nn.Embedding"
+                )
+
+    def __call__(self, subject: Subject) -> Section:
+        """See :class:`~artplus.evaluation.analyses.Analysis`."""
+        texts = self._texts(subject)
+        passages = []
+        strengths: dict[str, list[float]] = defaultdict(list)
+        for text in texts:
+            for name, bench in sides(subject).items():
+                weights, predicted, target = influence(bench.model, text, self.layer)
+                reach = float(np.abs(weights).max(initial=0.0)) or 1.0
+                title = text.title if name == "model" else f"{text.title}, {name} hardening"
+                passages.append(
+                    Passage(
+                        title=title,
+                        tokens=text.tokens,
+                        weights=tuple((weights / reach).tolist()),
+                        text=f"Towards {class_name(subject, target)}; predicted "
+                        f"{class_name(subject, predicted)}.",
+                    )
+                )
+            # The last side is the model that is judged.
+            for token, weight in zip(text.tokens, (weights / reach).tolist(), strict=True):
+                strengths[token].append(weight)
+        ranked = sorted(strengths.items(), key=lambda item: -float(np.abs(item[1]).mean()))
+        names = ", ".join(f"“{token}”" for token, _ in ranked[:3])
+        return Section(
+            name="tokens",
+            title="Which words decide",
+            summary=f"In {len(texts)} texts the most influential tokens are {names}.",
+            blocks=(
+                Passages(
+                    passages=tuple(passages),
+                    caption="Red, underlined: speaks for the class. Blue, dashed: against it. "
+                    "Relative to the most influential token of each text.",
+                ),
+                Table(
+                    columns=("token", "times", "mean influence"),
+                    units=("text", "count", "number"),
+                    rows=tuple((t, len(w), float(np.mean(w))) for t, w in ranked[:20]),
+                    caption="Tokens by the size of their influence, relative to the most "
+                    "influential of their text.",
+                ),
+            ),
+            notes=("Gradient times input at the embeddings: a first-order account.",),
+        )
+
+    def _texts(self, subject: Subject) -> list[Text]:
+        if self.texts is not None:
+            return [self._text(k, text, subject) for k, text in enumerate(self.texts, 1)]
+        bench, index = subject.bench, first(subject, self.n)
+        taken = bench.x[index].to(bench.device)
+        ids = find(bench.model.module, self.layer) is not None and taken.ndim == 2
+        found = []
+        for k, y in enumerate(labels(bench, index).tolist()):
+            row = taken[k : k + 1]
+            words = [self._word(int(i)) for i in row[0]] if ids else map(str, range(row.shape[1]))
+            found.append(Text(f"Example {int(index[k])}", tuple(words), row, int(y)))
+        return found
+
+    def _text(self, number: int, text: str, subject: Subject) -> Text:
+        encoded = self.tokenizer(text)
+        ids = encoded["input_ids"] if isinstance(encoded, Mapping) else encoded
+        row = torch.as_tensor(ids, dtype=torch.long, device=subject.bench.device).reshape(1, -1)
+        return Text(f"Text {number}", tuple(self._word(int(i)) for i in row[0]), row, None)
+
+    def _word(self, number: int) -> str:
+        if callable(self.words):
+            return str(self.words(number))
+        if self.words is not None:
+            return str(self.words[number])
+        convert = getattr(self.tokenizer, "convert_ids_to_tokens", None)
+        return str(number) if convert is None else str(convert([number])[0])
+
+
+def find(module: nn.Module, name: str | None = None) -> nn.Embedding | None:
+    """The embedding layer of that name, or the first.
+
+    Raises:
+        ConfigurationError: if there is none of that name.
+    """
+    layers = {key: m for key, m in module.named_modules() if isinstance(m, nn.Embedding)}
+    if name is None:
+        return next(iter(layers.values()), None)
+    if name not in layers:
+        raise ConfigurationError(
+            f"the module has no nn.Embedding called {name!r}; it has {', '.join(layers) or 'none'}"
+        )
+    return layers[name]
+
+
+def influence(model: LossModel, text: Text, layer: str | None = None) -> tuple[Floats, int, int]:
+    """Weight of each token ``(length,)``, the predicted class, and the class explained.
+
+    Raises:
+        ConfigurationError: if the logit does not depend on the embeddings differentiably, or on
+            other than one embedding per token.
+    """
+    embedding = find(model.module, layer)
+    with torch.enable_grad():
+        if embedding is None or text.given.ndim == 3:
+            taken = text.given.detach().requires_grad_(True)
+            logits = _logits(model(taken))
+        else:
+            with _captured(embedding) as seen:
+                logits = _logits(model(text.given.long()))
+            taken = seen[0] if seen else text.given
+        predicted = int(logits[0].argmax())
+        target = predicted if text.y is None else text.y
+        slope: Tensor | None = None
+        if taken.requires_grad and logits.requires_grad:
+            (slope,) = torch.autograd.grad(logits[0, target], taken, allow_unused=True)
+    if (
+        slope is None
+        or taken.numel() == 0
+        or taken.reshape(-1, taken.shape[-1]).shape[0] != len(text.tokens)
+    ):
+        raise ConfigurationError(
+            "tokens needs logits that depend differentiably on one embedding per token; is another "
+            "layer meant? Tokens(layer=...)"
+        )
+    weights = (slope * taken.detach()).double().sum(-1).reshape(-1)
+    return weights.cpu().numpy(), predicted, target
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Of a plain module or one that wraps them, as transformers do."""
+    logits: Tensor = getattr(outputs, "logits", outputs)
+    return logits
+
+
+@contextmanager
+def _captured(layer: nn.Embedding) -> Iterator[list[Tensor]]:
+    """Put a leaf in the place of each embedding, so that its gradient can be asked for."""
+    seen: list[Tensor] = []
+
+    def swap(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_(True))
+        return seen[-1]
+
+    hook = layer.register_forward_hook(swap)
+    try:
+        yield seen
+    finally:
+        hook.remove()
