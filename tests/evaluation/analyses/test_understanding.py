@@ -24,6 +24,7 @@ from artplus.evaluation.analyses import (
     Tokens,
     Vulnerable,
     embedding,
+    make_analysis,
     saliency,
     spectrogram,
     surface,
