@@ -34,7 +34,7 @@ from artplus.evaluation.analyses._measure import (
 from artplus.evaluation.bench import Bench
 from artplus.evaluation.section import Curves, Section
 
-MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Of the report's radius: close around it, then on until nothing stands."""
 
 

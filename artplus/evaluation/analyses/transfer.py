@@ -107,7 +107,7 @@ class Transfer:
             summary=(
                 f"The model is right on {wording.percent(float(own))} of the examples made on "
                 f"itself, and on {wording.percent(float(foreign.min()))} of those made on "
-                f"{source}, which transfer best."
+                f"{source}" + (", which transfer best." if len(foreign) > 1 else ".")
             ),
             blocks=(
                 Matrix(

@@ -1,0 +1,180 @@
+"""The curve over the radius: closed form, monotone, consistent with the report, ends at zero."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from artplus.attacks import PGD, Square
+from artplus.criterion import criterion
+from artplus.errors import ConfigurationError
+from artplus.evaluation import wilson
+from artplus.evaluation.analyses import EpsilonCurve
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+from tests.evaluation.analyses.subjects import (
+    BOX,
+    curve,
+    distances,
+    inside,
+    labelled,
+    linear,
+    looked,
+    section,
+)
+
+NORMS = [math.inf, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_on_a_linear_model_the_curve_is_the_distribution_of_the_margin(norm: float) -> None:
+    """An example stands at a radius exactly if that is less than its distance to the boundary."""
+    net, x = linear(), inside(60)
+    y = labelled(net, x, wrong=5)
+    far = distances(net, x, norm)
+    far[:5] = 0
+    radii = [0.0, *np.quantile(far, [0.2, 0.4, 0.6, 0.8]).tolist()]
+    found = section(net, x, y, EpsilonCurve(eps=radii, steps=30), norm=norm, eps=radii[2])
+    line = curve(found, "model")
+    assert line.x == tuple(radii)
+    expected = [(far > radius).mean() for radius in radii]
+    assert line.y == pytest.approx(expected, abs=1 / 60 + 1e-9)
+
+
+def test_bands_are_wilson_intervals() -> None:
+    """Every point carries the interval of its own count."""
+    net, x = linear(), inside(40)
+    line = curve(section(net, x, labelled(net, x), EpsilonCurve(eps=[0.0, 0.03])), "model")
+    for value, low, high in zip(line.y, line.low, line.high, strict=True):
+        assert (low, high) == pytest.approx(wilson(round(value * 40), 40))
+
+
+def test_by_default_the_curve_starts_clean_holds_the_report_and_ends_at_zero() -> None:
+    """0, the report's radius and a radius where nothing is left are among the radii."""
+    net, x = linear(), inside(30)
+    report = looked(net, x, labelled(net, x, wrong=3), EpsilonCurve())
+    line = curve(report.sections[0], "model")
+    at = dict(zip(line.x, line.y, strict=True))
+    assert at[0.0] == report.clean_accuracy
+    assert at[0.02] <= report.robust_accuracy
+    assert line.y[-1] == 0 and line.y[-2] > 0
+    assert all(a >= b for a, b in zip(line.y, line.y[1:], strict=False))
+    figures = dict(report.sections[0].figures)
+    assert figures["none_at"] == line.x[-1]
+    assert figures["robust_accuracy"] == at[0.02]
+
+
+def test_what_the_report_found_counts() -> None:
+    """A weak attack of the curve does not contradict a strong one of the report."""
+    net, x = linear(), inside(40)
+    blind = EpsilonCurve(eps=[0.02], attacks=[PGD(eps=1e-6, steps=1, step_size=1e-12)])
+    report = looked(net, x, labelled(net, x), blind, attack=PGD(eps=0.02, steps=20))
+    assert report.robust_accuracy < 1
+    assert curve(report.sections[0], "model").y[0] == report.robust_accuracy
+
+
+def test_a_mistake_counts_at_the_distance_it_has() -> None:
+    """An attack of a large radius that moves inputs little lowers the curve at small radii."""
+    net, x = linear(), inside(40)
+    far = distances(net, x, 2.0)
+    # L2 attacks descend to the surface of their ball, so give one that stops at the boundary.
+    line = curve(
+        section(
+            net, x, labelled(net, x), EpsilonCurve(eps=[float(np.median(far)), 10.0]), norm=2.0
+        ),
+        "model",
+    )
+    assert line.y[1] == 0
+    assert line.y[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_radii_stop_at_the_range_of_valid_inputs() -> None:
+    """A model that gradients cannot fool is followed to where every input is allowed."""
+
+    class Deaf(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1)
+
+    x = inside(10)
+    found = section(Deaf(), x, torch.zeros(10, dtype=torch.long), EpsilonCurve(), eps=0.3,
+                    attack=PGD(eps=0.3, steps=1))  # fmt: skip
+    line = curve(found, "model")
+    assert line.x[-1] == 1.0 and line.y[-1] == 1.0
+    assert "hides its gradients" in found.notes[-1]
+    assert "none_at" not in dict(found.figures)
+
+
+def test_before_and_after_are_two_lines() -> None:
+    """The model before is attacked by itself, with its own gradients."""
+    net, other, x = linear(), linear(seed=1), inside(40)
+    y = labelled(net, x)
+    found = section(net, x, y, EpsilonCurve(eps=[0.0, 0.01]), before=LossModel(other))
+    clean = (other(x).argmax(1) == y).float().mean().item()
+    assert curve(found, "before").y[0] == pytest.approx(clean)
+    assert curve(found, "after").y[0] == 1.0
+
+
+def test_without_gradients_square_can_be_given() -> None:
+    """A model that only answers is refused by default and drawn by an attack that only asks."""
+    net, x = linear(), inside(20)
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        return net(x).detach()
+
+    model = LossModel(nn.Identity(), forward=answers, classes=2)
+    attack = Square(eps=0.05, queries=20)
+    y = labelled(net, x)
+    with pytest.raises(ConfigurationError, match="epsilon_curve needs gradients"):
+        looked(model, x, y, EpsilonCurve(), attack=attack)
+    found = section(model, x, y, EpsilonCurve(attacks=[attack], eps=[0.0, 0.2]), attack=attack)
+    assert curve(found, "model").y == (1.0, 0.0)
+
+
+def test_refusals_come_before_any_attack_runs() -> None:
+    """What cannot be drawn costs no attack: regressions, mixed norms, attacks of another norm."""
+    ran = []
+
+    class Spy(PGD):
+        def __call__(self, *given: object, **options: object) -> torch.Tensor:
+            ran.append(1)
+            return super().__call__(*given, **options)
+
+    net, x = linear(), inside(5)
+    y = labelled(net, x)
+    with pytest.raises(ConfigurationError, match="report is about L∞, but .* about L2"):
+        looked(net, x, y, EpsilonCurve(attacks=[PGD(eps=1.0, norm=2)]), attack=Spy(eps=0.1))
+    with pytest.raises(ConfigurationError, match="radius that is one number"):
+        looked(net, x, y, EpsilonCurve(), attack=Spy(eps=np.full(12, 0.1)))
+    regression = LossModel(nn.Linear(12, 1), criterion(nn.MSELoss()))
+    with pytest.raises(ConfigurationError, match="needs a classifier"):
+        looked(regression, x, torch.rand(5), EpsilonCurve(), attack=Spy(eps=0.1))
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": [0.2, 0.1]}, "ascending radii"),
+        ({"eps": []}, "ascending radii"),
+        ({"eps": [-1.0]}, "eps must be a finite number >= 0"),
+        ({"n": 0}, "n must be a whole number"),
+        ({"steps": 0}, "steps must be"),
+        ({"attacks": [PGD(eps=0.0)]}, "needs an eps that is a number > 0"),
+    ],
+)
+def test_bad_settings(options: dict[str, object], message: str) -> None:
+    """Settings are refused where they are given."""
+    with pytest.raises(ConfigurationError, match=message):
+        EpsilonCurve(**options)
+
+
+def test_unbounded_inputs_have_a_curve_too() -> None:
+    """Without a range the multiples of the report's radius end the curve."""
+    net, x = linear(), inside(10)
+    found = section(net, x, labelled(net, x), EpsilonCurve(), space=InputSpace())
+    assert curve(found, "model").y[-1] == 0
+    assert BOX.width() == 1.0
