@@ -176,7 +176,7 @@ def judge(
         losses_clean=clean.losses.numpy(),
         correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
         worst_attack=worst.attack,
-        predictions_clean=None if clean.predictions is None else clean.predictions.long().numpy(),
+        predictions_clean=None if clean.predictions is None else clean.predictions.int().numpy(),
         predictions_worst=worst.predictions,
         clean_metrics=_clean_metrics(clean),
         robust_metrics=worst.metrics,

@@ -35,7 +35,7 @@ class Sheet:
     @property
     def losses(self) -> Tensor:
         """``(n,)`` losses; infinite where the prediction is not a number."""
-        return self.columns.get("losses", torch.zeros(self.n))
+        return self.columns["losses"] if "losses" in self.columns else torch.zeros(self.n)
 
     @property
     def wrong(self) -> Tensor | None:

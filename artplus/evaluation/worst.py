@@ -51,7 +51,7 @@ class Worst:
             self.fallen[rows] |= struck
         worse = struck & (losses > self._top[rows])
         _into(self._top, rows, worse, losses)
-        _into(self._codes, rows, worse, np.full(len(worse), FIRST + k))
+        _into(self._codes, rows, worse, FIRST + k)
         if self._predictions is not None and columns:
             _into(self._predictions, rows, worse, columns["predictions"].numpy())
         if not working:
@@ -71,11 +71,11 @@ class Worst:
         return Names(codes, ("", wording.CLEAN, *self._attacks))
 
     @property
-    def predictions(self) -> NDArray[np.int64] | None:
+    def predictions(self) -> NDArray[np.int32] | None:
         """``(n,)`` class numbers under that attack; ``None`` if none worked or in regression."""
         if self._predictions is None or not self._working:
             return None
-        return self._predictions.astype(np.int64)
+        return self._predictions.astype(np.int32)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -86,5 +86,5 @@ class Worst:
 def _into(array: NDArray[Any], rows: NDArray[Any], which: NDArray[Any], values: Any) -> None:
     """Enter ``values`` where ``which`` is true among ``rows``."""
     own = array[rows]
-    own[which] = values[which]
+    own[which] = values if isinstance(values, int) else values[which]
     array[rows] = own

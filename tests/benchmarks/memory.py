@@ -1,9 +1,9 @@
-"""Peak memory of training and evaluation from a memory map: 1,000,000 examples against 10,000.
+"""Peak memory of training and evaluation from a memory map: 10,000 to 1,000,000 examples.
 
     python -m tests.benchmarks.memory
 
-Each size is trained on for an epoch and evaluated in a process of its own. What is compared is the
-peak of the process's *anonymous* memory (RssAnon of /proc/self/status, sampled every millisecond):
+Each size is trained on for an epoch, and evaluated, in a process of its own each. What is compared
+is the peak of the process's *anonymous* memory (RssAnon of /proc/self/status, sampled every millisecond):
 what it holds of its own. The pages of the map that it has read count as file memory, which the
 system gives up whenever anybody needs it; they would make the plain resident size grow up to the
 size of the file without a byte being needed. The baseline is the process after a run on a few
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from artplus.errors import ConversionWarning
 
 MB = 1 << 20
 CLASSES, BLOCK = 3, 10_000
+PARTS = ["evaluation", "training"]
 
 
 class Gauge:
@@ -87,67 +89,73 @@ def write(folder: Path, n: int, features: int, dtype: str = "float32") -> None:
         y[rows] = (x[rows, :CLASSES]).argmax(1)
 
 
-def work(x: Any, y: Any, batch_size: int) -> None:
-    """An epoch of adversarial training, then an evaluation."""
+def work(part: str, x: Any, y: Any, batch_size: int) -> None:
+    """An epoch of adversarial training, or an evaluation."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(x.shape[1], 16), nn.ReLU(), nn.Linear(16, CLASSES))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attack, common = PGD(eps=0.02, step_size=0.01, steps=2), {"batch_size": batch_size}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)
-        artplus.fit(model, (x, y), optimizer, attack=attack, epochs=1, progress=False, **common)
+        if part == "training":
+            artplus.fit(model, (x, y), optimizer, attack=attack, epochs=1, progress=False, **common)
+            return
         artplus.evaluate(
             model, x, y, attacks=attack, clip_values=(0.0, 1.0), progress=False, **common
         )
 
 
-def child(folder: Path, batch_size: int) -> None:
+def child(folder: Path, part: str, batch_size: int) -> None:
     """Measure one size, and say so as JSON."""
     torch.set_num_threads(1)
     x, y = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
-    work(x[: 4 * batch_size], y[: 4 * batch_size], batch_size)
+    work(part, x[: 4 * batch_size], y[: 4 * batch_size], batch_size)
     with watched() as gauge:
-        work(x, y, batch_size)
-    print(json.dumps({"n": len(x), "baseline": gauge.start, "peak": gauge.peak}))
+        begin = time.perf_counter()
+        work(part, x, y, batch_size)
+        seconds = time.perf_counter() - begin
+    print(json.dumps({"baseline": gauge.start, "peak": gauge.peak, "seconds": seconds}))
 
 
-def measure(n: int, features: int, batch_size: int, dtype: str) -> dict[str, int]:
-    """The measurement of ``n`` examples, from a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), n, features, dtype)
-        command = [sys.executable, "-m", "tests.benchmarks.memory", "--child", folder]
-        command += ["--batch-size", str(batch_size)]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, int] = json.loads(found.stdout.splitlines()[-1])
+def measure(folder: Path, part: str, batch_size: int) -> dict[str, float]:
+    """The measurement of the examples in ``folder``, from a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory", "--child", str(folder)]
+    command += ["--part", part, "--batch-size", str(batch_size)]
+    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
     return result
 
 
 def main() -> None:
-    """Measure both sizes and print what they took."""
+    """Measure every size and print what each took."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--small", type=int, default=10_000)
-    parser.add_argument("--large", type=int, default=1_000_000)
-    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--features", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        child(args.child, args.batch_size)
+        child(args.child, args.part[0], args.batch_size)
         return
-    found = [
-        measure(n, args.features, args.batch_size, args.dtype) for n in (args.small, args.large)
-    ]
     width = args.features * np.dtype(args.dtype).itemsize
-    for each in found:
-        print(
-            f"N={each['n']:>9,}: map {each['n'] * width / MB:7.1f} MB, baseline "
-            f"{each['baseline'] / MB:6.1f} MB, peak {each['peak'] / MB:6.1f} MB, over baseline "
-            f"{(each['peak'] - each['baseline']) / MB:6.1f} MB"
-        )
-    small, large = found
-    more = (large["peak"] - small["peak"]) / (large["n"] - small["n"])
-    print(f"ratio of peaks {large['peak'] / small['peak']:.3f}; {more:.0f} bytes per example more")
+    first: dict[str, dict[str, float]] = {}
+    for n in args.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), n, args.features, args.dtype)
+            for part in args.part:
+                found = measure(Path(folder), part, args.batch_size)
+                least = first.setdefault(part, {"n": n, **found})
+                more = (found["peak"] - least["peak"]) / max(1, n - least["n"])
+                ratio = found["peak"] / least["peak"]
+                print(
+                    f"{part:>10} N={n:>9,}: map {n * width / MB:7.1f} MB, baseline "
+                    f"{found['baseline'] / MB:6.1f} MB, peak {found['peak'] / MB:6.1f} MB, "
+                    f"{ratio:.3f} of the first, {more:.0f} bytes an example more; "
+                    f"{found['seconds']:.0f} s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
