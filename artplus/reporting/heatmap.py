@@ -55,6 +55,11 @@ def matrix(block: Matrix) -> Drawing:
     return Drawing(svg, note="" if told else "The cells are too many to be read off one by one.")
 
 
+def is_narrow(block: Matrix) -> bool:
+    """Whether two such pictures stand side by side."""
+    return len(block.columns) > _WRITTEN
+
+
 def span(block: Matrix) -> tuple[float, float]:
     """What the palest and the fullest cell stand for; shares run from 0 to 1."""
     if block.span is not None:
@@ -75,7 +80,7 @@ def level(value: float, low: float, high: float) -> int:
 def _grid(block: Matrix) -> _Grid:
     columns = max(1, len(block.columns))
     left = 14 + _CHARACTER * min(_LONGEST, max(map(len, block.rows), default=0))
-    room = _WIDTH - left - 10 if columns <= _WRITTEN else 0.6 * _WIDTH - left
+    room = (_WIDTH if columns <= _WRITTEN else _WIDTH / 2) - left - 10
     wide = min(66.0, max(9.0, room / columns))
     longest = min(_LONGEST, max(map(len, block.columns), default=0))
     upright = longest * _CHARACTER <= wide - 2 or _stride(block.columns, wide) > 1

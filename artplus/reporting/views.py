@@ -122,10 +122,13 @@ def _curves(block: Curves) -> BlockView:
 
 def _matrix(block: Matrix) -> BlockView:
     low, high = heatmap.span(block)
+    # An end that is nothing beside the other is zero to the eye.
+    low, high = (0.0 if abs(end) < 1e-3 * (high - low) else end for end in (low, high))
     content = {
         "drawing": heatmap.matrix(block),
         "low": wording.cell(low, block.unit),
         "high": wording.cell(high, block.unit),
+        "half": heatmap.is_narrow(block),
     }
     return BlockView("heat", block.caption, content, _folded(_values(block)))
 
@@ -136,7 +139,8 @@ def _scatter(block: Scatter) -> BlockView:
 
 def _gallery(block: Gallery) -> BlockView:
     rows = [[(picture, coloured(picture), _alt(picture)) for picture in row] for row in block.rows]
-    return BlockView("gallery", block.caption, rows)
+    small = all(len(row) <= 3 and all(p.image.shape[1] <= 96 for p in row) for row in block.rows)
+    return BlockView("gallery", block.caption, {"rows": rows, "small": small})
 
 
 def _passages(block: Passages) -> BlockView:

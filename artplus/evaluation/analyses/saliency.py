@@ -43,11 +43,11 @@ class Saliency:
     .. math:: \text{alignment} = \frac{|\langle x, g \rangle|}{\|x\|_2 \, \|g\|_2}
 
     between 0 and 1, and the Gini index of :math:`|g|`, from 0, all features alike, to 1, one
-    feature alone [Hurley09]_. In a row all gradients have one scale. Example gradients are summed
+    feature alone [Hurley09]_. In a row all gradients have one scale. Gradients are summed
     over the channels for display; the figures use every channel.
 
     Args:
-        n: Number of examples shown, the first that the report keeps in its gallery, else of all.
+        n: Number of examples shown, of the report's gallery, those that fell first.
         measured: Number of examples that the figures are means of, the first.
         of: ``"logit"`` of the true class; or ``"loss"``, which regression has too.
 
@@ -90,7 +90,7 @@ class Saliency:
             rows.append((name, alignment, sparsity, size))
             tail = "" if name != "before" else "_before"
             figures += [(f"alignment{tail}", alignment), (f"sparsity{tail}", sparsity)]
-        shown = _examples(subject, self.n)
+        shown = telling(subject, self.n)
         x = subject.bench.x[shown].cpu().numpy()
         slopes = {name: gradients(b, shown, self.of) for name, b in benches.items()}
         what = "the true class's logit" if self.of == "logit" else "the loss"
@@ -165,12 +165,16 @@ def _climb(bench: Bench, y: Tensor, of: Literal["logit", "loss"]) -> Climb:
     return lambda x: bench.model(x).gather(1, column).squeeze(1)
 
 
-def _examples(subject: Subject, n: int) -> Tensor:
-    """Positions of the examples to show: those of the report's gallery, if it has one."""
+def telling(subject: Subject, n: int) -> Tensor:
+    """Positions of examples to look at: of the report's gallery, those that fell first."""
     kept = subject.report.examples
     if kept is None:
         return first(subject, n)
-    return torch.from_numpy(np.asarray(kept.index[:n], dtype=np.int64))
+    held = np.zeros(len(kept), dtype=bool)
+    if subject.bench.classes is not None:
+        held = kept.adversarial == kept.y
+    order = np.argsort(held, kind="stable")[:n]
+    return torch.from_numpy(np.asarray(kept.index[order], dtype=np.int64))
 
 
 def _pictures(

@@ -18,11 +18,11 @@ from artplus.evaluation.analyses._base import (
     Setting,
     Subject,
     ball_of,
-    first,
     need_gradients,
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import sides
+from artplus.evaluation.analyses.saliency import telling
 from artplus.evaluation.bench import Bench
 from artplus.evaluation.section import Block, Curves, Matrix, Section, Series, Table
 
@@ -66,7 +66,7 @@ class LossSurface:
     Points are not clipped to the valid range, so that the plane is a plane.
 
     Args:
-        n: Number of examples, the first.
+        n: Number of examples, of the report's gallery, those that fell first.
         points: Per direction; odd, so that the example itself is one.
         reach: :math:`r`, in multiples of the radius.
 
@@ -100,7 +100,7 @@ class LossSurface:
         blocks: list[Block] = []
         rows: list[tuple[str, str, float, float, float]] = []
         gaps: dict[str, list[float]] = {}
-        for position in first(subject, self.n).tolist():
+        for position in telling(subject, self.n).tolist():
             found = {
                 name: surface(bench, position, eps, norm, offsets, seed=subject.seed)
                 for name, bench in sides(subject).items()
