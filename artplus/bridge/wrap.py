@@ -15,13 +15,17 @@ from art.estimators.regression.pytorch import PyTorchRegressor
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import modes
+from artplus import _checks, modes
 from artplus.bridge.estimator import as_numbers, view
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import device_of
 from artplus.training.probe import check_optimizer
 
 logger = logging.getLogger(__name__)
+
+HEAD = 64
+"""Examples that the model is run on: whoever passes a whole data set means a few of them."""
 
 
 def wrap(
@@ -44,7 +48,8 @@ def wrap(
     Args:
         model: Maps ``(batch, *input)`` floats to logits or, for a regression, to one value each.
             Stays on the device it is on.
-        x: A few typical inputs, raw: in the range of ``clip_values``, before normalisation.
+        x: A few typical inputs, raw: in the range of ``clip_values``, before normalisation. Of many
+            the model sees the first 64, and a memory map is checked in parts, never read whole.
         y: Their labels or targets. Without them a model with one output is taken for a
             regression, with several for a classifier.
         optimizer: Of the model's parameters; needed for training, not for evaluation.
@@ -79,7 +84,7 @@ def wrap(
         check_optimizer(model, optimizer)
     samples = _samples(x)
     targets = None if y is None else as_numbers(y, "y")
-    outputs = _outputs(model, samples, preprocessing)
+    outputs = _outputs(model, samples[:HEAD], preprocessing)
     task = _task(outputs, targets, loss)
     common = {
         "model": model,
@@ -101,23 +106,24 @@ def wrap(
             estimator = kind(loss=loss or default, nb_classes=classes, **common)
             said = f"a classifier of {classes} classes"
     seen = view(estimator)
-    seen.inputs(samples)
+    low, high = seen.space.low, seen.space.high
+    _checks.inputs(samples, shape=seen.input_shape, low=low, high=high)
     if targets is not None:
         seen.labels(targets, len(samples))
     _say(estimator, said, clip_values, verbose)
     return estimator
 
 
-def _samples(x: Any) -> Tensor:
-    tensor = as_numbers(x, "x")
+def _samples(x: Any) -> Inputs:
+    tensor = Rows(x) if is_mapped(x) else as_numbers(x, "x")
     if tensor.ndim < 2 or len(tensor) == 0:
         raise DataError(
             f"x must be a batch of inputs (batch, *input), got shape {tuple(tensor.shape)}; "
             "one input alone is x[None]"
         )
-    if tensor.is_complex() or tensor.dtype == torch.bool:
+    if tensor.dtype.is_complex or tensor.dtype == torch.bool:
         raise DataError(f"x must be real numbers, got {tensor.dtype}")
-    return tensor.float()
+    return tensor.to(torch.float32)
 
 
 def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None) -> Tensor:
@@ -173,7 +179,7 @@ def _binary(y: Tensor) -> bool:
     return bool(((y == 0) | (y == 1)).all())
 
 
-def _columns(preprocessing: tuple[Any, Any] | None, x: Tensor) -> tuple[Any, Any]:
+def _columns(preprocessing: tuple[Any, Any] | None, x: Inputs) -> tuple[Any, Any]:
     """Mean and std as numbers, or as arrays that broadcast over channels-first inputs."""
     if preprocessing is None:
         return 0.0, 1.0

@@ -3,12 +3,12 @@
     python -m tests.benchmarks.memory
 
 Each size is trained on for an epoch, and evaluated, in a process of its own each. What is compared
-is the peak of the process's *anonymous* memory (RssAnon of /proc/self/status, sampled every millisecond):
-what it holds of its own. The pages of the map that it has read count as file memory, which the
-system gives up whenever anybody needs it; they would make the plain resident size grow up to the
-size of the file without a byte being needed. The baseline is the process after a run on a few
-examples, when everything is imported. What grows with the number of examples is what is kept per
-example: its label, place in the order, loss, and how it fared.
+is the peak of the process's *anonymous* memory (RssAnon of /proc/self/status, sampled every
+millisecond): what it holds of its own. The pages of the map that it has read count as file memory,
+which the system gives up whenever anybody needs it; they would make the plain resident size grow
+up to the size of the file without a byte being needed. The baseline is the process after a run on
+a few examples, when everything is imported. What grows with the number of examples is what is kept
+per example: its label, place in the order, loss, and how it fared.
 """
 
 from __future__ import annotations

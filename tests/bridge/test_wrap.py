@@ -15,6 +15,7 @@ from torch import nn
 
 from artplus import AdversarialTrainerPlus, wrap
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from tests.benchmarks.memory import watched
 from tests.toys import arrays, net, same, weights
 
 X, Y = arrays(12)
@@ -239,3 +240,26 @@ def test_a_model_that_is_wrapped_can_be_hardened_at_once():
     before = weights(model)
     AdversarialTrainerPlus(estimator, eps=0.02, verbose=False).fit(X, Y, nb_epochs=1)
     assert not same(before, weights(model))
+
+
+def test_a_whole_data_set_in_a_map_is_looked_at_and_not_copied(tmp_path):
+    """The model sees the first 64 examples, the check all, and memory holds neither."""
+    shape, path = (20_000, 512), tmp_path / "x.npy"
+    x = np.lib.format.open_memmap(path, "w+", np.dtype("f4"), shape)
+    x.flush()  # zeros, a sparse file
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, given):
+            seen.append(len(given))
+            return super().forward(given)
+
+    y, model = np.arange(len(x)) % 3, Spy(512, 3)
+    quiet(model, np.load(path, mmap_mode="r")[:100], y[:100], clip_values=(0, 1))
+    with watched(every=0.005) as gauge:
+        estimator = quiet(model, np.load(path, mmap_mode="r"), y, clip_values=(0, 1))
+    assert estimator.input_shape == (512,) and max(seen) == 64
+    assert gauge.growth < x.nbytes / 2
+    x[-1, -1] = 2.0
+    with pytest.raises(DataError, match=r"must lie in clip_values.*\[0, 2\]"):
+        quiet(model, np.load(path, mmap_mode="r"), y, clip_values=(0, 1))
