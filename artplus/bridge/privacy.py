@@ -66,8 +66,8 @@ class Guesses:
 class Privacy:
     r"""Membership inference: can one tell the training data from other data by the model?
 
-    Adversarial training makes models remember more of their training data [Song19]_, so hardening
-    has a price that robust accuracy does not show. The judged examples are the non-members, as many
+    Adversarial training can make a model remember more of its training data [Song19]_, a
+    price that robust accuracy does not show. The judged examples are the non-members, as many
     members are drawn from the training data, and three attackers see predictions only:
 
     - *right or wrong*: a member is what the model gets right (ART's
@@ -106,9 +106,10 @@ class Privacy:
 
     def __post_init__(self) -> None:
         _checks.count("n", self.n, least=20)
-        if self.attack_model_type not in ("rf", "gb", "nn", "lr"):
+        if self.attack_model_type not in _KINDS:
             raise ConfigurationError(
-                f"forest must be 'rf', 'gb', 'nn' or 'lr', got {self.attack_model_type!r}"
+                f"attack_model_type must be one of {', '.join(_KINDS)}, got "
+                f"{self.attack_model_type!r}"
             )
 
     def check(self, setting: Setting) -> None:
