@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def table(report: Report) -> str:
-    """Clean, each attack and the worst case in aligned columns, then the verdict and remarks."""
+    """Clean, each attack and the worst case in aligned columns, then the verdict and remarks.
+
+    Of each section the title and what it says; its figures are for the other formats.
+    """
     rows = wording.rows(report)
     lines = aligned([wording.columns(report), *((row.name, *row.cells) for row in rows)])
     rule = "─" * max(map(len, lines))
@@ -29,6 +32,9 @@ def table(report: Report) -> str:
     remarks += [f"· {note}" for note in report.notes]
     for remark in remarks:
         parts += wrap(remark, 88, subsequent_indent="  ")
+    for section in report.sections:
+        parts += ["", section.title, *wrap(section.summary, 86, initial_indent="  ",
+                                           subsequent_indent="  ")]  # fmt: skip
     return "\n".join(parts)
 
 

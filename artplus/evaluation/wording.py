@@ -83,6 +83,21 @@ def cell(value: str | float | None, unit: Unit) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+def measured(value: float | None, low: float | None, high: float | None, unit: Unit) -> str:
+    """A value with its interval, if there is one.
+
+    Example:
+        >>> measured(0.5, 0.4, 0.6, "percent"), measured(2.0, None, None, "number")
+        ('50.0% (40.0–60.0%)', '2')
+    """
+    text = cell(value, unit)
+    if value is None or low is None or high is None:
+        return text
+    if unit == "percent":
+        return f"{text} ({interval((low, high))})"
+    return f"{text} ({cell(low, unit)}–{cell(high, unit)})"
+
+
 def headline(report: Report) -> str:
     """What to take away, in one sentence: the result and whether to believe it."""
     if not report.working:

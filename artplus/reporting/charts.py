@@ -20,7 +20,7 @@ POINTS = 3000
 READABLE = 120
 """Points of a curve that can be read off; of more, every so manieth. The line has them all."""
 
-_WIDTH, _RIGHT, _TOP, _BOTTOM = 880, 16, 34, 46
+_WIDTH, _RIGHT, _TOP, _BOTTOM = 880, 22, 34, 46
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,8 @@ def _readings(frame: _Frame, block: Curves, series: Series, number: int) -> Mark
         y = series.y[k]
         if y is None or not math.isfinite(y):
             continue
-        told = wording.cell(y, block.y_unit)
-        if series.low and series.low[k] is not None and series.high[k] is not None:
-            ends = (wording.cell(v[k], block.y_unit) for v in (series.low, series.high))
-            told += " ({}–{})".format(*ends)
+        ends = (series.low[k], series.high[k]) if series.low else (None, None)
+        told = wording.measured(y, *ends, block.y_unit)
         head = f"{block.x_label}: {wording.cell(series.x[k], block.x_unit)}"
         at = frame.across(series.x[k]), frame.down(y)
         marks.append(

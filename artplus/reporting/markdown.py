@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from artplus.evaluation import wording
+from artplus.reporting import section_markdown
 from artplus.reporting.comparison import compare
+from artplus.reporting.section_markdown import escaped as escaped
+from artplus.reporting.section_markdown import table as table
 
 if TYPE_CHECKING:
     from artplus.evaluation.finding import Finding
@@ -25,9 +27,13 @@ def render(report: Report, before: Report | None = None) -> str:
     """
     rows = wording.rows(report)
     cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
-    parts = [f"# Robustness of {escaped(report.model)}", escaped(report.summary)]
+    parts = [
+        f"# Robustness of {escaped(report.model)}",
+        f"**{escaped(wording.headline(report))}**",
+        escaped(report.summary),
+    ]
     if report.verdict is not None:
-        parts.append(f"**{escaped(wording.trust(report))}**")
+        parts.append(escaped(wording.trust(report)))
         parts += [_alarm(finding) for finding in report.reasons]
     if before is not None:
         comparison = compare(before, report)
@@ -41,6 +47,9 @@ def render(report: Report, before: Report | None = None) -> str:
     remarks += [f"- {escaped(note)}" for note in report.notes]
     if remarks:
         parts.append("\n".join(remarks))
+    for section in report.sections:
+        parts += section_markdown.lines(section)
+    parts.append("## To repeat it")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     parts.append(
         f"Seed {report.seed}, batches of {report.batch_size}, on {escaped(report.device)}, "
@@ -52,18 +61,3 @@ def render(report: Report, before: Report | None = None) -> str:
 def _alarm(finding: Finding) -> str:
     text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
     return f"{text} {escaped(finding.remedy)}".rstrip()
-
-
-def table(cells: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first the heading, as a Markdown table."""
-    lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in cells]
-    rule = "|:--" + "|--:" * (len(cells[0]) - 1) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown and HTML leave alone."""
-    for character in "\\`*_[]|<>":
-        replacement = {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character)
-        text = text.replace(character, replacement)
-    return text

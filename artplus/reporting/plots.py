@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artplus.errors import DataError
 from artplus.evaluation import wording
+from artplus.evaluation.section import Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +20,10 @@ CLEAN, ATTACK, WORST, BROKEN = "#3b7dd8", "#e0903a", "#c8443c", "#9a9a9a"
 
 
 def report(result: Report, path: str | Path) -> Path:
-    """Draw a bar per attack: accuracy with its 95 % interval, or mean loss in regression.
+    """Draw a bar per attack, and below the curves of the report's sections.
+
+    Bars are accuracies with their 95 % intervals, or mean losses in regression. Other blocks of
+    sections have no place in one picture; the page shows them.
 
     Args:
         result: The report.
@@ -32,8 +37,19 @@ def report(result: Report, path: str | Path) -> Path:
         *(attack.interval for attack in result.attacks),
         result.robust_interval,
     ]
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(rows)), dpi=150, layout="constrained")
-    axes = figure.subplots()
+    panels = [
+        (section.title, block)
+        for section in result.sections
+        for block in section.blocks
+        if isinstance(block, Curves)
+    ]
+    lines, head = math.ceil(len(panels) / 2), 1.2 + 0.42 * len(rows)
+    height = head + 3.0 * lines
+    figure = Figure(figsize=(9 if panels else 7, height), dpi=150, layout="constrained")
+    grid = figure.add_gridspec(1 + lines, 2, height_ratios=[head, *[3.0] * lines])
+    for k, (title, block) in enumerate(panels):
+        _curves(figure.add_subplot(grid[1 + k // 2, k % 2]), title, block)
+    axes = figure.add_subplot(grid[0, :])
     for place, (row, bounds) in enumerate(zip(rows, intervals, strict=True)):
         value, colour = row.value, _colour(row)
         axes.barh(place, value or 0.0, color=colour, height=0.62)
@@ -112,6 +128,36 @@ def history(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
             axes.set_ylim(0, 1.02)
         _tidy(axes)
     return _write(figure, path)
+
+
+def _curves(axes: Axes, title: str, block: Curves) -> None:
+    """Lines with their intervals."""
+    from matplotlib.ticker import PercentFormatter
+
+    for series in block.series:
+        (line,) = axes.plot(
+            series.x, [math.nan if v is None else v for v in series.y], ".-", markersize=4,
+            label=_plain(series.name),
+        )  # fmt: skip
+        if series.low:
+            low, high = (
+                [math.nan if v is None else v for v in ends] for ends in (series.low, series.high)
+            )
+            axes.fill_between(series.x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    if block.y_unit == "percent":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(_plain(block.x_label), fontsize=8)
+    axes.set_ylabel(_plain(block.y_label), fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.set_title(_plain(title), fontsize=10, loc="left")
+    if len(block.series) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    _tidy(axes)
+
+
+def _plain(text: str) -> str:
+    """Text in which a dollar sign begins no formula."""
+    return text.replace("$", r"\$")
 
 
 def _colour(row: wording.Row) -> str:

@@ -179,11 +179,8 @@ def _curve_values(block: Curves) -> Table:
     for series in block.series:
         column = {}
         for k, x in enumerate(series.x):
-            text = wording.cell(series.y[k], block.y_unit)
-            if series.low and series.low[k] is not None and series.high[k] is not None:
-                ends = (wording.cell(e[k], block.y_unit) for e in (series.low, series.high))
-                text += " ({}–{})".format(*ends)
-            column[x] = text
+            ends = (series.low[k], series.high[k]) if series.low else (None, None)
+            column[x] = wording.measured(series.y[k], *ends, block.y_unit)
         columns.append(column)
     return Table(
         columns=(block.x_label, *(series.name for series in block.series)),

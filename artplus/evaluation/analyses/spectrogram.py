@@ -18,6 +18,9 @@ from artplus.evaluation.section import Gallery, Picture, Section, Table
 FLOOR = 80.0
 """Decibels below the loudest cell that are still drawn."""
 
+TIMES = 192
+"""About so many columns of a picture, as far as windows at most a quarter apart give them."""
+
 
 @register_analysis("spectrogram")
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Spectrogram:
                 title="Sounds before and under attack",
                 summary="The report keeps no attacked examples: evaluate(..., examples=8).",
             )
+        length = kept.x.shape[-1]
         rows, gallery = [], []
         for k in range(len(kept)):
             x = torch.from_numpy(np.array(kept.x[k], dtype=np.float64)).reshape(-1)
@@ -98,7 +102,7 @@ class Spectrogram:
             blocks=(
                 Gallery(
                     rows=tuple(gallery),
-                    caption=f"Time from left to right{self._seconds(kept.x.shape[-1])}, frequency "
+                    caption=f"Time from left to right{self._seconds(length)}, frequency "
                     f"upwards{self._hertz()}; down to {FLOOR:g} dB below the loudest.",
                 ),
                 Table(
@@ -109,7 +113,7 @@ class Spectrogram:
                 ),
             ),
             figures=(("median_snr_db", middle),) if finite else (),
-            notes=(f"Hann window of {self.window} samples, a quarter of it apart.",),
+            notes=(f"Hann window of {self.window} samples, a step of {hop(length, self.window)}.",),
         )
 
     def _row(self, title: str, x: Tensor, delta: Tensor, ratio: float) -> tuple[Picture, ...]:
@@ -140,9 +144,14 @@ def power(x: Tensor, window: int) -> Tensor:
     """Power of each frequency and time, ``(frequencies, times)``; a unit sine peaks at 1."""
     shape = torch.hann_window(window, dtype=x.dtype)
     found = torch.stft(
-        x, window, hop_length=max(1, window // 4), window=shape, center=False, return_complex=True
+        x, window, hop_length=hop(len(x), window), window=shape, center=False, return_complex=True
     )
     return (found.abs() * 2 / shape.sum()) ** 2
+
+
+def hop(length: int, window: int) -> int:
+    """Samples from one window to the next."""
+    return min(max(1, (length - window) // TIMES), max(1, window // 4))
 
 
 def decibels(values: Tensor, loudest: float) -> NDArray[np.float32]:

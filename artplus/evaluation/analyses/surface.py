@@ -119,8 +119,9 @@ class LossSurface:
             name="loss_surface",
             title="The loss around an example",
             summary=(
-                f"Within {wording.ball(norm, eps)} times {self.reach:g} the loss departs from a "
-                f"plane by up to {wording.cell(own, 'number')}{before}, the mean over examples."
+                f"With steps of {wording.ball(norm, self.reach * eps)} each way the loss departs "
+                f"from a plane by up to {wording.cell(own, 'number')}{before}, the mean over "
+                "examples."
             ),
             blocks=(
                 *blocks,
