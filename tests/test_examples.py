@@ -69,7 +69,8 @@ def test_page_runs(page, quickstart):
     """The blocks of a page run one after the other."""
     names = {"__name__": "page"} | ({} if page.stem == "quickstart" else quickstart)
     for number, block in enumerate(blocks(page), 1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+        code = compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True)
+        exec(code, names)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from artplus import seeding
 from artplus.attacks._base import Attack
-from artplus.evaluation.analyses._base import Setting
+from artplus.evaluation.analyses._base import Setting, Subject
 from artplus.evaluation.bench import Bench
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.section import Series
@@ -118,20 +118,17 @@ def reached(fell: NDArray[np.float64], radius: float) -> Bools:
     return np.asarray(fell <= radius * (1 + 1e-4))
 
 
-def known_falls(setting: Setting, index: Tensor, norm: float) -> NDArray[np.float64]:
+def known_falls(subject: Subject, index: Tensor, norm: float) -> NDArray[np.float64]:
     """Distances within which the report's own attacks found mistakes; infinite where none did.
 
-    Nothing for a setting without a report. So what an analysis says of a radius is never above
-    what the report says.
+    What is wrong without an attack counts as found at their radius. So what an analysis says of a
+    radius is never above what the report says.
     """
     fell = np.full(len(index), math.inf)
-    report = getattr(setting, "report", None)
-    if report is None or report.correct_clean is None:
-        return fell
+    report = subject.report
     rows = index.numpy()
-    fell[~report.correct_clean[rows]] = 0.0
     for result in report.attacks:
-        attack = setting.attacks.get(result.name)
+        attack = subject.attacks.get(result.name)
         if result.norm != norm or not isinstance(getattr(attack, "eps", None), (int, float)):
             continue
         stood = result.correct if result.fooled is None else ~result.fooled

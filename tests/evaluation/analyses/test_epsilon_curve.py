@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -77,21 +78,6 @@ def test_what_the_report_found_counts() -> None:
     assert curve(report.sections[0], "model").y[0] == report.robust_accuracy
 
 
-def test_a_mistake_counts_at_the_distance_it_has() -> None:
-    """An attack of a large radius that moves inputs little lowers the curve at small radii."""
-    net, x = linear(), inside(40)
-    far = distances(net, x, 2.0)
-    # L2 attacks descend to the surface of their ball, so give one that stops at the boundary.
-    line = curve(
-        section(
-            net, x, labelled(net, x), EpsilonCurve(eps=[float(np.median(far)), 10.0]), norm=2.0
-        ),
-        "model",
-    )
-    assert line.y[1] == 0
-    assert line.y[0] == pytest.approx(0.5, abs=0.05)
-
-
 def test_the_radii_stop_at_the_range_of_valid_inputs() -> None:
     """A model that gradients cannot fool is followed to where every input is allowed."""
 
@@ -116,6 +102,64 @@ def test_before_and_after_are_two_lines() -> None:
     clean = (other(x).argmax(1) == y).float().mean().item()
     assert curve(found, "before").y[0] == pytest.approx(clean)
     assert curve(found, "after").y[0] == 1.0
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """Moves every input by a fixed vector, whatever its radius allows."""
+
+    by: torch.Tensor
+    eps: float = 0.01
+    norm: float = math.inf
+
+    def __call__(self, model: object, x: torch.Tensor, y: object, **_: object) -> torch.Tensor:
+        return x + self.by
+
+    def with_eps(self, scale: float) -> Cheat:
+        return self
+
+
+def test_what_breaks_the_rules_does_not_count() -> None:
+    """Mistakes outside the ball or outside the range of valid inputs are none."""
+    net, x = linear(), inside(20)
+    y = torch.zeros(20, dtype=torch.long)
+    w = (net.weight[1] - net.weight[0]).detach().sign()
+    x = x[net(x).argmax(1) == 0]
+    y = y[: len(x)]
+    inside_box = InputSpace(x.amin(0), x.amax(0))
+    for by, eps, space in ((0.3, 0.01, InputSpace()), (0.3, 0.4, inside_box)):
+        turned = (net(x + by * w).argmax(1) == 1).all()
+        cheat = EpsilonCurve(eps=[eps], attacks=[Cheat(by * w, eps)])
+        found = section(net, x, y, cheat, eps=1e-6, space=space)
+        assert turned and curve(found, "model").y == (1.0,)
+    honest = EpsilonCurve(eps=[0.4], attacks=[Cheat(0.3 * w, 0.4)])
+    assert curve(section(net, x, y, honest, eps=1e-6, space=InputSpace()), "model").y == (0.0,)
+
+
+@dataclass(frozen=True)
+class Late:
+    """Finds a short way out, but only when it is allowed a long one."""
+
+    by: torch.Tensor
+    eps: float
+    norm: float = math.inf
+
+    def __call__(self, model: object, x: torch.Tensor, y: object, **_: object) -> torch.Tensor:
+        return x + self.by if self.eps > 0.3 else x
+
+    def with_eps(self, scale: float) -> Late:
+        return replace(self, eps=self.eps * scale)
+
+
+def test_a_mistake_counts_at_the_distance_it_has() -> None:
+    """Found at a large radius, it lowers the curve from where it lies."""
+    net, x = linear(), inside(20)
+    x = x[net(x).argmax(1) == 0]
+    w = (net.weight[1] - net.weight[0]).detach().sign()
+    late = EpsilonCurve(eps=[0.1, 0.25, 0.4], attacks=[Late(0.2 * w, 0.1)])
+    found = section(net, x, torch.zeros(len(x), dtype=torch.long), late, eps=1e-6)
+    assert (net(x + 0.2 * w).argmax(1) == 1).all()
+    assert curve(found, "model").y == (1.0, 0.0, 0.0)
 
 
 def test_without_gradients_square_can_be_given() -> None:
