@@ -222,6 +222,16 @@ def _add_evaluate(commands: Any) -> None:
         "the evaluation is broken",
     )  # fmt: skip
     parser.add_argument(
+        "--junit", type=Path, metavar="FILE",
+        help="write the gates here as JUnit .xml: robust accuracy, trusted verdict, no broken "
+        "attack; the exit code is --fail-under's alone",
+    )  # fmt: skip
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE",
+        help="write a model card for a hub here, as .md with its metadata",
+    )  # fmt: skip
+    parser.add_argument("--dataset", metavar="NAME", help="what the data are, for the card")
+    parser.add_argument(
         "--output", type=Path, action="append", default=[], metavar="FILE",
         help="write the report here, as .html, .json, .md, .txt or .png; may be repeated",
     )  # fmt: skip

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import artplus
+from artplus import reporting
 from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
+from artplus.reporting.junit import render
 
 CHECKS: dict[str, bool | Literal["auto"]] = {"auto": "auto", "on": True, "off": False}
 
@@ -29,6 +31,9 @@ def evaluate(
     analyses: str = "",
     checkpoint: Path | None = None,
     fail_under: float | None = None,
+    junit: Path | None = None,
+    card: Path | None = None,
+    dataset: str | None = None,
     output: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> str:
@@ -50,6 +55,9 @@ def evaluate(
         analyses: Names of what else to look into, with commas between.
         checkpoint: Folder to save the evaluation in as it goes, and to continue it from.
         fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
+        junit: ``.xml`` to write the gates to, one test case each.
+        card: ``.md`` to write a model card to.
+        dataset: What the examples are, for the card.
         output: Files to write, each in the form of its suffix.
         overwrite: Replace them.
 
@@ -62,7 +70,11 @@ def evaluate(
     gate.check_threshold(fail_under)
     if checks not in CHECKS:
         raise ConfigurationError(f"checks is one of {', '.join(CHECKS)}, got {checks!r}")
-    for path in output:
+    _check_suffix("--junit", junit, ".xml")
+    _check_suffix("--card", card, ".md")
+    if dataset is not None and card is None:
+        raise ConfigurationError("--dataset is for the model card: --card README.md")
+    for path in (*output, *(extra for extra in (junit, card) if extra is not None)):
         files.outputs(path.parent, [path.name], overwrite=overwrite)
     names = attacks.split(",")
     x, y = files.arrays(data)
@@ -84,7 +96,17 @@ def evaluate(
     )
     for path in output:
         report.save(path)
+    if card is not None:
+        reporting.save_card(report, card, dataset=dataset)
+    if junit is not None:
+        junit.write_text(render(report, gate.cases(report, fail_under)), encoding="utf-8")
     reason = None if fail_under is None else gate.closed(report, fail_under)
     if reason is not None:
         raise gate.GateClosed(str(report), reason)
     return str(report)
+
+
+def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:
+    """Refuse a name that its content would belie, before any work is done."""
+    if path is not None and path.suffix.lower() != suffix:
+        raise ConfigurationError(f"{flag} writes a {suffix} file, got {path.name!r}")

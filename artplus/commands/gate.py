@@ -8,6 +8,7 @@ from artplus.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from artplus.evaluation import Report
+    from artplus.reporting.junit import Case
 
 
 class GateClosed(Exception):
@@ -52,3 +53,27 @@ def closed(report: Report, fail_under: float) -> str | None:
         # Two decimals, so that 44.96 % under 45 % does not read 45.0 % under 45.0 %.
         return f"robust accuracy {100 * share:.2f}% is under {100 * fail_under:.2f}%"
     return None
+
+
+def cases(report: Report, fail_under: float | None) -> tuple[Case, ...]:
+    """The gates as test cases, stricter than the exit code: a suspicious verdict fails too.
+
+    Robust accuracy at least the threshold, if there is one; the evaluation trusted; no attack
+    broken.
+    """
+    from artplus.evaluation import wording  # heavy, as above
+    from artplus.reporting.junit import Case
+
+    found = []
+    if fail_under is not None:
+        name = f"robust accuracy is at least {100 * fail_under:.2f}%"
+        found.append(Case(name, failure=closed(report, fail_under)))
+    trusted = "the evaluation is trusted"
+    if report.verdict is None:
+        found.append(Case(trusted, skipped="no checks were run; --checks on runs them"))
+    else:
+        doubt = None if report.verdict == "trusted" else wording.trust(report)
+        found.append(Case(trusted, failure=doubt))
+    broken = "; ".join(f"{result.name}: {result.broken}" for result in report.broken)
+    found.append(Case("no attack is broken", failure=broken or None))
+    return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from artplus.reporting.comparison import compare as compare
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
 
-__all__ = ["Comparison", "compare", "save"]
+__all__ = ["Comparison", "compare", "save", "save_card"]
 
 _SUFFIXES = (".html", ".json", ".md", ".png", ".txt")
 
@@ -61,5 +62,44 @@ def save(report: Report, path: str | Path, *, before: Report | None = None) -> P
         text = json.render(report)
     else:
         text = f"{report}\n" if before is None else f"{compare(before, report)}\n\n{report}\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def save_card(
+    report: Report,
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    dataset_type: str | None = None,
+    task: str | None = None,
+    licence: str | None = None,
+    tags: Sequence[str] = (),
+) -> Path:
+    """Write a model card for a hub: YAML metadata with the results, then Markdown.
+
+    Args:
+        report: The report.
+        path: Ends in ``.md``; hubs show ``README.md``. The folder must exist.
+        dataset: What the examples are, for people.
+        dataset_type: Its identifier on the hub; default: ``"other"``.
+        task: Identifier of the task, such as ``"image-classification"``; default: by the examples.
+        licence: Identifier of the model's licence, such as ``"mit"``.
+        tags: Further tags.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigurationError: for another suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".md":
+        raise ConfigurationError(f"a model card is saved as .md, got {path.name!r}")
+    from artplus.reporting import card
+
+    text = card.render(
+        report, dataset=dataset, dataset_type=dataset_type, task=task, licence=licence, tags=tags
+    )
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,0 +1,180 @@
+"""A report as a model card for a hub: metadata that machines read, then what people should know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from artplus.evaluation import wording
+from artplus.evaluation.images import as_image
+from artplus.reporting.section_markdown import escaped, table
+
+if TYPE_CHECKING:
+    from artplus.evaluation.report import Report
+
+TAGS = ("adversarial-robustness", "artplus")
+
+
+def render(
+    report: Report,
+    *,
+    dataset: str | None = None,
+    dataset_type: str | None = None,
+    task: str | None = None,
+    licence: str | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """Markdown with the metadata of Hugging Face's model cards.
+
+    The metadata hold ``model-index``: clean accuracy, accuracy under each attack that counts, and
+    the worst case, each with its ball in the name of the metric. Broken attacks give no result.
+
+    Args:
+        report: The report.
+        dataset: What the examples are, for people; default: the hash of the data.
+        dataset_type: Its identifier on the hub; default: ``"other"``.
+        task: Identifier of the task on the hub; default: of images, else of tables, by the
+            report's examples.
+        licence: Identifier of the model's licence; left out if ``None``.
+        tags: Further tags.
+    """
+    name = dataset or f"examples with hash {report.data_hash}"
+    head = [
+        "---",
+        *(() if licence is None else (f"license: {_quoted(licence)}",)),
+        "tags:",
+        *(f"- {_quoted(tag)}" for tag in dict.fromkeys((*TAGS, *tags))),
+        "model-index:",
+        f"- name: {_quoted(report.model)}",
+        "  results:",
+        "  - task:",
+        f"      type: {_quoted(task or _task(report))}",
+        "    dataset:",
+        f"      name: {_quoted(name)}",
+        f"      type: {_quoted(dataset_type or 'other')}",
+        "    metrics:",
+        *(
+            line
+            for kind, title, value in metrics(report)
+            for line in (
+                f"    - type: {kind}",
+                f"      name: {_quoted(title)}",
+                f"      value: {value!r}",
+            )
+        ),
+        "---",
+    ]
+    return "\n".join(head) + "\n\n" + "\n\n".join(_body(report, name)) + "\n"
+
+
+def metrics(report: Report) -> Iterator[tuple[str, str, float]]:
+    """Type, name and value of each result: shares in [0, 1], or losses in regression."""
+    regression = report.clean_accuracy is None
+    kind, what = ("loss", "loss") if regression else ("accuracy", "accuracy")
+    clean = report.clean_loss if report.clean_accuracy is None else report.clean_accuracy
+    yield kind, f"Clean {what}", clean
+    for result in report.working:
+        value = result.metrics.get("loss") if regression else result.accuracy
+        if value is not None:
+            ball = wording.ball(result.norm, result.eps)
+            yield kind, f"Robust {what} ({result.name}, {ball})", value
+    worst = report.robust_loss if regression else report.robust_accuracy
+    if worst is not None:
+        count = wording.plural(len(report.working), "attack")
+        yield kind, f"Robust {what} (worst case of {count}, {_balls(report)})", worst
+
+
+def _body(report: Report, dataset: str) -> list[str]:
+    rows = wording.rows(report)
+    parts = [
+        f"# {escaped(report.model)}",
+        f"**{escaped(wording.headline(report))}**",
+        "## What the attacker may do",
+        escaped(_threat(report, dataset)),
+        "## Results",
+        table([wording.columns(report), *((row.name, *row.cells) for row in rows)]),
+        escaped(report.summary),
+        "## Can the numbers be believed?",
+        escaped(wording.trust(report))
+        or "No check was made of whether the attacks worked as they should.",
+    ]
+    parts += [
+        f"- **{escaped(alarm.name)}** ({alarm.verdict}): {escaped(alarm.explanation)} "
+        f"{escaped(alarm.remedy)}".rstrip()
+        for alarm in report.reasons
+    ]
+    if report.sections:
+        told = [f"- {escaped(s.title)}: {escaped(s.summary)}" for s in report.sections]
+        parts += ["## Also measured", "\n".join(told)]
+    parts += ["## Limits", "\n".join(f"- {escaped(limit)}" for limit in limits(report))]
+    return [*parts, "## How to reproduce it", *_again(report)]
+
+
+def _threat(report: Report, dataset: str) -> str:
+    return (
+        f"Change each input within {_balls(report)}, in the units of the inputs, knowing the model "
+        f"as far as each attack does. {wording.plural(report.n, 'example')}: {dataset}."
+    )
+
+
+def limits(report: Report) -> list[str]:
+    """What the numbers do not say."""
+    found = [
+        "Accuracy under attack is an upper bound: a stronger attack can only lower it. It is no "
+        "proof.",
+        f"It holds within {_balls(report)}; other perturbations were not tried, unless said above.",
+        f"It was measured on {wording.plural(report.n, 'example')}; intervals say how far that may "
+        "be from all inputs of their kind, and nothing of other kinds.",
+    ]
+    if report.broken:
+        names = ", ".join(result.name for result in report.broken)
+        found.append(f"Attacks that failed and are not counted: {names}.")
+    if report.verdict in ("suspicious", "broken"):
+        found.append(f"The evaluation is {report.verdict}; see the reasons above.")
+    return [*found, *report.notes]
+
+
+def _again(report: Report) -> list[str]:
+    settings = [
+        (
+            result.name,
+            wording.ball(result.norm, result.eps),
+            ", ".join(f"{key}={_setting(value)}" for key, value in result.params.items()),
+        )
+        for result in report.attacks
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    survivors = ", only_survivors=True" if report.only_survivors else ""
+    return [
+        "With these attacks, in this order:",
+        table([("attack", "ball", "settings"), *settings]),
+        f"```python\nartplus.evaluate(model, x, y, attacks=..., seed={report.seed}, "
+        f"batch_size={report.batch_size}{survivors})\n```",
+        escaped(
+            f"Measured {report.date or 'at an unknown time'} on {report.device} with "
+            f"{versions or 'unknown versions'}; hash of the data {report.data_hash}."
+        ),
+    ]
+
+
+def _setting(value: object) -> str:
+    return wording.number(value) if isinstance(value, float) else str(value)
+
+
+def _balls(report: Report) -> str:
+    """The ball of the attacks that count, or all of them."""
+    counted = report.working or report.attacks
+    return ", ".join(dict.fromkeys(wording.ball(r.norm, r.eps) for r in counted))
+
+
+def _task(report: Report) -> str:
+    kind = "regression" if report.clean_accuracy is None else "classification"
+    image = report.examples is not None and as_image(report.examples.x[0]) is not None
+    return f"image-{kind}" if image and kind == "classification" else f"tabular-{kind}"
+
+
+def _quoted(text: str) -> str:
+    """A YAML string on one line, whatever it holds."""
+    written = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in written)
