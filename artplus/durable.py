@@ -19,7 +19,7 @@ from torch import Tensor
 from artplus.errors import CheckpointError
 
 MAGIC = b"artplus\0ckpt"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(f"<{len(MAGIC)}sI")
 DIGEST = hashlib.sha256().digest_size
 

@@ -50,6 +50,19 @@ def crafting(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside; each its own flag afterwards."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def untracked(module: nn.Module) -> Iterator[None]:
     """Forward passes inside use batch statistics as in training but leave running ones alone."""
     tracking = [

@@ -22,9 +22,11 @@ from artplus.losses import Objective, Weight, make_loss
 from artplus.trainers import Recipe, trainers
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
+from artplus.training.engines import as_engine
 from artplus.training.fit import Run, train
 from artplus.training.history import History
 from artplus.training.method import make_method
+from artplus.training.numerics import Precision
 from artplus.training.probe import check_optimizer
 from artplus.training.steps import Step, standard
 
@@ -75,7 +77,14 @@ class AdversarialTrainerPlus(Trainer):
         callbacks: :mod:`artplus.training.callbacks`, such as ``EMA()``, ``EarlyStopping()`` or
             ``GradientClipping(1.0)``. An ``EpsWarmup`` replaces the default one, which ramps the
             radius over the first quarter where it is large (>= 5 % of the clip range).
-        step: How the weights move on a batch.
+        step: How the weights move on a batch: ``AWP()``, ``Free()`` of
+            :mod:`artplus.training.steps`, or your own.
+        engine: Where it runs: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``, ``"accelerate"``, an
+            ``Engine`` or an ``Accelerator``; under ``torchrun`` or ``accelerate launch`` the
+            default joins in.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest on the first batch
+            whose results are those of fp32.
+        compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back.
         seed: Two runs with one seed are identical on one device.
         verbose: Show a progress bar with live loss, clean and adversarial accuracy.
 
@@ -116,6 +125,9 @@ class AdversarialTrainerPlus(Trainer):
         scheduler_interval: Literal["auto", "batch", "epoch"] = "auto",
         callbacks: Sequence[Callback] = (),
         step: Step = standard,
+        engine: Any = "auto",
+        precision: Precision = "fp32",
+        compile: bool | Literal["auto"] = False,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -149,6 +161,7 @@ class AdversarialTrainerPlus(Trainer):
             scheduler_interval=scheduler_interval,
             callbacks=callbacks,
             step=step,
+            engine=as_engine(engine, precision=precision, compile=compile),
             seed=seed,
             progress=verbose,
         )
@@ -162,6 +175,7 @@ class AdversarialTrainerPlus(Trainer):
         nb_epochs: int = 20,
         validation_data: Any = None,
         keep_best: bool = True,
+        micro_batch: int | None = None,
         resume: str | Path | Resume | None = None,
     ) -> History:
         """Harden the estimator; every check comes before the first step.
@@ -177,6 +191,9 @@ class AdversarialTrainerPlus(Trainer):
             validation_data: ``(x, y)`` or a loader. After each epoch clean and robust accuracy are
                 measured, the latter by another attack than the training one.
             keep_best: With validation, hand out the best epoch's weights.
+            micro_batch: Most examples in one forward and backward pass, with the gradient of the
+                whole batch all the same; ``None`` is the whole batch, and halves where memory runs
+                out.
             resume: Continue from a checkpoint, or from the newest in a folder, that a
                 :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote; see
                 :class:`~artplus.training.Resume` for what to do where there is none.
@@ -196,6 +213,7 @@ class AdversarialTrainerPlus(Trainer):
             epochs=nb_epochs,
             validation=_held_out(validation_data),
             keep_best=keep_best,
+            micro_batch=micro_batch,
             resume=as_resume(resume),
         )
         data = _source(x, y)

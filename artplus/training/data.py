@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from artplus import _checks
+from artplus import _checks, ranks
 from artplus.errors import CheckpointError, ConversionWarning, DataError
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.spaces import InputSpace
@@ -41,16 +42,20 @@ Prepare = Callable[[Any, Any], tuple[Inputs, Tensor]]
 class Order:
     """Positions of each batch, shuffled by the generator or in order without one.
 
-    A last batch of one example is joined to the batch before: BatchNorm cannot train on one.
+    A last batch of one example is joined to the batch before: BatchNorm cannot train on one. Of
+    several processes, which must have the same generator, each gets its part of every batch: a
+    batch is the same whatever their number. There the last batch is joined if it has no two
+    examples for each.
     """
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator | None) -> None:
         self._n, self._batch_size = n, _checks.count("batch_size", batch_size)
         self.generator = generator
+        self.num_replicas = ranks.ranks()
 
     def __len__(self) -> int:
         full, rest = divmod(self._n, self._batch_size)
-        alone = rest == 1 and full > 0
+        alone = 0 < rest < 2 * ranks.ranks() and full > 0
         return full + (rest > 0) - alone
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -59,7 +64,11 @@ class Order:
         for i in range(len(self)):
             start = i * self._batch_size
             stop = self._n if i == len(self) - 1 else start + self._batch_size
-            yield list(range(start, stop)) if order is None else order[start:stop].tolist()
+            own = ranks.share(stop - start)
+            if order is None:
+                yield list(range(start, stop))[own]
+            else:
+                yield order[start:stop][own].tolist()
 
 
 class Arrays:
@@ -97,6 +106,9 @@ class Arrays:
         if self._order.generator is not None:
             self._order.generator.set_state(order["generators"][0])
 
+    def tell(self, epoch: int) -> None:
+        """Nobody needs to know which epoch comes: the generator goes on."""
+
     def __iter__(self) -> Iterator[Batch]:
         return self.begin()
 
@@ -117,7 +129,8 @@ class Arrays:
             )
 
 
-_SAMPLERS = ("sampler", "batch_sampler")
+_ACCELERATED = re.compile(r"accelerate\b")
+"""Loaders and samplers of Accelerate, which deal out the data among the processes."""
 
 
 class Loaded:
@@ -149,7 +162,9 @@ class Loaded:
         return len(data) if isinstance(data, Sized) else None
 
     def _holders(self) -> list[Any]:
-        return [self._loader, *(getattr(self._loader, s, None) for s in _SAMPLERS)]
+        batches = getattr(self._loader, "batch_sampler", None)
+        inner = getattr(self._loader, "sampler", None) or getattr(batches, "sampler", None)
+        return [self._loader, inner, batches]
 
     def _generators(self) -> list[torch.Generator]:
         found = [getattr(holder, "generator", None) for holder in self._holders()]
@@ -173,6 +188,12 @@ class Loaded:
         for holder, epoch in zip(told, order["epochs"], strict=True):
             holder.set_epoch(epoch)
 
+    def tell(self, epoch: int) -> None:
+        """Tell samplers that want to know it which epoch comes, as ``DistributedSampler``."""
+        for holder in self._holders():
+            if _told(holder):
+                holder.set_epoch(epoch)
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Iterate inside without moving the random streams that decide later orders."""
@@ -188,12 +209,21 @@ class Loaded:
 
     def begin(self, done: int = 0) -> Iterator[Batch]:
         """An epoch, its first ``done`` batches loaded and passed over at once."""
-        raws = iter(self._loader)
+        raws = iter(self._loader) if self._parted else _in_step(self._loader)
         passed = sum(1 for _ in islice(raws, done))
         _all_there(passed, done)
         return self._batches(raws)
 
+    @property
+    def _parted(self) -> bool:
+        """Whether what comes is for this process alone: it has a share of the data already."""
+        return ranks.ranks() == 1 or any(
+            getattr(holder, "num_replicas", 1) > 1 or _ACCELERATED.match(type(holder).__module__)
+            for holder in self._holders()
+        )
+
     def _batches(self, raws: Iterator[Any]) -> Iterator[Batch]:
+        parted = self._parted
         for raw in raws:
             if not isinstance(raw, (tuple, list)) or len(raw) < 2:
                 raise DataError(
@@ -201,8 +231,28 @@ class Loaded:
                     f"{type(raw).__name__}. Wrap the data set so that it yields pairs."
                 )
             x, y = self._prepare(raw[0], raw[1])
-            # A map's rows are copied here; of a tensor x[:] is a view.
-            yield Batch(x[:].to(self._device), y.to(self._device))
+            own = slice(None) if parted else ranks.share(len(y))
+            if len(y[own]) == 0:
+                raise DataError(
+                    f"a batch of {len(y)} examples cannot be shared by {ranks.ranks()} processes; "
+                    "make batches larger, or drop the last one: DataLoader(..., drop_last=True)"
+                )
+            # A map's rows are copied here; of a tensor a slice is a view.
+            yield Batch(x[own].to(self._device), y[own].to(self._device))
+
+
+def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's batches in the same order in every process.
+
+    A loader without a generator of its own draws the order from the global stream when its first
+    batch is asked for. The processes' streams differ, so they share one for that moment.
+    """
+    seed = ranks.gathered(int(torch.randint(2**31, ())))[0]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        raws = iter(loader)
+        first = list(islice(raws, 1))
+    return chain(first, raws)
 
 
 Source = Arrays | Loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,25 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import _checks
+from artplus import _checks, ranks
 from artplus.attacks import Attack, Combination
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
 from artplus.losses import Objective, Weight
-from artplus.model import LossModel, as_loss_model, device_of
-from artplus.seeding import derived, seeded
+from artplus.model import LossModel, as_loss_model
+from artplus.seeding import derived, reseed, seeded
 from artplus.spaces import InputSpace
 from artplus.training import callbacks as events
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
 from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
+from artplus.training.engines import Engine, as_engine
 from artplus.training.history import History
 from artplus.training.identity import identity, refuse_other
 from artplus.training.loop import run
+from artplus.training.measured import settle
 from artplus.training.method import Method, make_method
-from artplus.training.probe import check_labels, check_optimizer, probe, slice_size
+from artplus.training.numerics import Numerics, Precision
+from artplus.training.probe import check_labels, check_optimizer, first, probe, slice_size
 from artplus.training.state import State
-from artplus.training.steps import Step, standard
+from artplus.training.steps import Fitting, Step, standard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Run:
         scheduler_interval: When it steps.
         callbacks: The user's own; a user's ``EpsWarmup`` replaces the default one.
         step: How the weights move on a batch.
+        engine: Where it runs; see :func:`~artplus.training.engines.as_engine`.
+        micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch,
+            and halves where memory runs out.
         seed: Of everything random; ``None`` draws one from torch's generator.
         progress: Show a progress bar.
         resume: Where to continue from.
@@ -63,6 +69,8 @@ class Run:
     scheduler_interval: Literal["auto", "batch", "epoch"] = "auto"
     callbacks: Sequence[Callback] = ()
     step: Step = standard
+    engine: Engine = field(default_factory=Engine)
+    micro_batch: int | None = None
     seed: int | None = None
     progress: bool = True
     resume: Resume | None = None
@@ -72,6 +80,12 @@ class Run:
         _checks.count("batch_size", self.batch_size)
         if self.seed is not None:
             _checks.count("seed", self.seed, least=0)
+        if self.micro_batch is not None:
+            _checks.count("micro_batch", self.micro_batch, least=2)
+        if not callable(self.step):
+            raise ConfigurationError(
+                f"step must be called as step(state, batch, gradients), got {self.step!r}"
+            )
         if not isinstance(self.callbacks, Sequence):
             raise ConfigurationError(f"callbacks must be a list, got {self.callbacks!r}")
         for callback in self.callbacks:
@@ -101,30 +115,78 @@ def train(
         prepare: Raw batches to tensors; ``None`` takes tensors as they are.
     """
     check_optimizer(model.module, optimizer)
-    device = device_of(model.module)
+    engine = plan.engine
+    device = engine.connect(model.module)
     prepare = prepare or tensor_pair(method.space, _dtype(model.module))
     found = None if plan.resume is None else plan.resume.load()
     with seeded(plan.seed) as seed:
+        seed = _apart(seed, plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
         source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
         model = probe(model, source, method)
         method = replace(method, slice_size=method.slice_size or slice_size(model, source))
-        state = State(
-            model=model,
-            optimizer=optimizer,
-            method=method,
-            epochs=plan.epochs,
-            batches_per_epoch=_length(source),
-            generator=torch.Generator(device).manual_seed(derived(seed, "attack")),
-        )
-        callbacks = _callbacks(model, method, plan, prepare, device)
-        if found or any(isinstance(each, events.Checkpoint) for each in callbacks):
-            state.identity = identity(state, source, callbacks, _settings(plan))
-        if found:
-            state.resumed = found[0]
-            refuse_other(found[1].get("run"), state.identity)
-        run(state, source, plan.step, callbacks, found and found[1])
+        note = _settle(engine, model, source, method, plan, found and found[1])
+        engine.prepare(model, optimizer)
+        try:
+            state = State(
+                model=model,
+                optimizer=optimizer,
+                method=method,
+                epochs=plan.epochs,
+                batches_per_epoch=_length(source),
+                generator=torch.Generator(device).manual_seed(_own(derived(seed, "attack"))),
+                engine=engine,
+                micro_batch=plan.micro_batch,
+            )
+            if note is not None:
+                state.history.notes.append(note)
+            callbacks = _callbacks(model, method, plan, prepare, device)
+            if found or any(isinstance(each, events.Checkpoint) for each in callbacks):
+                state.identity = identity(state, source, callbacks, _settings(plan))
+            if found:
+                state.resumed = found[0]
+                refuse_other(found[1].get("run"), state.identity)
+            run(state, source, Fitting(plan.step), callbacks, found and found[1])
+        finally:
+            engine.release(model.module)
     return state.history
+
+
+def _settle(
+    engine: Engine,
+    model: LossModel,
+    source: Arrays | Loaded,
+    method: Method,
+    plan: Run,
+    saved: dict[str, Any] | None,
+) -> str | None:
+    """Fix the arithmetic: as asked for, as in the run that is resumed, or by a trial."""
+    if engine.wished.settled:
+        engine.numerics = engine.wished
+        return None
+    if saved is not None and "numerics" in saved:
+        engine.numerics = Numerics(**saved["numerics"])
+        return None
+    batch = first(source, plan.batch_size)
+    length = _length(source)
+    steps = None if length is None else length * plan.epochs
+    note = settle(engine, model, method, batch, steps=steps)
+    # All processes take what the first one found.
+    engine.numerics = ranks.gathered(engine.numerics)[0]
+    return note
+
+
+def _apart(seed: int, seeds: bool) -> int:
+    """The first process's seed; the others' global streams part from its own, for dropout."""
+    seed = int(ranks.gathered(seed)[0])
+    if seeds and ranks.rank() > 0:
+        reseed(_own(seed))
+    return seed
+
+
+def _own(seed: int) -> int:
+    """A seed for this process alone: the given one in the first."""
+    return seed if ranks.is_main() else derived(seed, f"process {ranks.rank()}")
 
 
 def fit(
@@ -147,6 +209,11 @@ def fit(
     scheduler: Any = None,
     scheduler_interval: Literal["auto", "batch", "epoch"] = "auto",
     callbacks: Sequence[Callback] = (),
+    step: Step = standard,
+    engine: Any = "auto",
+    precision: Precision = "fp32",
+    compile: bool | Literal["auto"] = False,
+    micro_batch: int | None = None,
     seed: int | None = None,
     progress: bool = True,
     resume: str | Path | Resume | None = None,
@@ -179,6 +246,15 @@ def fit(
         scheduler_interval: When it steps; see
             :class:`~artplus.training.callbacks.LearningRate`.
         callbacks: Own callbacks. ``EpsWarmup`` is added by default where ``eps`` is large.
+        step: How the weights move on a batch: ``AWP()``, ``Free()`` of
+            :mod:`artplus.training.steps`, or your own.
+        engine: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``, ``"accelerate"``, an ``Engine`` or
+            an ``Accelerator``; under ``torchrun`` or ``accelerate launch`` the default joins in.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest on the first batch
+            whose results are those of fp32; see :mod:`artplus.training.measured`.
+        compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back.
+        micro_batch: Most examples in one forward and backward pass, with the gradient of the whole
+            batch all the same; ``None`` is the whole batch, and halves where memory runs out.
         seed: Two runs with the same seed are identical on one device; ``None`` draws one from
             torch's generator.
         progress: Show a progress bar.
@@ -223,6 +299,9 @@ def fit(
         scheduler=scheduler,
         scheduler_interval=scheduler_interval,
         callbacks=callbacks,
+        step=step,
+        engine=as_engine(engine, precision=precision, compile=compile),
+        micro_batch=micro_batch,
         seed=seed,
         progress=progress,
         resume=as_resume(resume),
@@ -301,7 +380,12 @@ def _dtype(module: nn.Module) -> torch.dtype:
 def _settings(plan: Run) -> dict[str, Any]:
     """The plan's part of what makes a run this run."""
     names = ("epochs", "batch_size", "validation_eps", "validation_norm", "scheduler_interval")
-    return {name: getattr(plan, name) for name in (*names, "step", "seed")}
+    settings = {name: getattr(plan, name) for name in (*names, "step", "micro_batch", "seed")}
+    return settings | {
+        "engine": plan.engine.name,
+        "numerics": plan.engine.wished,
+        "processes": ranks.ranks(),
+    }
 
 
 def _length(source: Arrays | Loaded) -> int | None:

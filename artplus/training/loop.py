@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from artplus import modes
@@ -13,8 +14,7 @@ from artplus.training.callbacks import Callback
 from artplus.training.data import Batch, Source
 from artplus.training.snapshot import Snapshot
 from artplus.training.state import Meter, State
-from artplus.training.steps import Step
-from artplus.training.steps.standard import Gradients
+from artplus.training.steps import Gradients, Step
 
 
 def run(
@@ -50,20 +50,21 @@ def run(
         if saved is not None:
             snapshot.restore(saved)
         while state.epoch < state.epochs and state.stop is None:
-            _epoch(state, step, callbacks, gradients, snapshot)
+            _epoch(state, data, step, callbacks, gradients, snapshot)
 
 
 def _epoch(
     state: State,
+    data: Source,
     step: Step,
     callbacks: Sequence[Callback],
     gradients: Gradients,
     snapshot: Snapshot,
 ) -> None:
-    for batch in _remaining(state, callbacks, snapshot):
+    for batch in _remaining(state, data, callbacks, snapshot):
         for callback in callbacks:
             callback.on_step_begin(state)
-        step(state, batch, gradients)
+        step(state, replace(batch, x=state.engine.place(batch.x)), gradients)
         state.step += 1
         state.done += 1
         for callback in callbacks:
@@ -75,7 +76,8 @@ def _epoch(
             "once is empty from the second epoch on; pass a list, a Dataset or a DataLoader."
         )
     state.epoch, state.done = state.epoch + 1, 0
-    state.row |= state.meter.read()
+    state.engine.agree()
+    state.row |= state.meter.pool()
     state.row["seconds"] = time.perf_counter() - state.began
     for callback in callbacks:
         callback.on_epoch_end(state)
@@ -83,7 +85,9 @@ def _epoch(
     _pause(state, callbacks)
 
 
-def _remaining(state: State, callbacks: Sequence[Callback], snapshot: Snapshot) -> Iterator[Batch]:
+def _remaining(
+    state: State, data: Source, callbacks: Sequence[Callback], snapshot: Snapshot
+) -> Iterator[Batch]:
     """The batches of an epoch, or those that a resumed run has left of one."""
     if state.done:
         return snapshot.reopen()
@@ -96,6 +100,7 @@ def _remaining(state: State, callbacks: Sequence[Callback], snapshot: Snapshot) 
     }
     for callback in callbacks:
         callback.on_epoch_begin(state)
+    data.tell(state.epoch)
     return snapshot.open()
 
 

@@ -140,13 +140,21 @@ class Method:
 
     def reduce(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
         """The weighted batch mean of the terms."""
-        total = terms.total(self.objective.weight(progress))
+        return mean(terms.total(self.objective.weight(progress)), self.weights(model, y))
+
+    def total(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
+        """The weighted sum of the terms: of a part of a batch, whose mean is taken elsewhere."""
+        losses, weights = terms.total(self.objective.weight(progress)), self.weights(model, y)
+        return losses.sum() if weights is None else (losses * weights.to(losses)).sum()
+
+    def weights(self, model: LossModel, y: Tensor) -> Tensor | None:
+        """What each example weighs, ``(batch,)``; ``None`` if all weigh alike."""
         weights = model.criterion.weights(y)
-        if self.class_weight is not None:
-            per_class = self.class_weight.to(total)
-            own = y.to(total) @ per_class if y.ndim == 2 else per_class[y]
-            weights = own if weights is None else weights.to(total) * own
-        return mean(total, weights)
+        if self.class_weight is None:
+            return weights
+        per_class = self.class_weight.to(y.device)
+        own = y.to(per_class) @ per_class if y.ndim == 2 else per_class[y]
+        return own if weights is None else weights.to(own) * own
 
     def _sliced(self, attack: Attack, n: int) -> Attack:
         """The attack in slices, if it works on the device and its radius is not per example."""

@@ -40,7 +40,7 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
         DataError: if the data is empty, or labels do not fit the model's output.
         ConfigurationError: if the method cannot work with this loss.
     """
-    batch = _first(source)
+    batch = first(source)
     x, y = batch.x[:LOOK], batch.y[:LOOK]
     with modes.crafting(model.module), torch.no_grad():
         predictions = model(x)
@@ -78,7 +78,7 @@ def slice_size(model: LossModel, source: Arrays | Loaded) -> int | None:
     On a CPU, so many that the largest activation stays below :data:`ACTIVATIONS`, in multiples of
     16 and at least 16; on other devices the whole batch.
     """
-    x = _first(source).x[:1]
+    x = first(source).x[:1]
     if x.device.type != "cpu":
         return None
     largest = 0
@@ -125,10 +125,13 @@ def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
         )
 
 
-def _first(source: Arrays | Loaded) -> Batch:
-    """The first batch, with the order and the random stream as if nobody had looked."""
+def first(source: Arrays | Loaded, n: int = LOOK) -> Batch:
+    """The first batch, with the order and the random stream as if nobody had looked.
+
+    Of arrays the first ``n`` examples; a loader's batch is as large as it makes them.
+    """
     if isinstance(source, Arrays):
-        return source.head(LOOK)
+        return source.head(n)
     with source.undisturbed():
         batch = next(iter(source), None)
     if batch is None:
@@ -136,16 +139,16 @@ def _first(source: Arrays | Loaded) -> Batch:
     return batch
 
 
-def check_labels(model: LossModel, source: Arrays | Loaded, first: Batch | None = None) -> None:
+def check_labels(model: LossModel, source: Arrays | Loaded, looked_at: Batch | None = None) -> None:
     """Refuse labels that do not fit the model's classes: all of arrays, a loader's first batch.
 
     Raises:
         DataError: for a wrong shape, dtype or range, or if the data is empty.
     """
-    first = first or _first(source)
+    looked_at = looked_at or first(source)
     if not model.criterion.over_classes:
         return
-    y = source.y if isinstance(source, Arrays) else first.y
+    y = source.y if isinstance(source, Arrays) else looked_at.y
     _checks.class_labels(y, n=len(y), classes=model.classes)
     if y.ndim == 2 and not model.criterion.soft and not _one_hot(y):
         raise DataError("soft labels need a loss that takes them, such as CrossEntropyLoss")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from artplus import ranks
 from artplus.errors import CheckpointError
 from artplus.seeding import set_streams, streams
 from artplus.training.callbacks import Callback
@@ -33,18 +35,29 @@ class Snapshot:
         self._opening: dict[str, Any] = {}
 
     def take(self) -> dict[str, Any]:
-        """Tensors and plain data that share memory with what is training."""
+        """Tensors and plain data that share memory with what is training.
+
+        All processes must call it; each gets the whole, with the own part of every one of them.
+        """
         state = self._state
-        return {
+        shared = {
             "run": state.identity,
             "model": state.model.module.state_dict(),
             "beside": self._beside(),
             "optimizer": state.optimizer.state_dict(),
+            "engine": state.engine.state_dict(),
+            "numerics": asdict(state.engine.numerics),
             "state": state.state_dict(),
             "callbacks": {name: each.state_dict() for name, each in self._named()},
+        }
+        own = {
+            "state": state.own_state_dict(),
             "streams": self._streams(),
             "opening": self._opening if state.done else {},
         }
+        if ranks.ranks() > 1:
+            own["buffers"] = dict(state.model.module.named_buffers())
+        return {**state.engine.full(shared), "own": ranks.gathered(own)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`take` gave, after :meth:`Callback.on_fit_begin`.
@@ -60,17 +73,26 @@ class Snapshot:
                     "iterable that cannot be begun again where it was. Resume from one taken at "
                     "an epoch's end, or give a DataLoader over a data set with positions."
                 )
-            state.model.module.load_state_dict(saved["model"])
+            own = saved["own"][ranks.rank()]
+            shared = state.engine.own({k: saved[k] for k in ("model", "state", "callbacks")})
+            state.model.module.load_state_dict(shared["model"])
             with torch.no_grad():
-                for own, value in zip(self._beside(), saved["beside"], strict=True):
-                    own.copy_(value)
-            state.load_state_dict(saved["state"])
+                for present, value in zip(self._beside(), saved["beside"], strict=True):
+                    present.copy_(value)
+                buffers = dict(state.model.module.named_buffers())
+                for name, value in own.get("buffers", {}).items():
+                    buffers[name].copy_(value)
+            state.load_state_dict(shared["state"])
+            state.load_own_state_dict(own["state"])
             for name, callback in self._named():
-                callback.load_state_dict(saved["callbacks"][name])
+                callback.load_state_dict(shared["callbacks"][name])
             # After the schedulers, which may have set rates when they were made.
-            state.optimizer.load_state_dict(saved["optimizer"])
-            self._opening = saved["opening"]
-            self._set_streams(saved["streams"])
+            state.optimizer.load_state_dict(
+                state.engine.own_optimizer(saved["optimizer"], state.optimizer)
+            )
+            state.engine.load_state_dict(saved["engine"])
+            self._opening = own["opening"]
+            self._set_streams(own["streams"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise

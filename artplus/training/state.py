@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from artplus import ranks
 from artplus.model import LossModel
+from artplus.training.engines import Engine
 from artplus.training.history import History, Row
 from artplus.training.method import Method
 
@@ -38,8 +40,18 @@ class Meter:
         return name in self._sums
 
     def read(self) -> dict[str, float]:
-        """The means so far; waits for the device."""
+        """The means so far, of this process; waits for the device."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+    def pool(self) -> dict[str, float]:
+        """The means so far, of all processes, which must all call it."""
+        names = list(self._sums)
+        if ranks.ranks() == 1 or not names:
+            return self.read()
+        sums = [torch.stack([self._sums[n].double(), self._sums[n].new_tensor(self._counts[n])])
+                for n in names]  # fmt: skip
+        pooled = ranks.total(torch.stack(sums).cpu())
+        return {n: float(pooled[i, 0] / pooled[i, 1]) for i, n in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts, for a checkpoint."""
@@ -76,6 +88,10 @@ class State:
         capture: All that is needed to continue from here, as tensors and plain data that share
             memory with what is training.
         replayable: Whether a run can continue from the middle of an epoch over this data.
+        engine: Where steps run.
+        micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch.
+        moves: How often the weights have moved in this process.
+        memory: What a step carries from batch to batch, by name.
         identity: What makes this run this run, to be found again in its checkpoints.
         resumed: The checkpoint that the run continues from.
     """
@@ -99,6 +115,14 @@ class State:
     replayable: bool = False
     identity: dict[str, str] = field(default_factory=dict)
     resumed: Path | None = None
+    engine: Engine = field(default_factory=Engine)
+    micro_batch: int | None = None
+    moves: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.engine.prepared:
+            self.engine.prepare(self.model, self.optimizer)
 
     @property
     def total_steps(self) -> int | None:
@@ -122,20 +146,33 @@ class State:
             "row": self.row,
             "stop": self.stop,
             "averaged": self.averaged,
-            "meter": self.meter.state_dict(),
             "history": self.history.to_dict(),
-            "generator": self.generator.get_state(),
+            "micro_batch": self.micro_batch,
         }
+
+    def own_state_dict(self) -> dict[str, Any]:
+        """What differs from process to process."""
+        return {
+            "meter": self.meter.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": dict(self.memory),
+        }
+
+    def load_own_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`own_state_dict` gave."""
+        device = self.generator.device
+        self.meter.load_state_dict(saved["meter"], device)
+        self.generator.set_state(saved["generator"])
+        self.memory = {name: value.to(device) for name, value in saved["memory"].items()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`state_dict` gave."""
         self.epoch, self.step, self.done = saved["epoch"], saved["step"], saved["done"]
         self.began = time.perf_counter() - saved["seconds"]
         self.row, self.stop = saved["row"], saved["stop"]
-        self.meter.load_state_dict(saved["meter"], self.generator.device)
+        self.micro_batch = saved["micro_batch"]
         self.history.rows[:] = saved["history"]["rows"]
         self.history.notes[:] = saved["history"]["notes"]
-        self.generator.set_state(saved["generator"])
         present = self.model.module.state_dict()
         self.averaged = saved["averaged"] and {
             name: value.to(present[name].device) if isinstance(value, Tensor) else value

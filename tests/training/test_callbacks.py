@@ -648,7 +648,7 @@ def test_non_finite_alone_has_nothing_to_put_back():
     guard = NonFinite()
     state = type("S", (), {})()
     state.model = LossModel(net())
-    state.meter = type("M", (), {"read": staticmethod(lambda: {"loss": math.inf})})()
+    state.meter = type("M", (), {"pool": staticmethod(lambda: {"loss": math.inf})})()
     state.optimizer = torch.optim.SGD(state.model.module.parameters(), lr=0.1)
     state.step, state.epoch = 16, 0
     with pytest.raises(TrainingDivergedError, match="became inf in epoch 1"):

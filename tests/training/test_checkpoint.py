@@ -162,7 +162,7 @@ def test_other_versions_name_themselves(sound, tmp_path, version, which):
     """Also where the digest of the other format cannot be found."""
     path = tmp_path / "other.ckpt"
     path.write_bytes(checkpoint.MAGIC + struct.pack("<I", version) + sound[16:])
-    wanted = f"has format version {version}, expected 1. Continue it with the {which} artplus"
+    wanted = f"has format version {version}, expected 2. Continue it with the {which} artplus"
     with pytest.raises(CheckpointError, match=wanted):
         checkpoint.read(path)
 
@@ -626,7 +626,7 @@ def test_a_payload_of_another_program_is_refused(tmp_path):
         run(resume=checkpoint.write(tmp_path, 1, PAYLOAD))
     run(tmp_path / "a")
     saved = checkpoint.read(checkpoint.listed(tmp_path / "a")[6])
-    for part in ("model", "optimizer", "state", "callbacks", "streams"):
+    for part in ("model", "optimizer", "state", "callbacks", "own"):
         less = {k: v for k, v in saved.items() if k != part}
         with pytest.raises(CheckpointError, match=f"does not fit the run .KeyError: '{part}'"):
             run(resume=checkpoint.write(tmp_path, 2, less))

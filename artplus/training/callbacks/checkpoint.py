@@ -8,13 +8,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from artplus import _checks
+from artplus import _checks, ranks
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.training import checkpoint
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
 TOLD = (signal.SIGINT, signal.SIGTERM)
+
+AGREE_EVERY = 8
+"""Steps between questions of several processes to one another whether one was told to leave."""
 
 
 class Checkpoint(Callback):
@@ -27,7 +30,8 @@ class Checkpoint(Callback):
     Ctrl-C and SIGTERM end the run after the step at hand: the state is saved, the other callbacks
     do their work (:class:`KeepBest` hands out its weights), and ``KeyboardInterrupt`` or
     ``SystemExit(143)`` is raised. A second signal does what it would do without this callback.
-    Signals are heeded in the main thread only, and not where they were ignored before.
+    Signals are heeded in the main thread only, and not where they were ignored before. Of several
+    processes the first one writes, and all leave together, within :data:`AGREE_EVERY` steps.
 
     Args:
         folder: For files ``step-*.ckpt``, of one run only; made if it is not there.
@@ -72,8 +76,9 @@ class Checkpoint(Callback):
                 f"resume={str(self.folder)!r}, or choose another folder"
             )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.sweep(self.folder)
+            if ranks.is_main():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                checkpoint.sweep(self.folder)
         except OSError as error:
             raise ConfigurationError(f"{self.folder} cannot be written: {error}") from error
         checkpoint.plain(state.capture())  # what cannot be saved says so before any step
@@ -81,7 +86,7 @@ class Checkpoint(Callback):
         self._listen()
 
     def on_pause(self, state: State) -> None:
-        told = self._told
+        told = self._agreed(state)
         if told is not None or self._due(state):
             self._save(state)
         if told is not None:
@@ -91,6 +96,15 @@ class Checkpoint(Callback):
         self._unlisten()
         if self._told is not None:  # while the last epoch's callbacks were at work
             self._leave()
+
+    def _agreed(self, state: State) -> int | None:
+        """The signal that any process got; they ask one another now and then, not at every step."""
+        if ranks.ranks() == 1:
+            return self._told
+        if state.done % AGREE_EVERY:
+            return None
+        self._told = max(ranks.gathered(self._told or 0)) or None
+        return self._told
 
     def _due(self, state: State) -> bool:
         if state.done:
@@ -105,8 +119,11 @@ class Checkpoint(Callback):
                 "begun again there; the last checkpoint is that of the epoch before",
             )
             return
+        found = state.capture()  # all processes give their part
+        if not ranks.is_main():
+            return
         try:
-            checkpoint.write(self.folder, state.step, state.capture())
+            checkpoint.write(self.folder, state.step, found)
             checkpoint.prune(self.folder, state.step, self.keep)
         except OSError as error:
             left = ", ".join(path.name for path in checkpoint.listed(self.folder).values())

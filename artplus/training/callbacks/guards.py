@@ -61,7 +61,7 @@ class NonFinite(Callback):
         self._sound, self._averaged = saved["sound"], saved["averaged"]
 
     def _check(self, state: State, epoch: int) -> None:
-        loss = state.meter.read().get("loss", 0.0)
+        loss = state.meter.pool().get("loss", 0.0)
         if not math.isfinite(loss):
             self._stop(state, epoch, f"the training loss became {loss}")
 

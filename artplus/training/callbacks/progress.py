@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from artplus import ranks
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
@@ -40,7 +41,9 @@ class Progress(Callback):
         from tqdm.auto import tqdm
 
         self._validated = {}
-        self._bar = tqdm(total=state.total_steps, unit="batch", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=state.total_steps, unit="batch", dynamic_ncols=True, disable=not ranks.is_main()
+        )
 
     def on_epoch_begin(self, state: State) -> None:
         self._bar.set_description(f"epoch {state.epoch + 1}/{state.epochs}", refresh=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
+from artplus import _checks, modes, ranks
 from artplus.attacks import APGD, PGD, Attack, members
 from artplus.attacks._base import Budget
 from artplus.errors import DataError
@@ -50,7 +50,7 @@ class Validation(Callback):
         last = state.epoch == state.epochs or state.stop is not None
         if state.epoch % self._every and not last:
             return
-        with state.candidate() as model, modes.crafting(model.module):
+        with state.candidate() as model, modes.crafting(model.module), state.engine.gathered():
             state.row |= self.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +88,9 @@ class Validation(Callback):
                 sums[name] = sums.get(name, 0) + values.float().sum()
         if n == 0:
             raise DataError("the validation data gave no batch; is it empty, or read only once?")
-        return {name: float(total) / n for name, total in sums.items()}
+        # Each process has measured its part of every batch.
+        whole = float(ranks.total(torch.tensor(float(n), dtype=torch.float64)))
+        return {name: float(ranks.total(total.double())) / whole for name, total in sums.items()}
 
 
 def validation_attack(

@@ -1,0 +1,175 @@
+"""An engine: on which devices and in which arithmetic a step runs. This one: one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from artplus import modes, ranks
+from artplus.errors import ConfigurationError
+from artplus.model import LossModel, device_of
+from artplus.training.numerics import (
+    Numerics,
+    Precision,
+    Whole,
+    gradients_scaled,
+    low_precision,
+)
+
+
+class Engine:
+    """Everything about hardware, nothing about methods; steps talk to it, users choose one.
+
+    It gives the model in two forms: :attr:`attacked`, which attacks climb, and :attr:`trained`,
+    through which the weights get their gradients. Attacks see no wrapper of data parallelism, so
+    their inner loop causes no communication. This base class runs in one process.
+
+    Args:
+        precision: See :class:`~artplus.training.numerics.Numerics`.
+        channels_last: Likewise.
+        compile: Likewise.
+
+    Example:
+        >>> from artplus.training.engines import Engine
+        >>> Engine(precision="bf16").numerics.precision
+        'bf16'
+    """
+
+    name = "torch"
+
+    accumulation = 1
+    """Into how many parts every batch is split."""
+
+    def __init__(
+        self,
+        *,
+        precision: Precision = "fp32",
+        channels_last: bool | None = None,
+        compile: bool | Literal["auto"] = False,
+    ) -> None:
+        self.wished = Numerics(precision=precision, channels_last=channels_last, compile=compile)
+        self.numerics = self.wished
+        self.attacked: LossModel
+        self.trained: LossModel
+        self.prepared = False
+        self._scaler: torch.amp.GradScaler | None = None
+
+    def connect(self, module: nn.Module) -> torch.device:
+        """Join the other processes, if any; return the device that batches go to."""
+        if ranks.ranks() > 1 and type(self) is Engine:
+            raise ConfigurationError(
+                f"{ranks.ranks()} processes are connected, but this engine knows of one: each "
+                "would train a model of its own. Use engine='ddp', engine='fsdp2' or 'auto'."
+            )
+        return device_of(module)
+
+    def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
+        """Make :attr:`attacked` and :attr:`trained` of ``model``, in the settled arithmetic."""
+        device = device_of(model.module)
+        self.prepared = True
+        self._refuse_half(device)
+        self._lay_out(model.module)
+        whole: nn.Module = Whole(model)
+        predict: Any = torch.compile(whole) if self.numerics.compile else whole
+        if type(self) is Engine and not self.numerics.compile:
+            predict = model.forward or model.module
+        forward = low_precision(predict, self.numerics, device)
+        half = self.numerics.precision == "fp16"
+        self.attacked = replace(model, forward=gradients_scaled(forward) if half else forward)
+        self.trained = self._distributed(model, predict, device)
+        self._scaler = torch.amp.GradScaler(device.type) if half else None
+
+    def place(self, x: Tensor) -> Tensor:
+        """A batch in the memory layout that the network likes."""
+        if self.numerics.channels_last and x.ndim == 4:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    @contextmanager
+    def attacking(self) -> Iterator[None]:
+        """While examples are crafted; a compiled graph with frozen weights has none of theirs."""
+        if not self.numerics.compile:
+            yield
+            return
+        with modes.frozen(self.attacked.module):
+            yield
+
+    @contextmanager
+    def accumulating(self, *, last: bool) -> Iterator[None]:
+        """Forward and backward pass of one part of a batch; gradients are complete at the last."""
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss`` by the weights to their ``.grad``."""
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring ``.grad`` to its true scale, after the last :meth:`backward`."""
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Move the weights; in fp16 a step whose gradients overflowed is left out."""
+        if self._scaler is None:
+            optimizer.step()
+            return
+        self._scaler.step(optimizer)
+        self._scaler.update()
+
+    def agree(self) -> None:
+        """Make buffers the same in all processes, at an epoch's end."""
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """While whole weights are needed for forward passes that processes make each for itself."""
+        yield
+
+    def full(self, saved: Any) -> Any:
+        """``saved`` with every tensor whole, for a checkpoint; all processes must call it."""
+        return saved
+
+    def own(self, saved: Any) -> Any:
+        """What :meth:`full` gave, each tensor as this process holds it."""
+        return saved
+
+    def own_optimizer(self, saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+        """An optimizer's state that :meth:`full` gave, as this process holds it."""
+        return saved
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale of gradients in fp16."""
+        return {} if self._scaler is None else dict(self._scaler.state_dict())
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        if self._scaler is not None:
+            self._scaler.load_state_dict(saved)
+
+    def release(self, module: nn.Module) -> None:
+        """Undo what :meth:`prepare` did to the module."""
+        if self.numerics.channels_last:
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.prepared = False
+        del self.attacked, self.trained
+
+    def _distributed(self, model: LossModel, predict: Any, device: torch.device) -> LossModel:
+        """The form through which the weights get their gradients."""
+        return replace(model, forward=low_precision(predict, self.numerics, device))
+
+    def _lay_out(self, module: nn.Module) -> None:
+        if self.numerics.channels_last:
+            # torch's stubs leave out the overload with a memory format alone
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _refuse_half(self, device: torch.device) -> None:
+        if self.numerics.precision == "bf16" and device.type == "cuda":
+            if not torch.cuda.is_bf16_supported():
+                raise ConfigurationError(
+                    "this GPU has no bf16; use precision='fp16', or 'auto' to have it measured"
+                )

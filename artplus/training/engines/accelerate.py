@@ -1,0 +1,129 @@
+"""Hugging Face Accelerate as an engine: what its launcher was configured to, done by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from artplus.errors import ConfigurationError
+from artplus.model import LossModel, device_of
+from artplus.training.engines.ddp import average_buffers
+from artplus.training.engines.fsdp2 import FSDP2
+from artplus.training.numerics import Whole, gradients_scaled
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Accelerate(FSDP2):
+    """An ``Accelerator`` places, wraps and steps; ``accelerate launch`` configures it.
+
+    Mixed precision, compilation and the number of processes are the accelerator's. Its
+    ``gradient_accumulation_steps`` is how many parts a batch is split into: ``batch_size`` is what
+    one step of the weights sees, over all processes and parts, as with every engine.
+
+    Differs from using Accelerate by hand: buffers are not sent from process 0 before each pass,
+    which would alter them between the passes of one step, but averaged after each epoch.
+
+    Args:
+        accelerator: Made with your settings; ``None`` makes one with the launcher's.
+
+    Raises:
+        ConfigurationError: if Accelerate is not installed; for DeepSpeed, Megatron and the first
+            FSDP, whose modules no attack can run on.
+    """
+
+    name = "accelerate"
+
+    def __init__(self, accelerator: Accelerator | None = None) -> None:
+        super().__init__()
+        try:
+            from accelerate import Accelerator, DistributedType
+        except ImportError as error:
+            raise ConfigurationError(
+                "engine='accelerate' needs Accelerate: pip install accelerate"
+            ) from error
+        self.accelerator = accelerator or Accelerator()
+        if self.accelerator.distributed_type in (
+            DistributedType.DEEPSPEED,
+            DistributedType.MEGATRON_LM,
+        ) or (self.accelerator.distributed_type == DistributedType.FSDP and not self._sharded):
+            raise ConfigurationError(
+                f"attacks need gradients by the input, which {self.accelerator.distributed_type} "
+                "does not give; configure Accelerate for DDP or FSDP2 (fsdp_version: 2)"
+            )
+        self.accumulation = self.accelerator.gradient_accumulation_steps
+        self._wrapped: nn.Module | None = None
+        self._optimizer: Any = None
+
+    @property
+    def _sharded(self) -> bool:
+        return bool(getattr(self.accelerator, "is_fsdp2", False))
+
+    def connect(self, module: nn.Module) -> torch.device:
+        """Move the module to the accelerator's device; its optimizer keeps what it holds."""
+        device: torch.device = self.accelerator.device
+        if device_of(module).type != device.type:
+            module.to(device)
+        return device_of(module)
+
+    def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
+        """Hand module and optimizer to the accelerator."""
+        self.prepared = True
+        whole = Whole(model)
+        self._wrapped, self._optimizer = self.accelerator.prepare(whole, optimizer)
+        if isinstance(self._wrapped, DistributedDataParallel):
+            self._wrapped.broadcast_buffers = False
+        bare = self._wrapped if self._sharded else self.accelerator.unwrap_model(self._wrapped)
+        self._root = bare if self._sharded else None  # type: ignore[assignment]
+        half = self.accelerator.mixed_precision == "fp16"
+        self.attacked = replace(model, forward=gradients_scaled(bare) if half else bare)
+        self.trained = replace(model, forward=self._wrapped)
+
+    @contextmanager
+    def accumulating(self, *, last: bool) -> Iterator[None]:
+        """Gradients are complete at the last part, by the accelerator's ``no_sync``."""
+        if last or self._wrapped is None:
+            yield
+            return
+        with self.accelerator.no_sync(self._wrapped):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """By the accelerator, which divides by the number of parts; here they have been weighed."""
+        self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """By the accelerator."""
+        self.accelerator.unscale_gradients(self._optimizer)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """By the accelerator."""
+        self._optimizer.step()
+
+    def agree(self) -> None:
+        """Average what BatchNorm has seen over the processes."""
+        average_buffers(self.attacked.module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale of gradients in fp16."""
+        scaler = self.accelerator.scaler
+        return {} if scaler is None else dict(scaler.state_dict())
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved)
+
+    def release(self, module: nn.Module) -> None:
+        """Let the accelerator forget this model."""
+        super().release(module)
+        self.accelerator.free_memory()
+        self._wrapped = self._optimizer = None

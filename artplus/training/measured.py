@@ -1,0 +1,260 @@
+"""Which arithmetic is fastest here: a short trial on the first batch, before training."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from artplus import modes
+from artplus.attacks import members
+from artplus.attacks._base import look, own_loss
+from artplus.model import LossModel
+from artplus.training.data import Batch
+from artplus.training.engines import Engine
+from artplus.training.method import Method
+from artplus.training.numerics import Numerics
+
+_log = logging.getLogger(__name__)
+
+GAIN = 1.05
+"""How much faster than fp32 a setting must be to be taken: less is within the noise of a trial."""
+
+ROUNDS = 3
+"""Measurements of each setting, alternating; the median counts."""
+
+PATIENCE = 20.0
+"""Seconds after which no further round is begun."""
+
+EARN = 3.0
+"""Compilation is tried if the training is at least so many times as long as it takes, by guess, and
+taken if what it saves over the training exceeds what it took."""
+
+COMPILATION = 40.0
+"""Seconds that compilation takes, by guess: two graphs, on a processor."""
+
+STEPS = 10
+"""Gradient steps of an attack that does not say how many it takes."""
+
+LOSS_TOLERANCE = 0.02
+"""Largest relative difference of the mean loss that a lower precision may make on the batch."""
+
+ALIGNMENT = 0.99
+"""Least cosine between the input gradients in a lower precision and in fp32, over the batch."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting as measured.
+
+    Attributes:
+        numerics: The setting.
+        seconds: One training step: the attack's gradients and the weights' pass.
+        reason: Why it was not admitted; empty if it was.
+    """
+
+    numerics: Numerics
+    seconds: float
+    reason: str = ""
+
+
+def settle(
+    engine: Engine,
+    model: LossModel,
+    method: Method,
+    batch: Batch,
+    *,
+    steps: int | None,
+) -> str | None:
+    """Fix what ``engine`` was told to choose by itself; return what was chosen, in words.
+
+    The settings: fp32, channels last (if inputs are images), bf16, and both; then, if the training
+    is long enough, the fastest of them compiled. A lower precision is admitted if mean loss and
+    input gradients on the batch are those of fp32 within :data:`LOSS_TOLERANCE` and
+    :data:`ALIGNMENT`. The choice depends on the machine and its load, so two runs may differ; a
+    resumed run keeps that of its beginning. Weights, buffers and random streams stay untouched.
+
+    Args:
+        engine: Unprepared.
+        model: Not wrapped.
+        method: Says how many gradients the attack takes to one pass of the weights.
+        batch: As large as those of the training.
+        steps: Planned steps of the weights; ``None`` if unknown, then nothing is compiled.
+    """
+    wished = engine.wished
+    if wished.settled:
+        engine.numerics = wished
+        return None
+    gradients = _gradients(method)
+    fixed = replace(wished, compile=wished.compile is True)
+    trials = _measure(model, batch, _candidates(fixed, batch), gradients)
+    best = _fastest(trials)
+    if wished.compile == "auto":
+        planned = 0.0 if steps is None else steps * best.seconds
+        best = _compiled(model, batch, best, gradients, planned, trials)
+    engine.numerics = best.numerics
+    told = "; ".join(
+        f"{trial.numerics} {trial.seconds * 1e3:.3g} ms" + (trial.reason and f" ({trial.reason})")
+        for trial in trials
+    )
+    note = f"arithmetic: {best.numerics}, by a trial of one step each: {told}"
+    _log.info(note)
+    return note
+
+
+def _candidates(wished: Numerics, batch: Batch) -> list[Numerics]:
+    """fp32 first, which the others must beat."""
+    if wished.precision != "auto":
+        return [wished]
+    layouts: list[bool | None] = [wished.channels_last]
+    if wished.channels_last is None:
+        layouts = [False, True] if batch.x.ndim == 4 else [False]
+    return [
+        replace(wished, precision=precision, channels_last=layout)
+        for precision in ("fp32", "bf16")
+        for layout in layouts
+    ]
+
+
+def _gradients(method: Method) -> int:
+    """How many gradients by the input one step of the weights takes."""
+    if method.attack is None or not method.objective.attacked:
+        return 0
+    first = members(method.attack, 0)[0]
+    steps = getattr(getattr(first, "attack", first), "steps", STEPS)
+    return steps if isinstance(steps, int) else STEPS
+
+
+def _fastest(trials: list[Trial]) -> Trial:
+    """The fastest that was admitted, if it beats the first by more than noise."""
+    first, admitted = trials[0], [trial for trial in trials if not trial.reason]
+    best = min(admitted, key=lambda trial: trial.seconds)
+    return best if best.seconds * GAIN < first.seconds else first
+
+
+def _compiled(
+    model: LossModel,
+    batch: Batch,
+    best: Trial,
+    gradients: int,
+    planned: float,
+    trials: list[Trial],
+) -> Trial:
+    if planned < EARN * COMPILATION:
+        return best
+    numerics = replace(best.numerics, compile=True)
+    begin = time.perf_counter()
+    try:
+        measured = _measure(model, batch, [best.numerics, numerics], gradients)
+    except Exception as error:  # whatever a compiler raises, training can do without it
+        trials.append(Trial(numerics, float("nan"), f"failed: {type(error).__name__}"))
+        return best
+    took = time.perf_counter() - begin
+    plain, found = measured
+    saves = planned * (1 - found.seconds / plain.seconds)
+    worth = found.seconds * GAIN < plain.seconds and saves > took
+    trials.append(found if worth or found.reason else replace(found, reason="not worth it"))
+    return found if worth and not found.reason else best
+
+
+def _measure(
+    model: LossModel, batch: Batch, candidates: list[Numerics], gradients: int
+) -> list[Trial]:
+    """Each candidate's time and whether its results are those of the first."""
+    module = model.module
+    flags, streams = modes.flags(module), modes.RandomState(batch.x.device)
+    before = streams.get()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
+    held = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]
+    seconds: list[list[float]] = [[] for _ in candidates]
+    results: list[tuple[Tensor, Tensor]] = []
+    begin = time.perf_counter()
+    try:
+        modes.begin_training(module)
+        with modes.untracked(module):
+            for turn in range(1 + ROUNDS):  # the first one warms up, and compiles
+                if turn > 1 and time.perf_counter() - begin > PATIENCE:
+                    break
+                for i, numerics in enumerate(candidates):
+                    found, took = _step(model, batch, numerics, optimizer, gradients)
+                    if turn == 0:
+                        results.append(found)
+                    else:
+                        seconds[i].append(took)
+    finally:
+        streams.set(before)
+        modes.restore(flags)
+        for parameter, grad in zip(module.parameters(), held, strict=True):
+            parameter.grad = grad
+    return [
+        Trial(numerics, statistics.median(seconds[i]), _reason(results[0], results[i]))
+        for i, numerics in enumerate(candidates)
+    ]
+
+
+def _step(
+    model: LossModel,
+    batch: Batch,
+    numerics: Numerics,
+    optimizer: torch.optim.Optimizer,
+    gradients: int,
+) -> tuple[tuple[Tensor, Tensor], float]:
+    """Loss and input gradient under ``numerics``, and what a training step would take."""
+    engine = Engine()
+    engine.numerics = numerics
+    engine.prepare(model, optimizer)
+    try:
+        x, y, device = engine.place(batch.x), batch.y, batch.x.device
+        spent = 0.0
+
+        def attack() -> tuple[Tensor, Tensor]:
+            with modes.crafting(model.module), engine.attacking():
+                climb = own_loss(engine.attacked, x, y)
+                values, _, slope = look(lambda z: (climb(z), z), x)
+                return values.mean(), slope
+
+        def descend() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            engine.trained.loss(engine.trained(x), y).mean().backward()
+
+        found, took = _timed(attack, device)
+        spent += gradients * took
+        _, took = _timed(descend, device)
+        return found, spent + took
+    finally:
+        engine.release(model.module)
+
+
+def _timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    _wait(device)
+    begin = time.perf_counter()
+    found = work()
+    _wait(device)
+    return found, time.perf_counter() - begin
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reason(first: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> str:
+    """Why results differ too much from the first; empty if they do not."""
+    (loss, slope), (own_value, own_slope) = first, own
+    difference = float((own_value - loss).abs() / loss.abs().clamp_min(1e-12))
+    if not difference <= LOSS_TOLERANCE:
+        return f"loss differs by {difference:.1%}"
+    cosine = float(
+        torch.nn.functional.cosine_similarity(
+            slope.double().flatten(), own_slope.double().flatten(), dim=0
+        )
+    )
+    if not cosine >= ALIGNMENT and float(slope.norm()) > 0:
+        return f"input gradients align by {cosine:.3f} only"
+    return ""

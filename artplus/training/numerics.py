@@ -1,0 +1,126 @@
+"""How numbers are computed in training: precision, memory layout, compilation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from artplus.errors import ConfigurationError
+from artplus.model import LossModel
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+GRADIENT_SCALE = 2.0**12
+"""In fp16 the gradient is multiplied by this on its way through the network, and divided out of it:
+gradients of the loss by the input are often below 6e-8, fp16's smallest number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """Settings of the arithmetic; weights, perturbations and losses are always as the model's own.
+
+    Attributes:
+        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"``: ``torch.autocast`` inside the network,
+            its outputs brought back to fp32, so that losses, projections and perturbations are
+            fp32. ``"auto"`` tries bf16 and the layout on the first batch and takes the fastest;
+            see :mod:`artplus.training.measured`.
+        channels_last: Images with their channels last in memory: faster convolutions on some
+            processors. ``None`` is off, or part of what ``precision="auto"`` tries.
+        compile: ``torch.compile`` of the network, once for the attack with its weights frozen, so
+            that no gradient of theirs is computed, and once for training. ``"auto"`` tries it where
+            training is long enough to earn the compilation back.
+
+    Raises:
+        ConfigurationError: for another value.
+    """
+
+    precision: Precision = "fp32"
+    channels_last: bool | None = None
+    compile: bool | Literal["auto"] = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16", "fp16", "auto"):
+            raise ConfigurationError(
+                f"precision must be 'fp32', 'bf16', 'fp16' or 'auto', got {self.precision!r}"
+            )
+        if self.channels_last not in (True, False, None):
+            raise ConfigurationError(
+                f"channels_last must be True, False or None, got {self.channels_last!r}"
+            )
+        if self.compile not in (True, False, "auto"):
+            raise ConfigurationError(f"compile must be True, False or 'auto', got {self.compile!r}")
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be tried."""
+        return self.precision != "auto" and self.compile != "auto"
+
+    def __str__(self) -> str:
+        layout = ", channels last" if self.channels_last else ""
+        return f"{self.precision}{layout}{', compiled' if self.compile else ''}"
+
+
+PLAIN = Numerics()
+"""What a torch model does by itself."""
+
+
+class Whole(nn.Module):
+    """All that happens to an input on its way to predictions, as one module.
+
+    A :class:`~artplus.model.LossModel` may have preprocessing in front of its module. What wraps
+    modules (compilation, data parallelism) is to see both.
+    """
+
+    def __init__(self, model: LossModel) -> None:
+        super().__init__()
+        self.module = model.module
+        self._predict = model.forward or model.module.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions for ``x``."""
+        return self._predict(x)
+
+
+def low_precision(
+    forward: Callable[[Tensor], Tensor], numerics: Numerics, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """``forward`` in the settings' precision: floats in, floats of the same kind out."""
+    if numerics.precision == "fp32":
+        return forward
+    dtype = DTYPES[numerics.precision]
+
+    def cast(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype):
+            return forward(x).to(x.dtype)
+
+    return cast
+
+
+def gradients_scaled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same function, whose gradient by the input passes the network at a larger scale."""
+
+    def scaled(x: Tensor) -> Tensor:
+        inside = _Scale.apply(x, 1 / GRADIENT_SCALE)  # type: ignore[no-untyped-call]
+        predictions: Tensor = _Scale.apply(forward(inside), GRADIENT_SCALE)  # type: ignore[no-untyped-call]
+        return predictions
+
+    return scaled
+
+
+class _Scale(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return slope * ctx.factor, None

@@ -1,0 +1,102 @@
+"""Free adversarial training: one backward pass moves weights and perturbation alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from artplus import _checks
+from artplus.attacks import PGD
+from artplus.attacks._base import Budget, resolve
+from artplus.errors import ConfigurationError
+from artplus.geometry import geometry
+from artplus.training.data import Batch
+from artplus.training.state import State
+from artplus.training.steps._base import Gradients, descend, measure, move
+
+
+@dataclass(frozen=True)
+class Free:
+    r"""Replay every batch m times, the perturbation one step further each time [Shafahi19]_.
+
+    .. math:: \delta \leftarrow \Pi_\epsilon \bigl( \delta
+              + \epsilon \, \arg\max_{\|d\|_p \le 1} \langle d, \nabla_\delta L \rangle \bigr),
+              \qquad w \leftarrow w - \eta \, \nabla_w L
+
+    both from the same backward pass, so that an epoch costs m plain ones, without an attack. The
+    perturbation is carried over from batch to batch, by position. Train for 1/m of the epochs:
+    the weights move m times a batch.
+
+    The objective's own loss is climbed, and an attack given to the method lends its radius and norm
+    alone. Differs from the authors' code: any norm and objective; the model stays in train mode, as
+    there.
+
+    Args:
+        replays: m, >= 1: 8 on CIFAR-10, 4 on ImageNet [Shafahi19]_.
+
+    Raises:
+        ConfigurationError: in training, for an attack other than PGD.
+
+    References:
+        .. [Shafahi19] Shafahi et al., "Adversarial training for free!", NeurIPS 2019,
+           https://arxiv.org/abs/1904.12843
+    """
+
+    replays: int = 8
+
+    def __post_init__(self) -> None:
+        _checks.count("replays", self.replays)
+
+    def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
+        """One batch; see :data:`~artplus.training.steps.Step`."""
+        eps, norm = _ball(state)
+        x, ball, space = batch.x, geometry(norm), state.method.space
+        radius = resolve(eps, x, ball)
+        retract = ball.retraction(x, radius, space)
+        delta = self._carried(state, x)
+        for replay in range(self.replays):
+            x_adv = retract(x + space.restrict(delta)).detach().requires_grad_(True)
+            state.optimizer.zero_grad(set_to_none=True)
+            seen = descend(state, batch, (x_adv,))
+            slope = x_adv.grad
+            if slope is None:
+                raise ConfigurationError(
+                    f"loss {state.method.objective.name!r} does not depend on adversarial "
+                    "examples, so there is nothing for Free to climb; use the ordinary step"
+                )
+            with torch.no_grad():
+                ascent = radius * ball.steepest(space.restrict(torch.nan_to_num(slope)))
+                delta = retract(x_adv + ascent) - x
+            move(state, gradients)
+            if replay == self.replays - 1:
+                measure(state, batch, seen)
+        state.memory["free"] = self._kept(state, delta)
+
+    @staticmethod
+    def _carried(state: State, x: Tensor) -> Tensor:
+        """The perturbation of the batch before; zero where there was none."""
+        delta, before = torch.zeros_like(x), state.memory.get("free")
+        if before is not None and before.shape[1:] == x.shape[1:]:
+            n = min(len(before), len(x))
+            delta[:n] = before[:n]
+        return delta
+
+    @staticmethod
+    def _kept(state: State, delta: Tensor) -> Tensor:
+        """As long as the longest batch so far: a short one leaves the rest for the next."""
+        before = state.memory.get("free")
+        if before is None or before.shape[1:] != delta.shape[1:] or len(before) <= len(delta):
+            return delta.detach().clone()
+        before[: len(delta)] = delta
+        return before
+
+
+def _ball(state: State) -> tuple[Budget, float]:
+    attack = state.method.attack
+    if not isinstance(attack, PGD):
+        raise ConfigurationError(
+            f"Free needs a radius and no attack of its own: give eps= and norm=, got {attack!r}"
+        )
+    return attack.eps, attack.norm
