@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from artplus.bridge.trainer import make_trainer as make_trainer
     from artplus.bridge.wrap import wrap as wrap
     from artplus.evaluation.report import Report as Report
+    from artplus.evaluation.threats import ThreatReport as ThreatReport
     from artplus.losses import Objective as Objective
     from artplus.losses import Terms as Terms
     from artplus.losses import list_losses as list_losses
@@ -39,6 +40,7 @@ _HOMES = {
     "Recipe": "artplus.trainers",
     "Report": "artplus.evaluation.report",
     "Terms": "artplus.losses",
+    "ThreatReport": "artplus.evaluation.threats",
     "evaluate": "artplus.bridge.evaluate",
     "fit": "artplus.training",
     "list_losses": "artplus.losses",

@@ -197,7 +197,12 @@ def _add_evaluate(commands: Any) -> None:
         "--attacks", default="quick",
         help="a suite, or attacks with commas between; see 'artplus list' (default: %(default)s)",
     )  # fmt: skip
-    _add_ball(parser, required=True)
+    _add_ball(parser)
+    parser.add_argument(
+        "--threat", type=_threat, action="append", default=[], metavar="EPS:NORM",
+        help="radius and norm, such as 8/255:inf or 0.5:2, instead of --eps and --norm; may be "
+        "repeated, and the worst case is then over all of them",
+    )  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, default=128, help="examples at once (default: %(default)s)"
     )
@@ -274,9 +279,9 @@ def _add_data(parser: Any, flag: str, what: str) -> None:
     )
 
 
-def _add_ball(parser: Any, *, required: bool = False) -> None:
+def _add_ball(parser: Any) -> None:
     parser.add_argument(
-        "--eps", type=_radius, required=required,
+        "--eps", type=_radius,
         help="radius of the attack, in the units of x; 8/255 is understood",
     )  # fmt: skip
     parser.add_argument(
@@ -295,6 +300,14 @@ def _radius(text: str) -> float:
         return float(text) if "/" not in text else float(Fraction(text))
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.1 or 8/255") from None
+
+
+def _threat(text: str) -> tuple[float, float]:
+    """``EPS:NORM``, such as ``8/255:inf``."""
+    eps, colon, norm = text.partition(":")
+    if not colon or norm not in ("inf", "2", "1"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no EPS:NORM such as 8/255:inf or 0.5:2")
+    return _radius(eps), float(norm)
 
 
 @contextmanager

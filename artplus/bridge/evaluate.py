@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from artplus.evaluation import (
     MinimumNorm,
     Report,
     Threat,
+    ThreatReport,
     judge,
     list_attacks,
     make_attack,
@@ -33,6 +34,7 @@ from artplus.evaluation import (
     wording,
 )
 from artplus.evaluation.settings import plain
+from artplus.evaluation.threats import check_threats
 from artplus.geometry import geometry
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel, as_loss_model, device_of
@@ -67,7 +69,18 @@ class _Subject:
         return self.model.classes if self.model.criterion.over_classes else None
 
 
+@overload
+def evaluate(estimator: Any, x: Any, y: Any, *, threats: None = None, **options: Any) -> Report: ...
+
+
+@overload
 def evaluate(
+    estimator: Any, x: Any, y: Any, *, threats: Sequence[tuple[float, float]], **options: Any
+) -> ThreatReport: ...
+
+
+# The options are those named here, and repeating twenty of them twice would help nobody.
+def evaluate(  # type: ignore[misc]
     estimator: Any,
     x: Any,
     y: Any,
@@ -91,7 +104,8 @@ def evaluate(
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 10.0,
     progress: bool = True,
-) -> Report:
+    threats: Sequence[tuple[float, float]] | None = None,
+) -> Report | ThreatReport:
     """Attack an estimator or a torch model, and report what it withstands.
 
     See :func:`artplus.evaluation.judge` for how: per-example worst case over all attacks, what
@@ -140,6 +154,12 @@ def evaluate(
             date. A folder of another model, data, attacks or settings is refused.
         checkpoint_every: Least seconds between two writes; 0 writes after every batch.
         progress: Show a progress bar: robust accuracy so far, and the time left.
+        threats: Several pairs of radius and norm, such as ``[(8 / 255, numpy.inf), (0.5, 2)]``,
+            instead of ``eps`` and ``norm``: the attacks, by name or suite, run under each.
+
+    Returns:
+        The report; of several ``threats`` a :class:`~artplus.evaluation.ThreatReport`, with one
+        for each and the per-example worst case over all.
 
     Under ``torchrun`` or ``accelerate launch`` every process calls this with the same arguments;
     the work is dealt out, and each returns the whole report.
@@ -161,6 +181,9 @@ def evaluate(
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """
+    given = {key: value for key, value in locals().items() if key not in _OF_ONE_THREAT}
+    if threats is not None:
+        return _each(threats, eps, checkpoint, given)
     if checks not in (True, False, "auto"):
         raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
     if checks == "auto":
@@ -197,6 +220,38 @@ def evaluate(
         progress=progress,
     )
     return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))
+
+
+_OF_ONE_THREAT = {"threats", "eps", "norm", "checkpoint"}
+
+
+def _each(
+    threats: Sequence[tuple[float, float]],
+    eps: Any,
+    checkpoint: str | Path | None,
+    options: dict[str, Any],
+) -> ThreatReport:
+    """An evaluation for each threat, saved in a folder of its own."""
+    if eps is not None:
+        raise ConfigurationError("give eps= and norm= for one threat, or threats= for several")
+    pairs = check_threats(threats)
+    attacks = options["attacks"]
+    several = attacks.values() if isinstance(attacks, Mapping) else attacks
+    for attack in several if isinstance(attacks, (Mapping, list, tuple)) else [attacks]:
+        if not isinstance(attack, str) and getattr(attack, "eps", None) is not None:
+            raise ConfigurationError(
+                f"{type(attack).__name__} has a radius of its own, which threats= cannot change; "
+                "give a suite or names of attacks (artplus list attacks)"
+            )
+    if checkpoint is not None and Path(checkpoint).is_file():
+        raise ConfigurationError(
+            f"checkpoint is the folder to save the evaluation in, but {checkpoint} is a file"
+        )
+    reports = []
+    for k, (radius, norm) in enumerate(pairs, 1):
+        folder = None if checkpoint is None else Path(checkpoint) / f"threat-{k}"
+        reports.append(evaluate(**options, eps=radius, norm=norm, checkpoint=folder))
+    return ThreatReport(tuple(reports))
 
 
 def _other(surrogate: Any, loss: Callable[..., Tensor] | None) -> LossModel:

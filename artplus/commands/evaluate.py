@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import artplus
-from artplus import reporting
+from artplus import Report, ThreatReport, reporting
 from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
 from artplus.reporting.junit import render
@@ -20,8 +20,9 @@ def evaluate(
     model: str,
     weights: Path,
     data: Path,
-    eps: float,
+    eps: float | None = None,
     norm: float = float("inf"),
+    threat: Sequence[tuple[float, float]] = (),
     attacks: str = "quick",
     batch_size: int = 128,
     clip_min: float = 0.0,
@@ -45,6 +46,8 @@ def evaluate(
         data: ``.npz`` with ``x`` and ``y``.
         eps: Radius, in the units of ``x``.
         norm: ``inf``, 2 or 1.
+        threat: Pairs of radius and norm instead of ``eps`` and ``norm``; the worst case is then
+            over all of them.
         attacks: A suite, or names of attacks with commas between.
         batch_size: Examples at once.
         clip_min: Least valid value of ``x``.
@@ -68,6 +71,8 @@ def evaluate(
             broken. The files are written all the same.
     """
     gate.check_threshold(fail_under)
+    if (eps is None) == (not threat):
+        raise ConfigurationError("give either --eps or --threat, which may be repeated")
     if checks not in CHECKS:
         raise ConfigurationError(f"checks is one of {', '.join(CHECKS)}, got {checks!r}")
     _check_suffix("--junit", junit, ".xml")
@@ -81,29 +86,30 @@ def evaluate(
     module = files.model(model)
     files.load_weights(module, weights)
     classifier = artplus.wrap(module, x, y, clip_values=(clip_min, clip_max))
-    report = artplus.evaluate(
-        classifier,
-        x,
-        y,
-        attacks=names[0] if len(names) == 1 else names,
-        eps=eps,
-        norm=norm,
-        batch_size=batch_size,
-        seed=seed,
-        checks=CHECKS[checks],
-        analyses=[name for name in analyses.split(",") if name],
-        checkpoint=checkpoint,
-    )
+    options: dict[str, Any] = {
+        "attacks": names[0] if len(names) == 1 else names,
+        "batch_size": batch_size,
+        "seed": seed,
+        "checks": CHECKS[checks],
+        "analyses": [name for name in analyses.split(",") if name],
+        "checkpoint": checkpoint,
+    }
+    found: Report | ThreatReport
+    if threat:
+        found = artplus.evaluate(classifier, x, y, threats=threat, **options)
+        report = found.union
+    else:
+        found = report = artplus.evaluate(classifier, x, y, eps=eps, norm=norm, **options)
     for path in output:
-        report.save(path)
+        found.save(path)
     if card is not None:
         reporting.save_card(report, card, dataset=dataset)
     if junit is not None:
         junit.write_text(render(report, gate.cases(report, fail_under)), encoding="utf-8")
     reason = None if fail_under is None else gate.closed(report, fail_under)
     if reason is not None:
-        raise gate.GateClosed(str(report), reason)
-    return str(report)
+        raise gate.GateClosed(str(found), reason)
+    return str(found)
 
 
 def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:

@@ -23,6 +23,7 @@ from artplus.evaluation.seeds import over_seeds as over_seeds
 from artplus.evaluation.suites import list_suites as list_suites
 from artplus.evaluation.suites import make_suite as make_suite
 from artplus.evaluation.suites import register_suite as register_suite
+from artplus.evaluation.threats import ThreatReport as ThreatReport
 
 __all__ = [
     "Analysis",
@@ -35,6 +36,7 @@ __all__ = [
     "Section",
     "Subject",
     "Threat",
+    "ThreatReport",
     "judge",
     "list_analyses",
     "list_attacks",

@@ -333,3 +333,34 @@ def test_unknown_optimizer_from_python(folder):
             output_dir=folder / "out",
             optimizer="lion",
         )
+
+
+def test_an_evaluation_goes_on_from_its_folder(folder, capsys):
+    """Run again with --checkpoint it does nothing twice; another model's folder is refused."""
+    assert main(HARDEN) == 0
+    arguments = changed(EVALUATE, checkpoint="saved", output="a.json")
+    assert main(arguments) == 0
+    assert main(changed(arguments, output="b.json")) == 0
+    a, b = (json.loads((folder / name).read_text()) for name in ("a.json", "b.json"))
+    assert [r["seconds"] for r in a["attacks"]] == [r["seconds"] for r in b["attacks"]]
+    capsys.readouterr()
+    assert main(changed(EVALUATE, checkpoint="saved", eps="0.06")) == 2
+    assert "attack fgsm.eps: 0.05 in the checkpoint, 0.06 now" in capsys.readouterr().err
+
+
+def test_several_threats(folder, capsys):
+    """--threat repeated: a table of all, the union in the files; --eps beside it is refused."""
+    assert main(HARDEN) == 0
+    capsys.readouterr()
+    arguments = [a for k, a in enumerate(EVALUATE) if "--eps" not in (a, EVALUATE[k - 1])]
+    both = [*arguments, "--threat", "8/255:inf", "--threat", "0.1:2", "--output", "both.json"]
+    assert main(both) == 0
+    out = capsys.readouterr().out
+    assert "L∞ ≤ 8/255" in out and "L2 ≤ 0.1" in out and "all of them" in out
+    data = json.loads((folder / "both.json").read_text())
+    assert list(data["summary"]["threats"]) == ["L∞ ≤ 8/255", "L2 ≤ 0.1"]
+    assert main(arguments) == 2 and main([*both, "--eps", "0.1", "--overwrite"]) == 2
+    assert capsys.readouterr().err.count("either --eps or --threat") == 2
+    for bad in ("0.1", "0.1:3", ":2", "x:inf"):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--threat", bad])

@@ -1,0 +1,332 @@
+"""A model under several threats: a report on each, and the per-example worst case over all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artplus.errors import ConfigurationError, DataError
+from artplus.evaluation import schema, text, wording
+from artplus.evaluation.finding import Finding, Verdict
+from artplus.evaluation.intervals import Interval
+from artplus.evaluation.names import Names
+from artplus.evaluation.report import Report
+from artplus.evaluation.result import Array, Examples
+from artplus.evaluation.section import Cell, Section, Table
+
+FORMAT = "artplus.threats"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ThreatReport:
+    """How a model does under each of several threats, and where an attacker may choose.
+
+    An example counts as robust only if it withstands every attack of every threat, so robust
+    accuracy over the union is at most the least of the threats' [Tramer19]_.
+
+    Args:
+        reports: One for each threat, on the same model and examples.
+
+    Raises:
+        ConfigurationError: if there is none, two are of the same threat, or they are on different
+            examples.
+
+    References:
+        .. [Tramer19] Tramèr & Boneh, "Adversarial Training and Robustness for Multiple
+           Perturbations", NeurIPS 2019.
+    """
+
+    reports: tuple[Report, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reports", tuple(self.reports))
+        if not self.reports:
+            raise ConfigurationError("a report on several threats needs at least one report")
+        if len({(report.data_hash, report.n) for report in self.reports}) > 1:
+            raise ConfigurationError(
+                "the reports are on different examples, so no example's worst case is known"
+            )
+        if len(self.by_threat) < len(self.reports):
+            raise ConfigurationError("two of the reports are on the same threat")
+
+    @property
+    def by_threat(self) -> dict[str, Report]:
+        """The reports by what the attacker may do, such as ``"L∞ ≤ 8/255"``."""
+        return {_threat(report): report for report in self.reports}
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return self.reports[0].n
+
+    @property
+    def clean_accuracy(self) -> float | None:
+        """Share of correct predictions without an attack; ``None`` in regression."""
+        return self.reports[0].clean_accuracy
+
+    @property
+    def correct_robust(self) -> Array | None:
+        """``(n,)`` booleans over the union; ``None`` if no attack worked or in regression."""
+        return self.union.correct_robust
+
+    @property
+    def robust_accuracy(self) -> float | None:
+        """Share of examples that are correct under every attack of every threat."""
+        return self.union.robust_accuracy
+
+    @property
+    def robust_interval(self) -> Interval | None:
+        """95 % Wilson interval of :attr:`robust_accuracy`."""
+        return self.union.robust_interval
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The worst of the reports' verdicts; ``None`` if nothing was checked."""
+        return self.union.verdict
+
+    @property
+    def reasons(self) -> tuple[Finding, ...]:
+        """The findings behind a verdict other than ``"trusted"``, each with its threat."""
+        return self.union.reasons
+
+    @property
+    def summary(self) -> str:
+        """The result in a few sentences."""
+        return " ".join([self.union.summary, *_told(self)])
+
+    @cached_property
+    def union(self) -> Report:
+        """All threats as one report: every attack of each, named with its threat.
+
+        Where a threat is to be looked at by itself, its own report in :attr:`reports` is.
+        """
+        first = self.reports[0]
+        attacks, findings, sections = [], [], []
+        for threat, report in self.by_threat.items():
+            attacks += [replace(r, name=f"{threat}: {r.name}") for r in report.attacks]
+            findings += [replace(f, name=f"{threat}: {f.name}") for f in report.findings]
+            sections += [
+                replace(s, name=f"{threat}: {s.name}", title=f"{s.title}, {threat}")
+                for s in report.sections
+            ]
+        worst, predictions = _worst(self.by_threat)
+        losses = [r.losses_robust for r in self.reports if r.losses_robust is not None]
+        notes = dict.fromkeys(note for report in self.reports for note in report.notes)
+        return replace(
+            first,
+            attacks=tuple(attacks),
+            worst_attack=worst,
+            predictions_worst=predictions,
+            robust_metrics=(
+                {"loss": float(np.maximum.reduce(losses).mean(dtype=np.float64))} if losses else {}
+            ),
+            eps=None,
+            norm=None,
+            examples=_examples(self.by_threat),
+            notes=(*_told(self), *notes),
+            findings=tuple(findings),
+            sections=(_table(self.by_threat), *sections),
+        )
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                threat,
+                wording.percent(report.robust_accuracy),
+                wording.interval(report.robust_interval),
+                str(len(report.working)),
+                report.verdict or "",
+            )
+            for threat, report in [*self.by_threat.items(), ("all of them", self.union)]
+        ]
+        lines = text.aligned([("threat", "robust", "95% interval", "attacks", "verdict"), *rows])
+        rule = "─" * max(map(len, lines))
+        table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+        return "\n".join([*table, "", *(str(report) + "\n" for report in self.reports)]).rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, versioned; :meth:`from_dict` is its inverse."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "summary": {
+                "clean_accuracy": self.clean_accuracy,
+                "robust_accuracy": self.robust_accuracy,
+                "threats": {
+                    threat: report.robust_accuracy for threat, report in self.by_threat.items()
+                },
+                "trust": self.verdict,
+            },
+            "reports": [report.to_dict() for report in self.reports],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ThreatReport:
+        """What :meth:`to_dict` wrote.
+
+        Raises:
+            DataError: if ``data`` is something else, or of a version not known here.
+        """
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise DataError(
+                f"this is no report on several threats: format and version must be {FORMAT!r} and "
+                f"{VERSION}, got {data.get('format')!r} and {data.get('version')!r}"
+            )
+        reports = data.get("reports")
+        if not isinstance(reports, list) or not reports:
+            raise DataError("this report on several threats is damaged: it holds no reports")
+        return cls(tuple(Report.from_dict(report) for report in reports))
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_json(cls, content: str) -> ThreatReport:
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            DataError: if ``content`` is something else.
+        """
+        return cls.from_dict(schema.parse(content))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the union as a page, a table or a picture, or everything as raw numbers.
+
+        Args:
+            path: Ends in ``.html``, ``.md``, ``.txt``, ``.png`` or ``.json``.
+
+        Returns:
+            The path, as a :class:`~pathlib.Path`.
+
+        Raises:
+            ConfigurationError: for another suffix.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".json":
+            path.write_text(self.to_json(indent=1), encoding="utf-8")
+            return path
+        if path.suffix.lower() == ".txt":
+            path.write_text(f"{self}\n", encoding="utf-8")
+            return path
+        written: Path = import_module("artplus.reporting").save(self.union, path)
+        return written
+
+
+def _threat(report: Report) -> str:
+    if report.eps is None or report.norm is None:
+        raise ConfigurationError(
+            "the attacks of a report have different balls, so it is on no single threat"
+        )
+    return wording.ball(report.norm, report.eps)
+
+
+def _told(threats: ThreatReport) -> list[str]:
+    """A sentence on each threat alone."""
+    told = []
+    for threat, report in threats.by_threat.items():
+        alone = f"Under {threat} alone"
+        if not report.working:
+            told.append(f"{alone} nothing is known: no attack worked.")
+        elif report.robust_accuracy is not None:
+            told.append(f"{alone} {wording.percent(report.robust_accuracy)} stay right.")
+        else:
+            told.append(f"{alone} the mean loss is {wording.number(report.robust_loss)}.")
+    return told
+
+
+def _table(threats: Mapping[str, Report]) -> Section:
+    """The result under each threat, as a part of the page."""
+    rows: list[tuple[Cell, ...]] = [
+        (threat, report.robust_accuracy, wording.interval(report.robust_interval),
+         report.robust_loss, len(report.working), report.verdict)
+        for threat, report in threats.items()
+    ]  # fmt: skip
+    return Section(
+        name="threats",
+        title="Each threat alone",
+        summary="The page's numbers are of the worst case over all threats; here is each alone.",
+        blocks=(
+            Table(
+                columns=("threat", "robust", "95% interval", "robust loss", "attacks", "verdict"),
+                units=("text", "percent", "text", "number", "count", "text"),
+                rows=tuple(rows),
+            ),
+        ),
+    )
+
+
+def _worst(threats: Mapping[str, Report]) -> tuple[Names, Array | None]:
+    """What hurt each example most over all threats, by its loss, and what was predicted then."""
+    first = next(iter(threats.values()))
+    names: list[str] = ["", wording.CLEAN]
+    codes, top = np.zeros(first.n, np.int64), np.full(first.n, -np.inf)
+    predictions = None if first.predictions_clean is None else first.predictions_clean.copy()
+    for threat, report in threats.items():
+        worst = Names.of(report.worst_attack)
+        results = {result.name: result for result in report.attacks}
+        for code, name in enumerate(worst.names):
+            rows = worst.codes == code
+            if name in ("", wording.CLEAN):
+                codes[rows & (name == wording.CLEAN)] = 1
+                continue
+            losses = results[name].losses
+            # A broken attack has no losses; what it turned by the rules counts as it stands.
+            own = (report.losses_clean if losses is None else losses)[rows]
+            better = np.flatnonzero(rows)[own > top[rows]]
+            top[better] = own[own > top[rows]]
+            codes[better] = len(names)
+            names.append(f"{threat}: {name}")
+            if predictions is not None and report.predictions_worst is not None:
+                predictions[better] = report.predictions_worst[better]
+    worked = any(report.working for report in threats.values())
+    return Names(codes, names), predictions if worked else None
+
+
+def _examples(threats: Mapping[str, Report]) -> Examples | None:
+    """Some of each threat's, no more than the largest of them shows."""
+    shown = {threat: r.examples for threat, r in threats.items() if r.examples is not None}
+    if not shown:
+        return None
+    room = -(-max(map(len, shown.values())) // len(shown))
+
+    def joined(name: str) -> Array:
+        return np.concatenate([getattr(e, name)[:room] for e in shown.values()])
+
+    return Examples(
+        index=joined("index"),
+        x=joined("x"),
+        x_adv=joined("x_adv"),
+        y=joined("y"),
+        clean=joined("clean"),
+        adversarial=joined("adversarial"),
+        attack=tuple(f"{threat}: {a}" for threat, e in shown.items() for a in e.attack[:room]),
+    )
+
+
+def check_threats(threats: Sequence[Any]) -> list[tuple[Any, float]]:
+    """Pairs of radius and norm, each once.
+
+    Raises:
+        ConfigurationError: for anything else.
+    """
+    wanted = "threats must be pairs (eps, norm), such as [(8 / 255, numpy.inf), (0.5, 2)]"
+    if not isinstance(threats, Sequence) or isinstance(threats, str) or not threats:
+        raise ConfigurationError(f"{wanted}, got {threats!r}")
+    for pair in threats:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigurationError(f"{wanted}; one of them is {pair!r}")
+        if not isinstance(pair[0], (int, float)) or isinstance(pair[0], bool):
+            raise ConfigurationError(f"{wanted}, one number each; one radius is {pair[0]!r}")
+    pairs = [(float(eps), float(norm)) for eps, norm in threats]
+    if len({wording.ball(norm, eps) for eps, norm in pairs}) < len(pairs):
+        raise ConfigurationError(f"{wanted}, each of them once; got {threats!r}")
+    return pairs
