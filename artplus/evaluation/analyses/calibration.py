@@ -78,6 +78,20 @@ class Calibration:
     Raises:
         ConfigurationError: in regression, or without gradients unless ``attack`` is given.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[Calibration()], progress=False,
+        ... )
+        >>> 0 <= dict(report.sections[0].figures)["ece_clean"] <= 1
+        True
+
     References:
         .. [Guo17] Guo et al., "On calibration of modern neural networks", ICML 2017,
            https://arxiv.org/abs/1706.04599

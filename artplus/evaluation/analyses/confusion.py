@@ -32,6 +32,20 @@ class Confusion:
     Args:
         pairs: How many of the most frequent confusions under attack to list.
         largest: Above this number of classes the matrices, which nobody could read, are left out.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[Confusion()], progress=False,
+        ... )
+        >>> [len(block.rows) for block in report.sections[0].blocks[:2]]
+        [3, 3]
     """
 
     pairs: int = 10

@@ -56,6 +56,20 @@ class Corruptions:
         ConfigurationError: in regression; for inputs without a range of valid values; for kinds
             that do not exist or do not apply.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[Corruptions(severities=(1, 5))], progress=False,
+        ... )
+        >>> report.sections[0].blocks[1].columns
+        ('corruption', 'severity 1', 'severity 5', 'mean')
+
     References:
         .. [Hendrycks19] Hendrycks and Dietterich, "Benchmarking neural network robustness to
            common corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261

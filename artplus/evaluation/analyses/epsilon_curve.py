@@ -66,6 +66,20 @@ class EpsilonCurve:
         ConfigurationError: in regression, without gradients (unless ``attacks`` need none), or if
             the report's attacks have no common norm or no radius that is one number.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[EpsilonCurve(eps=[0.0, 0.05, 0.1], steps=10)], progress=False,
+        ... )
+        >>> report.sections[0].blocks[0].series[0].x
+        (0.0, 0.05, 0.1)
+
     References:
         .. [Croce20] Croce and Hein, "Reliable evaluation of adversarial robustness with an
            ensemble of diverse parameter-free attacks", ICML 2020.

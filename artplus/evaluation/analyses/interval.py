@@ -65,6 +65,21 @@ class IntervalBounds:
         ConfigurationError: in regression, if the report's norm is not L∞, or for a model that is
             no sequence of layers whose bounds are known here.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[IntervalBounds()], progress=False,
+        ... )
+        >>> figures = dict(report.sections[0].figures)
+        >>> figures["certified_accuracy"] <= figures["attacked_accuracy"]
+        True
+
     References:
         .. [Gowal18] Gowal et al., "On the effectiveness of interval bound propagation for training
            verifiably robust models", 2018, https://arxiv.org/abs/1810.12715

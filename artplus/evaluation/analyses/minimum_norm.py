@@ -86,6 +86,20 @@ class MinimumNorms:
     Raises:
         ConfigurationError: in regression, without gradients, or if the report's attacks have no
             common norm or no radius that is one number.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[MinimumNorms(steps=10)], progress=False,
+        ... )
+        >>> [name for name, _ in report.sections[0].figures]
+        ['q25', 'median', 'q75']
     """
 
     n: int | None = 256

@@ -42,6 +42,20 @@ class PerClass:
     Raises:
         ConfigurationError: in regression, or if there is not one group label per example.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[PerClass(groups=["left", "right"] * 10)], progress=False,
+        ... )
+        >>> [table.columns[0] for table in report.sections[0].blocks]
+        ['class', 'group']
+
     References:
         .. [Xu21] Xu et al., "To be robust or to be fair: towards fairness in adversarial
            training", ICML 2021, https://arxiv.org/abs/2010.06121

@@ -66,6 +66,20 @@ class Smoothing:
     Raises:
         ConfigurationError: in regression, or without ``sigma`` for unbounded inputs.
 
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[Smoothing(sigma=0.1, n=100, examples=5)], progress=False,
+        ... )
+        >>> dict(report.sections[0].figures)["sigma"]
+        0.1
+
     References:
         .. [Cohen19] Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized
            smoothing", ICML 2019, https://arxiv.org/abs/1902.02918

@@ -51,6 +51,20 @@ class Transfer:
 
     Raises:
         ConfigurationError: in regression, without any other model, or for names taken.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.evaluation import judge
+        >>> from artplus.model import LossModel
+        >>> from artplus.spaces import InputSpace
+        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
+        >>> report = judge(
+        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
+        ...     analyses=[Transfer(models={"other": torch.nn.Linear(4, 3)})], progress=False,
+        ... )
+        >>> report.sections[0].blocks[0].rows
+        ('no attack', 'model', 'other')
     """
 
     models: Mapping[str, Any] | None = None
