@@ -128,11 +128,15 @@ def test_box_and_mask_make_the_ball_smaller() -> None:
     assert not certified(bench(net, x, y), index, 0.6).all()
     masked = InputSpace(0.0, 1.0, torch.zeros(12))
     assert certified(bench(net, x, y, masked), index, 0.6).all()
-    edge = InputSpace(x.amin(0), x.amax(0))
-    wide, narrow = (
-        certified(bench(net, x, y, space), index, 0.6) for space in (InputSpace(), edge)
-    )
-    assert narrow.sum() >= wide.sum()
+    # With every weight of a kind, the way to the boundary ends at the wall that the input is at.
+    for sign, wall in ((1.0, InputSpace(low=0.4)), (-1.0, InputSpace(high=0.4))):
+        net = nn.Linear(3, 2)
+        net.weight.data = sign * torch.tensor([[1.0, 1, 1], [0, 0, 0]])
+        net.bias.data = torch.tensor([-sign * 1.2 + 0.3, 0])
+        at = torch.full((1, 3), 0.4)
+        zero = torch.zeros(1, dtype=torch.long)
+        assert certified(bench(net, at, zero, wall), torch.arange(1), 0.2).all()
+        assert not certified(bench(net, at, zero, InputSpace()), torch.arange(1), 0.2).any()
 
 
 def test_a_last_layer_that_is_not_linear() -> None:

@@ -40,6 +40,7 @@ BLOCKS = {
         series=(
             Series(name="s", x=(0.0, 1.0), y=(0.5, None), low=(0.4, None), high=(0.6, None)),
             Series(name="t", x=(), y=()),
+            Series(name="u", x=(0.0, math.inf), y=(-math.inf, 1.0)),
         ),
         x_unit="count",
         y_unit="number",

@@ -48,15 +48,24 @@ def test_a_linear_models_radius_tends_to_its_margin() -> None:
     assert found.radii[seen] == pytest.approx(far[seen], rel=0.05, abs=2e-3)
 
 
+class Coin(nn.Module):
+    """Class 1 with probability 0.9 by the noise of the first feature."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hit = (x[:, 0] < norm.ppf(0.9)).float()
+        return torch.stack([1 - hit, hit], 1)
+
+
+def test_a_wrong_guess_is_not_certified() -> None:
+    """The bound is of the class guessed from other draws: a bad guess abstains, and is no lie."""
+    setting = bench(Coin(), torch.zeros(60, 2), torch.ones(60, dtype=torch.long))
+    found = certify(setting, torch.arange(60), sigma=1.0, n0=1, n=200, alpha=0.01, seed=0)
+    assert set(found.predictions.tolist()) == {1, ABSTAIN}
+    assert (found.radii[found.predictions == ABSTAIN] == 0).all()
+
+
 def test_the_bound_is_clopper_and_pearsons() -> None:
     """The radius of k hits inverts the binomial tail: P(X >= k | p) = alpha at the bound."""
-
-    class Coin(nn.Module):
-        """Class 1 with probability 0.9 by the noise of the first feature."""
-
-        def forward(self, x: Tensor) -> Tensor:
-            hit = (x[:, 0] < norm.ppf(0.9)).float()
-            return torch.stack([1 - hit, hit], 1)
 
     x, y, n = torch.zeros(1, 2), torch.ones(1, dtype=torch.long), 500
     setting = bench(Coin(), x, y)

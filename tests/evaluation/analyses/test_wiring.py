@@ -16,7 +16,13 @@ from artplus.attacks import PGD
 from artplus.criterion import criterion
 from artplus.errors import ArtplusWarning, ConfigurationError, UnknownNameError
 from artplus.evaluation import Report, Section, Subject, list_analyses, make_analysis
-from artplus.evaluation.analyses import PerClass, Setting, register_analysis
+from artplus.evaluation.analyses import (
+    Corruptions,
+    EpsilonCurve,
+    PerClass,
+    Setting,
+    register_analysis,
+)
 from artplus.evaluation.analyses._base import analyses as registry
 from artplus.model import LossModel
 from tests.evaluation.analyses.subjects import inside, labelled, linear, looked
@@ -116,6 +122,27 @@ def test_an_interrupt_is_none_of_its_business(data: tuple[Any, ...]) -> None:
         looked(*data, Planted(fail=Stop()))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Rough:
+    """Leaves the model in train mode, with gradients."""
+
+    def __call__(self, subject: Subject) -> Section:
+        module = subject.bench.model.module.train()
+        module(torch.rand(4, 12)).sum().backward()
+        return Section(name="rough", title="T", summary="S")
+
+
+def test_the_model_comes_back_whatever_an_analysis_does(data: tuple[Any, ...]) -> None:
+    """Flags and gradients are those of before, the model's and those of the one before."""
+    net, x, y = data
+    other = linear(seed=1).eval()
+    net.eval()
+    net.weight.grad = torch.full_like(net.weight, 3.0)
+    looked(net, x, y, Rough(), before=LossModel(other))
+    assert not net.training
+    assert (net.weight.grad == 3).all() and net.bias.grad is None
+
+
 def test_draws_follow_from_the_seed_alone(data: tuple[Any, ...]) -> None:
     """An analysis says the same whatever runs beside it, and leaves the caller's streams alone."""
     alone = looked(*data, Planted(), seed=3).sections[0]
@@ -182,7 +209,7 @@ def test_an_estimator_goes_through_its_preprocessing() -> None:
     estimator = classifier(nn.Linear(6, 3), preprocessing=(0.5, 0.5))
     report = artplus.evaluate(
         estimator, x, y, attacks=["fgsm"], eps=0.05, progress=False, before=estimator,
-        analyses=["epsilon_curve", "corruptions", "transfer"],
+        analyses=[EpsilonCurve(steps=3), Corruptions(severities=(3,)), "transfer"],
     )  # fmt: skip
     curve, corrupted, transfer = report.sections
     for found in (curve, corrupted):
