@@ -50,13 +50,17 @@ def axis(
     low, high = min(known, default=0.0), max(known, default=1.0)
     if unit == "percent" and low >= 0 and high <= 1 and not tight:
         return Axis(0.0, 1.0, (0, 0.25, 0.5, 0.75, 1), ("0%", "25%", "50%", "75%", "100%"))
-    if low == high:
-        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+    largest = max(abs(low), abs(high))
+    if high - low <= max(1e-9 * largest, 1e-300):  # one value, but for rounding
+        room = largest / 2 if largest > 1e-300 else 0.5
+        low, high = low - room, high + room
     if not tight and 0 < low < high / 2:
         low = 0.0
     step = _step((high - low) / marks, whole=unit == "count")
     first = math.ceil(low / step - 1e-9) if tight else math.floor(low / step + 1e-9)
     last = math.floor(high / step + 1e-9) if tight else math.ceil(high / step - 1e-9)
+    if not tight and last == first:
+        last += 1
     ticks = tuple(step * k for k in range(first, last + 1))
     if not tight:
         low, high = ticks[0], ticks[-1]

@@ -28,7 +28,8 @@ def render(
     """Markdown with the metadata of Hugging Face's model cards.
 
     The metadata hold ``model-index``: clean accuracy, accuracy under each attack that counts, and
-    the worst case, each with its ball in the name of the metric. Broken attacks give no result.
+    the worst case, each with its ball in the name of the metric. Broken attacks give no result, and
+    a broken evaluation none under attack.
 
     Args:
         report: The report.
@@ -74,6 +75,8 @@ def metrics(report: Report) -> Iterator[tuple[str, str, float]]:
     kind, what = ("loss", "loss") if regression else ("accuracy", "accuracy")
     clean = report.clean_loss if report.clean_accuracy is None else report.clean_accuracy
     yield kind, f"Clean {what}", clean
+    if report.verdict == "broken":
+        return  # what reads metadata reads no warnings
     for result in report.working:
         value = result.metrics.get("loss") if regression else result.accuracy
         if value is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,75 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation import AttackResult, Examples, Report
+from artplus.evaluation import Examples
 from artplus.reporting import compare, html, json, markdown, pictures, plots, save
-
-EVIL = "<script>alert('x')</script>"
-
-
-def examples(shape: tuple[int, ...], *, classes: bool = True) -> Examples:
-    generator = np.random.default_rng(0)
-    x = generator.random((3, *shape), dtype=np.float32)
-    kind = np.int64 if classes else np.float64
-    return Examples(
-        index=np.array([2, 5, 7]),
-        x=x,
-        x_adv=np.clip(x + 0.1, 0, 1),
-        y=np.array([0, 1, 1], dtype=kind),
-        clean=np.array([0, 1, 1], dtype=kind),
-        adversarial=np.array([1, 0, 1], dtype=kind),
-        attack=("pgd", EVIL, "pgd"),
-    )
-
-
-def made(
-    *,
-    stood: dict[str, list[int] | None] | None = None,
-    regression: bool = False,
-    shape: tuple[int, ...] = (1, 6, 6),
-    eps: float = 0.1,
-    **options: Any,
-) -> Report:
-    stood = {"pgd": [1, 0, 0, 1], EVIL: [0, 1, 0, 1], "bad": None} if stood is None else stood
-    results = tuple(
-        AttackResult(
-            name=name,
-            norm=math.inf,
-            eps=eps,
-            params={"steps": 10, "note": EVIL, "rate": 0.5, "skipped": None},
-            attacked=4,
-            correct=None if row is None or regression else np.array(row, dtype=bool),
-            losses=None if row is None else np.array(row, dtype=float) + 1,
-            metrics={} if row is None else {"loss": float(np.mean(row)) + 1, "rmse": 2.0},
-            changed=4,
-            max_norm=0.1 if row is not None else None,
-            seconds=1.5,
-            flags=("a flag",) if name == "pgd" else (),
-            broken=f"raised ValueError: {EVIL}" if row is None else None,
-        )
-        for name, row in stood.items()
-    )
-    return Report(
-        **{
-            "n": 4,
-            "attacks": results,
-            "losses_clean": np.full(4, 0.5),
-            "correct_clean": None if regression else np.array([1, 1, 1, 1], dtype=bool),
-            "clean_metrics": {"loss": 0.5, "rmse": 0.7} if regression else {"loss": 0.5},
-            "robust_metrics": {"loss": 1.75, "rmse": 2.0},
-            "worst_attack": ("", "pgd", "pgd", ""),
-            "eps": eps,
-            "norm": math.inf,
-            "examples": examples(shape, classes=not regression),
-            "class_names": None if regression else (f"cat {EVIL}", "dog & co"),
-            "model": f"Net {EVIL}",
-            "versions": {"artplus": "0.1", "torch": "2"},
-            "date": "2026-01-01T00:00:00+00:00",
-            "data_hash": "abc",
-            "notes": (f"note {EVIL}",),
-            **options,
-        }
-    )
+from tests.reporting.samples import EVIL, examples, made
 
 
 class Page(HTMLParser):
