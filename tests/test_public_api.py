@@ -20,6 +20,7 @@ PUBLIC = {
     "Recipe",
     "Report",
     "Terms",
+    "ThreatReport",
     "__version__",
     "evaluate",
     "fit",
