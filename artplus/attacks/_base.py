@@ -104,16 +104,33 @@ def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:
     return values, slope
 
 
-def look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def look(judge: Judge, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Values, what came beside them, and gradient with respect to ``z`` alone.
 
     ``torch.autograd.grad`` prunes the graph to ``z``: no parameter's gradient is computed or
     touched, which is both faster and safe beside accumulated or sharded gradients. Where the
     gradient is not a number it counts as zero, as in ART.
 
+    Args:
+        judge: What to look at.
+        z: Where, ``(batch, *input)``.
+        draws: Passes to take the mean of, for a judge that is random: values and gradients are
+            averaged, and flags beside them (``(batch,)`` booleans) hold where most passes say so.
+
     Raises:
         ConfigurationError: if the values do not depend on ``z`` in a differentiable way.
     """
+    values, beside, slope = _look(judge, z)
+    if draws == 1:
+        return values, beside, slope
+    votes = beside.to(values.dtype)
+    for _ in range(draws - 1):
+        value, vote, more = _look(judge, z)
+        values, votes, slope = values + value, votes + vote, slope + more
+    return values / draws, votes > draws / 2, slope / draws
+
+
+def _look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     z = z.detach().requires_grad_(True)
     with torch.enable_grad():
         values, beside = judge(z)

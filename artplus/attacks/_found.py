@@ -45,14 +45,21 @@ class Found:
         """Numbers of the examples not fooled yet, ``(m,)``; waits for the device."""
         return (~self.fooled).nonzero().squeeze(1)
 
+    def take(self, rows: Tensor) -> Found:
+        """Those of the examples ``rows``."""
+        return Found(self.x_adv[rows], self.value[rows], self.fooled[rows])
+
+    def replaced(self, other: Found, rows: Tensor) -> Found:
+        """``other`` for the examples ``rows``, the present ones for the rest."""
+        return Found(
+            self.x_adv.index_copy(0, rows, other.x_adv),
+            self.value.index_copy(0, rows, other.value),
+            self.fooled.index_copy(0, rows, other.fooled),
+        )
+
     def merged(self, other: Found, rows: Tensor) -> Found:
         """The better of the two where ``other`` holds only the examples ``rows``."""
-        part = Found(self.x_adv[rows], self.value[rows], self.fooled[rows]).better(other)
-        return Found(
-            self.x_adv.index_copy(0, rows, part.x_adv),
-            self.value.index_copy(0, rows, part.value),
-            self.fooled.index_copy(0, rows, part.fooled),
-        )
+        return self.replaced(self.take(rows).better(other), rows)
 
 
 def judge(

@@ -36,13 +36,20 @@ class Nearest:
             torch.where(take, other.distance, self.distance),
         )
 
+    def take(self, rows: Tensor) -> Nearest:
+        """Those of the examples ``rows``."""
+        return Nearest(self.x_adv[rows], self.distance[rows])
+
+    def replaced(self, other: Nearest, rows: Tensor) -> Nearest:
+        """``other`` for the examples ``rows``, the present ones for the rest."""
+        return Nearest(
+            self.x_adv.index_copy(0, rows, other.x_adv),
+            self.distance.index_copy(0, rows, other.distance),
+        )
+
     def merged(self, other: Nearest, rows: Tensor) -> Nearest:
         """The better of the two where ``other`` holds only the examples ``rows``."""
-        part = Nearest(self.x_adv[rows], self.distance[rows]).better(other)
-        return Nearest(
-            self.x_adv.index_copy(0, rows, part.x_adv),
-            self.distance.index_copy(0, rows, part.distance),
-        )
+        return self.replaced(self.take(rows).better(other), rows)
 
 
 def closed_in(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from artplus.errors import ConfigurationError
@@ -77,15 +79,19 @@ class Canvas:
         drawn = [torch.randint(n, (count,), generator=generator, device=like.device) for n in room]
         return torch.stack(drawn, 1)
 
-    def window(self, corners: Tensor, side: Side, x: Tensor) -> Tensor:
-        """Which entries of ``x`` lie in each example's window, booleans shaped like ``x``."""
-        return self._spread(self._mask(corners, side), x)
+    def places(self, corners: Tensor, side: Side) -> Tensor:
+        """Where each example's window lies in its flattened input, ``(n, channels, pixels)``."""
+        like = corners.device
+        down = torch.arange(side[0], device=like)[:, None] * self.width
+        inside = (down + torch.arange(side[1], device=like)).flatten()
+        channel = torch.arange(self.channels, device=like)[:, None] * (self.height * self.width)
+        return (corners[:, 0] * self.width + corners[:, 1])[:, None, None] + channel + inside
 
-    def tiles(self, x: Tensor, generator: Draw) -> Tensor:
+    def tiles(self, x: Tensor, order: float, generator: Draw) -> Tensor:
         """A grid of pyramids, five each way where they fit, of random signs; shaped like ``x``."""
         n, c, s = len(x), self.channels, max(min(self.height, self.width) // 5, 1)
         rows, columns = self.height // s, self.width // s
-        shape = pyramid(s, x)
+        shape = pyramid(s, order, x)
         flip = torch.rand((n, 1, rows, 1, columns, 1), generator=generator, device=x.device) < 0.5
         tile = torch.where(
             flip, shape[None, None, None, :, None, :], shape.T[None, None, None, :, None, :]
@@ -98,70 +104,74 @@ class Canvas:
         delta[:, :, top : top + rows * s, left : left + columns * s] = grid
         return delta.view_as(x)
 
-    def moved(self, delta: Tensor, eps: float | Tensor, share: float, generator: Draw) -> Tensor:
-        """``delta`` with the length of one window moved into another (the L2 step).
+    def moved(
+        self, delta: Tensor, eps: float | Tensor, share: float, order: float, generator: Draw
+    ) -> Tensor:
+        """``delta`` with the length of one window moved into another (the step in L2 and L1).
 
         The second window is emptied, and a pyramid of random sign added to the first, whose
-        length takes what the second gave up and what the whole leaves unused of ``eps``.
+        length takes what the second gave up and what the whole leaves unused of ``eps``. In L1
+        that is, as in the authors' code, ``channels`` times what would fill the ball.
         """
-        n, side = len(delta), self.side(share, least=3, odd=True)
-        image = self.image(delta)
-        here = self._mask(self.corners(n, side, delta, generator), side)
-        there = self._mask(self.corners(n, side, delta, generator), side)
-        unused = (_eps_image(eps) ** 2 - _square(image, (1, 2, 3))).clamp_min(0)
-        budget = (unused / self.channels + _square(image * (here | there), (2, 3))).sqrt()
-        shape = pyramid(side[0], delta)
-        flip = torch.rand((n, 1, 1, 1), generator=generator, device=delta.device) < 0.5
-        bump = torch.where(flip, shape, shape.T)
-        bump = bump * _signs((n, self.channels, 1, 1), delta, generator)
-        # Windows are where the mask is true, row by row: a masked scatter fills them in order.
-        full = torch.zeros_like(image).masked_scatter(here.expand_as(image), bump.contiguous())
-        old = image * here
-        new = full + old / _square(old, (2, 3)).sqrt().clamp_min(1e-12)
-        new = new / _square(new, (2, 3)).sqrt().clamp_min(1e-12) * budget
-        return torch.where(here, new, image.masked_fill(there, 0.0)).view_as(delta)
-
-    def _mask(self, corners: Tensor, side: Side) -> Tensor:
-        row = torch.arange(self.height, device=corners.device)[None] - corners[:, :1]
-        column = torch.arange(self.width, device=corners.device)[None] - corners[:, 1:]
-        rows, columns = (row >= 0) & (row < side[0]), (column >= 0) & (column < side[1])
-        return rows[:, None, :, None] & columns[:, None, None, :]
+        n, c, side = len(delta), self.channels, self.side(share, least=3, odd=True)
+        flat = delta.flatten(1)
+        here = self.places(self.corners(n, side, delta, generator), side).flatten(1)
+        there = self.places(self.corners(n, side, delta, generator), side).flatten(1)
+        old = flat.gather(1, here).view(n, c, -1)
+        rest = flat.scatter(1, here, 0.0)
+        given = rest.gather(1, there).view(n, c, -1)
+        radius = torch.as_tensor(eps).reshape(-1, 1, 1) ** order
+        unused = (radius - _mass(flat, order)[:, None, None]).clamp_min(0)
+        budget = unused / c + _mass(old, order)[..., None] + _mass(given, order)[..., None]
+        budget = budget * c if order == 1 else budget.sqrt()
+        shape = pyramid(side[0], order, delta)
+        flip = torch.rand((n, 1, 1), generator=generator, device=delta.device) < 0.5
+        bump = torch.where(flip, shape.flatten(), shape.T.flatten())
+        new = bump * _signs((n, c, 1), delta, generator) + _unit(old, order)
+        rest = rest.scatter(1, there, 0.0)
+        return rest.scatter(1, here, (_unit(new, order) * budget).flatten(1)).view_as(delta)
 
     def _spread(self, part: Tensor, x: Tensor) -> Tensor:
         return part.expand(len(x), self.channels, self.height, self.width).reshape(x.shape)
 
 
-def pyramid(side: int, like: Tensor) -> Tensor:
+def pyramid(side: int, order: float, like: Tensor) -> Tensor:
+    """The pyramid of a side, in the precision and on the device of ``like``; built once."""
+    return _pyramid(side, order, like.dtype, like.device)
+
+
+@cache
+def _pyramid(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""A unit-length bump and hollow, one above the other, ``(side, side)``.
 
     Each half falls off from its middle in nested frames, the ``k``-th of height
-    :math:`\sum_{j \ge k} 1 / (j + 1)^2`.
+    :math:`\sum_{j \ge k} (j + 1)^{-2}` in L2, and with :math:`-4` for :math:`-2` in L1.
     """
-    half = side // 2
-    whole = torch.cat([_frames(half, side, like), -_frames(side - half, side, like)])
-    return whole / _square(whole, (0, 1)).sqrt()
+    half, like = side // 2, torch.empty((), dtype=dtype, device=device)
+    whole = [_frames(half, side, order, like), -_frames(side - half, side, order, like)]
+    return _unit(torch.cat(whole).flatten(), order).view(side, side)
 
 
-def _frames(height: int, width: int, like: Tensor) -> Tensor:
+def _frames(height: int, width: int, order: float, like: Tensor) -> Tensor:
     count = max(height // 2, width // 2) + 1
-    falls = 1 / torch.arange(1, count + 1, device=like.device, dtype=like.dtype) ** 2
+    falls = torch.arange(1, count + 1, device=like.device, dtype=like.dtype) ** (-4 / order)
     heights = falls.flip(0).cumsum(0).flip(0)
     down = (torch.arange(height, device=like.device) - height // 2).abs()
     across = (torch.arange(width, device=like.device) - width // 2).abs()
     frames = heights[torch.maximum(down[:, None], across[None])]
-    return frames / _square(frames, (0, 1)).sqrt() if height else frames
+    return _unit(frames.flatten(), order).view_as(frames) if height else frames
+
+
+def _unit(values: Tensor, order: float) -> Tensor:
+    """Scaled to length one over the last axis; zero stays zero."""
+    return F.normalize(values, p=order, dim=-1, eps=1e-12)
+
+
+def _mass(values: Tensor, order: float) -> Tensor:
+    r""":math:`\sum_i |v_i|^p` over the last axis."""
+    return (values.abs() if order == 1 else values.square()).sum(-1)
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: Draw) -> Tensor:
     drawn = torch.randint(2, shape, generator=generator, device=like.device)
     return (drawn * 2 - 1).to(like.dtype)
-
-
-def _square(image: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return image.square().sum(axes, keepdim=True)
-
-
-def _eps_image(eps: float | Tensor) -> Tensor:
-    """A radius, or one per example, to be broadcast over images."""
-    radius = torch.as_tensor(eps)
-    return radius.reshape(-1, 1, 1, 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 
-from artplus.attacks._base import Judge, column, look
+from artplus.attacks._ascent import Among, Pace, Scene
+from artplus.attacks._base import column, look
 from artplus.attacks._found import Found
 from artplus.attacks._l1_ball import projection
-from artplus.geometry import Eps, Retraction
-from artplus.spaces import InputSpace
+from artplus.attacks._leaving import leave, rejoined
 
 _PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """Radii, as multiples of eps, and the share of the steps in each."""
@@ -25,35 +27,31 @@ _LEAST = 10.0
 """A step is never shorter than its first length divided by this."""
 
 
-def ascend(
-    judge: Judge, x: Tensor, z: Tensor, eps: Eps, step: Eps, steps: int, space: InputSpace
-) -> Found:
+def ascend(scene: Scene, among: Among, z: Tensor, pace: Pace) -> Found:
     """One run: through balls of three, two and one times ``eps``, each from the last one's best.
 
-    Every decision is a mask on the device: no step waits for the host. What is found in the larger
-    balls does not count.
+    Every decision is a mask on the device: a step does not wait for the host. What is found in the
+    larger balls does not count, so examples leave in the last one only.
 
     Args:
-        judge: ``z -> (values, fooled)``; the values are climbed.
-        x: Centre of the balls.
+        scene: What is attacked.
+        among: The scene of those that stay, for ``pace.until_fooled``.
         z: Where to begin.
-        eps: Radius, a number or one per example.
-        step: First length of a step in the last ball.
-        steps: In all balls together.
-        space: Range and mask.
+        pace: Settings.
     """
+    x = scene.x
     features = float(x[0].numel())
     active = torch.full((len(x),), _SHARE * features, dtype=x.dtype, device=x.device)
     changed = torch.full_like(active, features)
-    (large, first), (middle, second), (own, last) = _counts(steps)
+    (large, first), (middle, second), (own, last) = _counts(pace.steps)
     for scale, count in ((large, first), (middle, second)):
         if count:
-            ball = projection(x, scale * eps, space)
-            z, _ = _climb(judge, x, ball, z, scale * step, count, space, active, changed)
+            track, _ = _climb(scene, None, z, scale, count, pace.draws, active, changed)
+            z = track.best
             changed = _changed(z, x)
             active = changed / _FEWER
-    ball = projection(x, own * eps, space)
-    return _climb(judge, x, ball, z, own * step, last, space, active, changed)[1]
+    stay = among if pace.until_fooled else None
+    return _climb(scene, stay, z, own, last, pace.draws, active, changed)[1]
 
 
 def _counts(steps: int) -> list[tuple[float, int]]:
@@ -62,41 +60,75 @@ def _counts(steps: int) -> list[tuple[float, int]]:
     return [*early, (_PHASES[-1][0], steps - sum(count for _, count in early))]
 
 
+@dataclass
+class _Track:
+    """What a run remembers of each example."""
+
+    z: Tensor
+    slope: Tensor
+    step: Tensor
+    best: Tensor
+    best_value: Tensor
+    best_slope: Tensor
+    active: Tensor
+    changed: Tensor
+
+    def take(self, rows: Tensor) -> _Track:
+        return _Track(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def move(self, z: Tensor, value: Tensor, slope: Tensor) -> None:
+        higher = value > self.best_value
+        self.best = torch.where(column(higher, z), z, self.best)
+        self.best_slope = torch.where(column(higher, z), slope, self.best_slope)
+        self.best_value = torch.where(higher, value, self.best_value)
+        self.z, self.slope = z, slope
+
+    def settle(self, x: Tensor, longest: Tensor) -> None:
+        """Begin anew from the best point where it became sparser, else shorten the step."""
+        now = _changed(self.best, x)
+        again = column(now < 0.95 * self.changed, x)
+        self.active, self.changed = now / _FEWER, now
+        shorter = torch.maximum(self.step / _FEWER, longest / _LEAST)
+        self.step = torch.where(again, longest, shorter)
+        self.z = torch.where(again, self.best, self.z)
+        self.slope = torch.where(again, self.best_slope, self.slope)
+
+
 def _climb(
-    judge: Judge,
-    x: Tensor,
-    ball: Retraction,
+    scene: Scene,
+    among: Among | None,
     z: Tensor,
-    step_size: Eps,
+    scale: float,
     steps: int,
-    space: InputSpace,
+    draws: int,
     active: Tensor,
     changed: Tensor,
-) -> tuple[Tensor, Found]:
-    """Steps in one ball: the point of largest value, and the best of them all."""
-    z = ball(x + space.restrict(z - x))
-    longest = step_size * column(z.new_ones(len(z)), z)
-    step = longest
-    value, fooled, slope = look(judge, z)
+) -> tuple[_Track, Found]:
+    """Steps in one ball: where they came to, and the best of them all."""
+    ball = projection(scene.x, scale * scene.eps, scene.space)
+    z = ball(scene.x + scene.space.restrict(z - scene.x))
+    longest = scale * scene.steps()
+    value, fooled, slope = look(scene.judge, z, draws)
     found = Found(z, value, fooled)
-    best, best_value, best_slope = z, value, slope
-    every = max(int(0.04 * steps), 1)
+    track = _Track(z, slope, longest, z, value, slope, active, changed)
+    every, left, kept = max(int(0.04 * steps), 1), [], torch.arange(len(z), device=z.device)
     for k in range(1, steps + 1):
-        z = ball(z + step * _spread(space.restrict(slope), active))
-        value, fooled, slope = look(judge, z)
+        z = ball(track.z + track.step * _spread(scene.space.restrict(track.slope), track.active))
+        value, fooled, slope = look(scene.judge, z, draws)
         found = found.better(Found(z, value, fooled))
-        higher = value > best_value
-        best = torch.where(column(higher, z), z, best)
-        best_slope = torch.where(column(higher, z), slope, best_slope)
-        best_value = torch.where(higher, value, best_value)
+        track.move(z, value, slope)
         if k % every == 0:
-            now = _changed(best, x)
-            sparser = now < 0.95 * changed
-            active, changed = now / _FEWER, now
-            again = column(sparser, z)
-            step = torch.where(again, longest, torch.maximum(step / _FEWER, longest / _LEAST))
-            z, slope = torch.where(again, best, z), torch.where(again, best_slope, slope)
-    return best, found
+            track.settle(scene.x, longest)
+        rows = leave(k, found.fooled) if among is not None and k < steps else None
+        if among is not None and rows is not None:
+            left.append((found, rows))
+            found, track, kept = found.take(rows), track.take(rows), kept[rows]
+            if not len(rows):
+                break
+            scene = among(kept)
+            ball = projection(scene.x, scale * scene.eps, scene.space)
+            longest = scale * scene.steps()
+    return track, rejoined(found, left)
 
 
 def _spread(slope: Tensor, active: Tensor) -> Tensor:

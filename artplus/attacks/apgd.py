@@ -10,27 +10,14 @@ from torch import Tensor
 
 from artplus import _checks, modes
 from artplus.attacks import _sparse
-from artplus.attacks._base import (
-    Budget,
-    Inner,
-    Judge,
-    check_budget,
-    column,
-    look,
-    resolve,
-    scaled,
-    take,
-)
+from artplus.attacks._ascent import Pace, Scene, ascend
+from artplus.attacks._base import Budget, Inner, check_budget, resolve, scaled, take
 from artplus.attacks._found import Found
 from artplus.attacks._goal import LossName, check_loss, goal, targets
 from artplus.errors import ConfigurationError
-from artplus.geometry import Eps, Geometry, Retraction, clip, geometry
+from artplus.geometry import clip, geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
-
-_CHECKPOINTS = (22, 41, 57, 70, 80, 87, 93, 99)
-"""When to judge the step length, in percent of the steps: :math:`p_1 = 0.22` and
-:math:`p_{j+1} = p_j + \\max(p_j - p_{j-1} - 0.03, 0.06)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +34,9 @@ class APGD:
 
     Differs from the authors' code: (1) the start is uniform in the ball, as in ART, not on its
     surface; (2) the box comes before the ball, as in ART; (3) the checkpoints are the paper's,
-    rounded up. Later restarts and targets run on the examples that still stand.
+    rounded up; (4) with ``draws`` the loss is averaged too and an example is fooled if it is in
+    most draws, where theirs takes both from the last. Later restarts and targets run on the
+    examples that still stand.
 
     In L1 it is the sparse variant with decreasing radii [Croce21]_: 30 % of the steps in the ball
     of ``3 * eps``, 30 % in that of ``2 * eps`` and the rest in the ball itself, each from the best
@@ -72,6 +61,12 @@ class APGD:
         step_size: First step length; default ``2 * eps``, in L1 ``eps``, as in the papers.
         rho: Share of steps that must raise the loss, 0.75 in the paper; not in L1.
         momentum: :math:`\alpha`, the weight of the new step, 0.75 in the paper; not in L1.
+        draws: Passes that each gradient is the mean of, for models that are random in evaluation
+            mode (expectation over transformation [Athalye18]_); 20 in AutoAttack's ``rand``.
+        until_fooled: Examples leave the batch within 8 steps of being fooled: the same are fooled
+            (up to the rounding of smaller batches) in less time, but the mistake returned is the
+            first and its loss not the largest. For ensembles, where only the verdict counts; an
+            inner loss gives none, so with one nothing leaves.
         random_start: Begin at a random point of the ball instead of at ``x``.
         targeted: ``y`` holds targets, and the loss towards them is descended.
 
@@ -90,6 +85,8 @@ class APGD:
         True
 
     References:
+        .. [Athalye18] Athalye et al., "Synthesizing robust adversarial examples", ICML 2018,
+           https://arxiv.org/abs/1707.07397
         .. [Croce20] Croce and Hein, "Reliable evaluation of adversarial robustness with an
            ensemble of diverse parameter-free attacks", ICML 2020,
            https://arxiv.org/abs/2003.01690
@@ -106,6 +103,8 @@ class APGD:
     step_size: Budget | None = None
     rho: float = 0.75
     momentum: float = 0.75
+    draws: int = 1
+    until_fooled: bool = False
     random_start: bool = True
     targeted: bool = False
 
@@ -114,6 +113,7 @@ class APGD:
         _checks.count("steps", self.steps)
         _checks.count("restarts", self.restarts)
         _checks.count("targets", self.targets)
+        _checks.count("draws", self.draws)
         _checks.fraction("rho", self.rho)
         if not 0 < _checks.nonnegative("momentum", self.momentum) <= 1:
             raise ConfigurationError(f"momentum must lie in (0, 1], got {self.momentum!r}")
@@ -152,7 +152,9 @@ class APGD:
         usual = eps if ball.order == 1 else 2 * eps
         step = usual if self.step_size is None else resolve(self.step_size, x, ball)
 
-        def run(target: Tensor | None, first: Tensor | None, rows: Tensor | None) -> Found:
+        def scene(rows: Tensor | None, target: Tensor | None) -> Scene:
+            """The run's view of some examples; of all for ``None``."""
+
             def some(value: Tensor) -> Tensor:
                 return value if rows is None else value[rows]
 
@@ -167,14 +169,24 @@ class APGD:
                 target=None if target is None else some(target),
                 targeted=self.targeted,
             )
+            return Scene(judge, center, radius, take(step, rows, x), part)
+
+        pace = Pace(self.steps, self.rho, self.momentum, self.draws, self.until_fooled)
+
+        def run(target: Tensor | None, first: Tensor | None, rows: Tensor | None) -> Found:
+            everything = scene(rows, target)
+
+            def among(kept: Tensor) -> Scene:
+                return scene(kept if rows is None else rows[kept], target)
+
+            center, part = everything.x, everything.space
             if first is None and self.random_start:
-                first = clip(center + part.restrict(ball.random(center, radius, generator)), part)
+                noise = ball.random(center, everything.eps, generator)
+                first = clip(center + part.restrict(noise), part)
             first = center if first is None else first
-            length = take(step, rows, x)
             if ball.order == 1:
-                return _sparse.ascend(judge, center, first, radius, length, self.steps, part)
-            retract = ball.retraction(center, radius, part)
-            return self._ascend(judge, first, ball, length, retract, part)
+                return _sparse.ascend(everything, among, first, pace)
+            return ascend(everything, among, ball, first, pace)
 
         with modes.crafting(model.module):
             runs = self._runs(model, x, y, start)
@@ -198,51 +210,7 @@ class APGD:
                 yield target, first
                 first = None
 
-    def _ascend(
-        self,
-        judge: Judge,
-        z: Tensor,
-        ball: Geometry,
-        step_size: Eps,
-        retract: Retraction,
-        space: InputSpace,
-    ) -> Found:
-        """One run. Every decision is a mask on the device: no step waits for the host."""
-        step = step_size * column(z.new_ones(len(z)), z)
-        value, fooled, slope = look(judge, z)
-        found = Found(z, value, fooled)
-        best, best_value, best_slope = z, value, slope
-        before, rises = z, torch.zeros_like(value)
-        kept, last_best = torch.zeros_like(fooled), value
-        checks = _checkpoints(self.steps)
-        for k in range(1, self.steps + 1):
-            ahead = retract(z + step * ball.steepest(space.restrict(slope)))
-            if k > 1:
-                a = self.momentum
-                ahead = retract(z + a * (ahead - z) + (1 - a) * (z - before))
-            before, z, previous = z, ahead, value
-            value, fooled, slope = look(judge, z)
-            found = found.better(Found(z, value, fooled))
-            rises = rises + (value > previous)
-            higher = value > best_value
-            best = torch.where(column(higher, z), z, best)
-            best_slope = torch.where(column(higher, z), slope, best_slope)
-            best_value = torch.where(higher, value, best_value)
-            if k in checks:
-                stuck = (rises <= self.rho * checks[k]) | (kept & (best_value <= last_best))
-                step = torch.where(column(stuck, z), step / 2, step)
-                z = torch.where(column(stuck, z), best, z)
-                slope = torch.where(column(stuck, z), best_slope, slope)
-                kept, last_best, rises = ~stuck, best_value, torch.zeros_like(rises)
-        return found
-
     def with_eps(self, scale: float) -> APGD:
         """The same attack with ``eps`` and ``step_size`` multiplied by ``scale``."""
         step_size = None if self.step_size is None else scaled(self.step_size, scale)
         return replace(self, eps=scaled(self.eps, scale), step_size=step_size)
-
-
-def _checkpoints(steps: int) -> dict[int, int]:
-    """Steps after which to look at the step length, with the number of steps since the last."""
-    looks = sorted({-(-percent * steps // 100) for percent in _CHECKPOINTS})
-    return dict(zip(looks, (b - a for a, b in zip([0, *looks], looks, strict=False)), strict=True))

@@ -15,6 +15,7 @@ from artplus.attacks._base import Budget, Inner, check_budget, column, resolve, 
 from artplus.attacks._boundary import Plane
 from artplus.attacks._goal import likeliest_wrong
 from artplus.attacks._hyperplane import crossing
+from artplus.attacks._leaving import leave, rejoined
 from artplus.attacks._nearest import Nearest, closed_in
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
@@ -53,6 +54,45 @@ class _Ruler:
         return replace(self, unit=take(self.unit, rows, x), radius=self.radius[rows])
 
 
+@dataclass(frozen=True)
+class _Herd:
+    """The examples of a run that are still in it, with all that belongs to each.
+
+    Attributes:
+        x: Where they began, ``(batch, *input)``.
+        y: True labels.
+        target: Classes to run to, ``(batch,)``; ``None`` is the nearest.
+        space: Bounds and mask.
+        ruler: Measures their perturbations.
+    """
+
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    space: InputSpace
+    ruler: _Ruler
+
+    def take(self, rows: Tensor) -> _Herd:
+        return _Herd(
+            self.x[rows],
+            self.y[rows],
+            None if self.target is None else self.target[rows],
+            replace(self.space, mask=take(self.space.mask, rows, self.x)),
+            self.ruler.take(rows, self.x),
+        )
+
+    def plane(self, model: LossModel, classes: int) -> Plane:
+        if self.target is None:
+            return _boundary.nearest(model, self.y, classes, self.ruler.dual)
+        return _boundary.towards(model, self.y, self.target)
+
+    def closed_in(self, found: Nearest, model: LossModel, steps: int) -> Nearest:
+        def lead(point: Tensor) -> Tensor:
+            return margin(model(point), self.y)
+
+        return closed_in(found, self.x, lead, self.ruler.length, self.space, steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FAB:
     r"""Fast adaptive boundary attack: the smallest perturbation that is a mistake [Croce20fab]_.
@@ -70,9 +110,9 @@ class FAB:
     nearest of all (FAB), at the cost of a backward pass for each class and step.
 
     The attack needs no radius. As an :class:`~artplus.attacks.Attack` it has one: mistakes farther
-    away than ``eps`` are pulled back to the ball, later targets and restarts run only on examples
-    that still stand, and random starts are at ``eps / 2``. :meth:`minimum` gives the nearest
-    mistake wherever it is. Scale-free in the logits, so a temperature does not mask it.
+    away than ``eps`` are pulled back to the ball, runs are only on examples that still stand (the
+    others leave within 8 steps), and random starts are at ``eps / 2``. :meth:`minimum` gives the
+    nearest mistake wherever it is. Scale-free in the logits, so a temperature does not mask it.
 
     Differs from the authors' code: (1) the box is that of ``space``, or none, and a mask is kept;
     (2) with fewer wrong classes than ``targets`` all of them are tried; (3) ``search`` (theirs
@@ -213,17 +253,12 @@ class FAB:
                 rows = standing.nonzero().squeeze(1)
                 if not len(rows):
                     break
-                part = replace(space, mask=take(space.mask, rows, x))
-                here, label, measure = x[rows], y[rows], ruler.take(rows, x)
-                if target is None:
-                    plane = _boundary.nearest(model, label, logits.shape[1], measure.dual)
-                else:
-                    plane = _boundary.towards(model, label, target[rows])
+                herd = _Herd(x, y, target, space, ruler).take(rows)
                 if first is None:
-                    begin = self._random(here, part, measure, generator)
+                    begin = self._random(herd.x, herd.space, herd.ruler, generator)
                 else:
                     begin = first[rows]
-                run = self._run(model, plane, here, label, begin, part, measure)
+                run = self._run(model, herd, begin, logits.shape[1], within=within)
                 found = found.merged(run, rows)
         return found
 
@@ -249,28 +284,34 @@ class FAB:
         return clip(x + column(half, x) * noise, space)
 
     def _run(
-        self,
-        model: LossModel,
-        plane: Plane,
-        x: Tensor,
-        y: Tensor,
-        z: Tensor,
-        space: InputSpace,
-        ruler: _Ruler,
+        self, model: LossModel, herd: _Herd, z: Tensor, classes: int, *, within: bool
     ) -> Nearest:
-        """One run. Every decision is a mask on the device: no step waits for the host."""
-        best = Nearest(z, torch.full_like(ruler.radius, math.inf))
-        for _ in range(self.steps):
+        """One run. Every decision is a mask on the device: a step does not wait for the host.
+
+        If ``within``, examples with a mistake within the radius leave now and then.
+        """
+        best = Nearest(z, torch.full_like(herd.ruler.radius, math.inf))
+        left: list[tuple[Nearest, Tensor]] = []
+        plane = herd.plane(model, classes)
+        for step in range(1, self.steps + 1):
             value, normal = plane(z)
             with torch.no_grad():
+                x, space, ruler = herd.x, herd.space, herd.ruler
                 z = self._step(z, x, value, space.restrict(normal), space, ruler)
-                wrong = model.wrong(model(z), y)
+                wrong = model.wrong(model(z), herd.y)
                 best = best.better(Nearest(z, ruler.length(z - x).where(wrong, math.inf)))
                 z = torch.where(column(wrong, z), clip(x + self.beta * (z - x), space), z)
+                rows = leave(step, best.distance <= ruler.radius) if within else None
+                if rows is not None:
+                    left.append((best, rows))
+                    best, z, herd = best.take(rows), z[rows], herd.take(rows)
+                    if not len(rows):
+                        break
+                    plane = herd.plane(model, classes)
         with torch.no_grad():
-            return closed_in(
-                best, x, lambda point: margin(model(point), y), ruler.length, space, self.search
-            )
+            if len(herd.x):
+                best = herd.closed_in(best, model, self.search)
+        return rejoined(best, left)
 
     def _step(
         self,

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from artplus import _checks, modes
-from artplus.attacks._base import Budget, Inner, check_budget, column, resolve, scaled, take
-from artplus.attacks._patterns import Canvas
+from artplus.attacks._base import Budget, Inner, check_budget, column, resolve, scaled
+from artplus.attacks._found import Found
+from artplus.attacks._leaving import leave, rejoined
+from artplus.attacks._search import Search, Trial, search
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
-from artplus.geometry import Eps, Geometry, geometry
+from artplus.geometry import geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -26,10 +28,12 @@ class Square:
 
     L∞: starts from stripes of :math:`\pm\epsilon`, then sets a random square of each image to
     :math:`\pm\epsilon` per channel and keeps it where the margin
-    :math:`\max_{k \ne y} z_k - z_y` rose. L2: starts from a grid of pyramids, then moves the
-    length of one window into another. The share of pixels starts at ``p_init`` and halves after
-    10, 50, 200, ... of 10 000 queries, scaled to ``queries``. Examples already fooled are asked
-    no more, so each query is a forward pass on the rest only. It sees through masked gradients.
+    :math:`\max_{k \ne y} z_k - z_y` rose. L2 and L1 [Croce21]_: starts from a grid of pyramids,
+    then moves the length of one window into another; in L1 the way back is the exact projection on
+    ball and box. The share of pixels starts at ``p_init`` and halves after 10, 50, 200, ...
+    queries. Fooled examples leave the batch within 8 queries, so each is a forward pass on the
+    rest only; on a CPU also without those whose square would change nothing. It sees through
+    masked gradients.
 
     Inputs: images ``(batch, channels, height, width)``; with L∞ also signals ``(batch, channels,
     length)`` and rows of features ``(batch, features)``, where a square is a run of neighbours.
@@ -40,13 +44,15 @@ class Square:
 
     Args:
         eps: Radius, in the units of ``x``.
-        norm: ``numpy.inf`` or 2.
+        norm: ``numpy.inf``, 2 or 1.
         queries: Forward passes per example, 5000 in the paper.
         p_init: Share of pixels changed at first, 0.8 in AutoAttack.
+        rescale: Scale the schedule, made for 10 000 queries, to ``queries``, as in the paper;
+            AutoAttack does not.
 
     Raises:
         ConfigurationError: at construction for values that cannot work; at the call for a model
-            without class logits, for a shape that L2 cannot tile, or for an inner loss (this
+            without class logits, for a shape that L2 or L1 cannot tile, or for an inner loss (this
             attack climbs the margin).
 
     Example:
@@ -61,23 +67,21 @@ class Square:
     References:
         .. [Andriushchenko20] Andriushchenko et al., "Square attack: a query-efficient black-box
            adversarial attack via random search", ECCV 2020, https://arxiv.org/abs/1912.00049
+        .. [Croce21] Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
+           classifiers", ICML 2021, https://arxiv.org/abs/2103.01208
     """
 
     eps: Budget
     norm: float = torch.inf
     queries: int = 5000
     p_init: float = 0.8
+    rescale: bool = True
 
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)
         _checks.count("queries", self.queries, least=2)
         if not 0 < _checks.nonnegative("p_init", self.p_init) <= 1:
             raise ConfigurationError(f"p_init must lie in (0, 1], got {self.p_init!r}")
-        if geometry(self.norm).order == 1:
-            raise ConfigurationError(
-                "Square is defined for norm numpy.inf and 2. (ART's SquareAttack accepts norm 1 "
-                "and returns its input.) For L1 use APGD or PGD."
-            )
 
     @property
     def climbs_own(self) -> bool:
@@ -103,68 +107,59 @@ class Square:
             )
         if not model.criterion.over_classes:
             raise ConfigurationError("Square needs class logits; this model's loss has no classes")
-        ball = geometry(self.norm)
-        canvas = Canvas.of(x, tiled=ball.order == 2)
+        x, ball = x.detach(), geometry(self.norm)
+        where = search(x, resolve(self.eps, x, ball), space, ball.order)
         with modes.crafting(model.module), torch.no_grad():
-            x = x.detach()
-            eps = resolve(self.eps, x, ball)
             clean = margin(model(x), y)
-            first = start if start is not None else self._first(x, eps, ball, canvas, generator)
-            first = self._inside(first.detach(), x, eps, ball, space)
-            best, height = first, margin(model(first), y)
-            for query in range(self.queries - 2):
-                rows = ((height <= 0) & (clean <= 0)).nonzero().squeeze(1)
+            first = where.first(generator) if start is None else where.inside(start.detach())
+            best = Found(first, margin(model(first), y), clean > 0)
+            best = self._run(model, where, best, y, generator)
+        return torch.where(column(best.value > clean, x), best.x_adv, x)
+
+    def _run(
+        self,
+        model: LossModel,
+        where: Search,
+        best: Found,
+        y: Tensor,
+        generator: torch.Generator | None,
+    ) -> Found:
+        """All queries; ``fooled`` are also those that were wrong without an attack."""
+        left: list[tuple[Found, Tensor]] = []
+        for query in range(self.queries - 2):
+            fooled = best.fooled | (best.value > 0)
+            rows = leave(max(query, 1), fooled)
+            if rows is not None:
+                left.append((best, rows))
+                best, y, where = best.take(rows), y[rows], where.take(rows)
                 if not len(rows):
                     break
-                here, radius = x[rows], take(eps, rows, x)
-                part = replace(space, mask=take(space.mask, rows, x))
-                share = self._share(query)
-                z = self._proposal(best[rows], here, radius, share, ball, canvas, generator)
-                z = self._inside(z, here, radius, ball, part)
-                value = margin(model(z), y[rows])
-                rose = value > height[rows]
-                best = best.index_copy(0, rows, torch.where(column(rose, z), z, best[rows]))
-                height = height.index_copy(0, rows, torch.maximum(value, height[rows]))
-            return torch.where(column(height > clean, x), best, x)
+            trial = where.tried(best.x_adv, self._share(query), generator)
+            value = _asked(model, trial, y, best.value)
+            x_adv = trial.undo(value > best.value)
+            best = Found(x_adv, torch.maximum(value, best.value), best.fooled)
+        return rejoined(best, left)
 
     def _share(self, query: int) -> float:
         """Share of pixels to change at a query."""
-        of_10000 = query * 10_000 // self.queries
+        of_10000 = query * 10_000 // self.queries if self.rescale else query
         halvings = sum(of_10000 > bound for bound in _HALVINGS)
         return self.p_init / float(2**halvings)
-
-    def _first(
-        self,
-        x: Tensor,
-        eps: Eps,
-        ball: Geometry,
-        canvas: Canvas,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if ball.order == 2:
-            return x + eps * ball.steepest(canvas.tiles(x, generator))
-        return x + eps * canvas.stripes(x, generator)
-
-    def _proposal(
-        self,
-        best: Tensor,
-        x: Tensor,
-        eps: Eps,
-        share: float,
-        ball: Geometry,
-        canvas: Canvas,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if ball.order == 2:
-            return x + eps * ball.steepest(canvas.moved(best - x, eps, share, generator))
-        side = canvas.side(share)
-        here = canvas.window(canvas.corners(len(x), side, x, generator), side, x)
-        # +-2 eps on what lies within +-eps, clipped to it, is +-eps.
-        return torch.where(here, x + eps * canvas.signs(x, generator), best)
-
-    def _inside(self, z: Tensor, x: Tensor, eps: Eps, ball: Geometry, space: InputSpace) -> Tensor:
-        return ball.retraction(x, eps, space)(x + space.restrict(z - x))
 
     def with_eps(self, scale: float) -> Square:
         """The same attack with ``eps`` multiplied by ``scale``."""
         return replace(self, eps=scaled(self.eps, scale))
+
+
+def _asked(model: LossModel, trial: Trial, y: Tensor, height: Tensor) -> Tensor:
+    """Margins of what is tried; what changes nothing has the margin that it had.
+
+    Which those are the host must know, so on a device that it would have to wait for all are asked.
+    """
+    if trial.changed is not None and trial.z.device.type == "cpu":
+        rows = trial.changed.nonzero().squeeze(1)
+        if len(rows) < 0.9 * len(y):
+            if not len(rows):
+                return height
+            return height.index_copy(0, rows, margin(model(trial.z[rows]), y[rows]))
+    return margin(model(trial.z), y)

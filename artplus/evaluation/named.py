@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from artplus.attacks import APGD, FAB, PGD, Attack, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
+from artplus.attacks._goal import LossName
 from artplus.errors import ConfigurationError
 from artplus.registry import Registry
 
@@ -32,11 +33,11 @@ class Threat:
     def squares(self) -> bool:
         """Whether :class:`~artplus.attacks.Square` is defined here.
 
-        It needs class logits, L∞ or L2, and in L2 images of at least three pixels a side.
+        It needs class logits, and in L2 and L1 images of at least three pixels a side.
         """
-        if self.classes is None or self.norm == 1:
+        if self.classes is None:
             return False
-        if self.norm == 2 and self.shape is not None:
+        if self.norm != math.inf and self.shape is not None:
             return len(self.shape) == 3 and min(self.shape[1:]) >= 3
         return True
 
@@ -139,15 +140,10 @@ def _square(threat: Threat) -> Attack:
     return Square(eps=threat.eps, norm=threat.norm)
 
 
-def apgd(threat: Threat, *, steps: int, restarts: int = 1) -> APGD:
+def apgd(threat: Threat, *, steps: int) -> APGD:
     """Auto-PGD on cross-entropy; in regression on the model's own loss."""
-    return APGD(
-        eps=threat.eps,
-        norm=threat.norm,
-        steps=steps,
-        restarts=restarts,
-        loss=None if threat.classes is None else "ce",
-    )
+    loss: LossName | None = None if threat.classes is None else "ce"
+    return APGD(eps=threat.eps, norm=threat.norm, steps=steps, loss=loss)
 
 
 def _needs(threat: Threat, least: int, name: str) -> None:

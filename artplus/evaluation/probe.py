@@ -271,8 +271,12 @@ def _climbs(attack: Attack) -> bool:
 
 
 def _one_run(attack: Attack) -> Attack:
-    """Auto-PGD without the restarts and targets that only survivors see, so not a whole batch."""
-    return replace(attack, restarts=1, targets=1) if isinstance(attack, APGD) else attack
+    """Auto-PGD without what only survivors see, so not a whole batch: restarts, targets, the rest
+    of a run that fooled ones have left.
+    """
+    if not isinstance(attack, APGD):
+        return attack
+    return replace(attack, restarts=1, targets=1, until_fooled=False)
 
 
 def _rows(eps: Budget, index: Tensor, x: Inputs) -> Budget:

@@ -62,7 +62,15 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
         lambda eps, norm: FAB(eps=eps, norm=norm, steps=4, targets=2, restarts=2),
         (np.inf, 2, 1),
     ),
-    "square": (lambda eps, norm: Square(eps=eps, norm=norm, queries=20), (np.inf, 2)),
+    "apgd-leaving": (
+        lambda eps, norm: APGD(eps=eps, norm=norm, steps=20, loss="dlr", until_fooled=True),
+        (np.inf, 2, 1),
+    ),
+    "apgd-draws": (
+        lambda eps, norm: APGD(eps=eps, norm=norm, steps=4, loss="ce", draws=3),
+        (np.inf, 2, 1),
+    ),
+    "square": (lambda eps, norm: Square(eps=eps, norm=norm, queries=20), (np.inf, 2, 1)),
     "worst": (
         lambda eps, norm: WorstOf([fgm(eps, norm=norm), PGD(eps=eps, norm=norm, steps=2)]),
         (np.inf, 2),

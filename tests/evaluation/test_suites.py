@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,13 @@ from artplus.model import LossModel
 IMAGES = Threat(eps=0.1, classes=10, shape=(3, 32, 32))
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "demo"])
+def shortened(attack: Attack) -> Attack:
+    """The same with a few steps or queries, since this test does not need a strong one."""
+    key = "queries" if isinstance(attack, Square) else "steps"
+    return replace(attack, **{key: min(getattr(attack, key), 12)})
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "plus", "rand", "demo"])
 @pytest.mark.parametrize(
     "threat",
     [
@@ -52,11 +59,7 @@ def test_every_suite_runs_on_every_threat(name: str, threat: Threat) -> None:
     for attack in suite.values():
         assert isinstance(attack, Attack)
         assert (attack.eps, attack.norm) == (threat.eps, threat.norm)
-    short = {
-        key: value
-        for key, value in suite.items()
-        if not isinstance(value, Square) or name == "quick"
-    }
+    short = {key: shortened(value) for key, value in suite.items()}
     report = judge(model, x, y, short, progress=False)
     assert [result.broken for result in report.attacks] == [None] * len(short)
 
@@ -65,29 +68,83 @@ def test_standard_suite_has_the_published_settings() -> None:
     """AutoAttack's four attacks in its order, at its numbers of steps, targets and queries."""
     suite = make_suite("standard", IMAGES)
     assert suite == {
-        "apgd_ce": APGD(eps=0.1, steps=100, loss="ce"),
-        "apgd_t": APGD(eps=0.1, steps=100, loss="targeted_dlr", targets=9),
+        "apgd_ce": ensemble("ce"),
+        "apgd_t": ensemble("targeted_dlr", targets=9),
         "fab_t": FAB(eps=0.1, steps=100, restarts=1, targets=9),
-        "square": Square(eps=0.1, queries=5000),
+        "square": Square(eps=0.1, queries=5000, rescale=False),
     }
     assert list(suite) == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    one = {"eps": 5.0, "norm": 1.0}
     sparse = make_suite("standard", Threat(5.0, 1.0, classes=10, shape=(3, 32, 32)))
     assert sparse == {
-        "apgd_ce": APGD(eps=5.0, norm=1.0, restarts=5, loss="ce"),
-        "apgd_t": APGD(eps=5.0, norm=1.0, loss="targeted_dlr", targets=5),
-        "fab_t": FAB(eps=5.0, norm=1.0),
+        "apgd_ce": ensemble("ce", restarts=5, **one),
+        "apgd_t": ensemble("targeted_dlr", targets=5, **one),
+        "fab_t": FAB(**one),
+        "square": Square(**one, queries=5000, rescale=False),
     }
+
+
+def ensemble(loss: str, **settings) -> APGD:
+    """Auto-PGD with 100 steps, as AutoAttack has it in every suite."""
+    return APGD(**{"eps": 0.1, "steps": 100, "until_fooled": True, "loss": loss} | settings)
+
+
+def test_plus_suite_has_the_published_settings() -> None:
+    """Untargeted with five restarts, then targeted, in the authors' order."""
+    suite = make_suite("plus", IMAGES)
+    assert suite == {
+        "apgd_ce": ensemble("ce", restarts=5),
+        "apgd_dlr": ensemble("dlr", restarts=5),
+        "fab": FAB(eps=0.1, steps=100, restarts=5, targets=None),
+        "square": Square(eps=0.1, queries=5000, rescale=False),
+        "apgd_t": ensemble("targeted_dlr", targets=9),
+        "fab_t": FAB(eps=0.1, steps=100, restarts=1, targets=9),
+    }
+    assert list(suite) == ["apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"]
+    two = make_suite("plus", Threat(0.1, classes=2))
+    assert list(two) == ["apgd_ce", "apgd_margin", "fab", "square"]
+    assert two["apgd_margin"] == ensemble("margin", restarts=5)
+
+
+def test_rand_suite_has_the_published_settings() -> None:
+    """Two attacks, one restart, gradients of twenty passes."""
+    suite = make_suite("rand", IMAGES)
+    assert suite == {"apgd_ce": ensemble("ce", draws=20), "apgd_dlr": ensemble("dlr", draws=20)}
+    assert list(suite) == ["apgd_ce", "apgd_dlr"]
+    assert make_suite("rand", Threat(0.1)) == {"apgd": APGD(eps=0.1, draws=20)}
+    assert list(make_suite("rand", Threat(0.1, classes=2))) == ["apgd_ce", "apgd_margin"]
+
+
+def test_quick_suite_is_every_attack_of_standard_at_an_eighth_of_its_passes() -> None:
+    """Counted from the settings: steps by targets, and queries."""
+    quick, standard = (make_suite(name, IMAGES) for name in ("quick", "standard"))
+    assert list(quick) == list(standard)
+    work = {
+        "apgd_ce": lambda attack: attack.steps,
+        "apgd_t": lambda attack: attack.steps * attack.targets,
+        "fab_t": lambda attack: attack.steps * attack.targets,
+        "square": lambda attack: attack.queries,
+    }
+    for name, count in work.items():
+        assert count(quick[name]) <= count(standard[name]) / 5
+    in_all = [
+        sum(count(suite[name]) for name, count in work.items()) for suite in (quick, standard)
+    ]
+    assert in_all[0] <= in_all[1] / 8
 
 
 def test_suites_adapt_to_the_model() -> None:
     """Two classes have no third logit, a regression no classes, L1 and L2 rows no squares."""
-    assert list(make_suite("quick", Threat(0.1, classes=2))) == ["apgd_ce", "apgd_margin", "square"]
+    assert list(make_suite("quick", Threat(0.1, classes=2))) == [
+        "apgd_ce", "apgd_margin", "fab_t", "square",
+    ]  # fmt: skip
     assert list(make_suite("quick", Threat(0.1))) == ["apgd", "pgd"]
     assert make_suite("quick", Threat(0.1))["apgd"].loss is None
     two = make_suite("standard", Threat(0.1, classes=2))
     assert list(two) == ["apgd_ce", "apgd_margin", "fab_t", "square"]
     assert list(make_suite("standard", Threat(0.1))) == ["apgd", "pgd"]
-    assert "square" not in make_suite("demo", Threat(0.1, 1.0, classes=10))
+    assert "square" not in make_suite("demo", Threat(0.1, 1.0, classes=10, shape=(20,)))
+    assert "square" in make_suite("demo", Threat(0.1, 1.0, classes=10, shape=(3, 8, 8)))
     assert "square" not in make_suite("demo", Threat(0.1, 2.0, classes=10, shape=(20,)))
     assert "square" in make_suite("demo", Threat(0.1, 2.0, classes=10))
     assert list(make_suite("demo", IMAGES)) == ["fgsm", "pgd", "apgd", "square"]
@@ -114,13 +171,12 @@ def test_named_attacks_refuse_what_they_cannot_attack() -> None:
         ("square", Threat(0.1), "a regression"),
         ("fab", Threat(0.1), "'fab' needs at least 2 classes, the model has a regression"),
         ("fab_t", Threat(0.1), "a regression"),
-        ("square", Threat(0.1, 1.0, classes=3), "norm numpy.inf and 2"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             make_attack(name, threat)
     with pytest.raises(UnknownNameError, match="Did you mean 'apgd'"):
         make_attack("apdg", IMAGES)
-    with pytest.raises(UnknownNameError, match="Known: demo, quick, standard"):
+    with pytest.raises(UnknownNameError, match="Known: demo, plus, quick, rand, standard"):
         make_suite("autoattack", IMAGES)
 
 

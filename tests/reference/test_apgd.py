@@ -14,7 +14,7 @@ from art.utils import random_sphere
 from torch import Tensor, nn
 
 from artplus.attacks import APGD
-from artplus.attacks.apgd import _checkpoints
+from artplus.attacks._ascent import checkpoints
 from artplus.bridge.attacks import translate
 from artplus.bridge.estimator import view
 from artplus.criterion import criterion
@@ -179,7 +179,7 @@ def test_checkpoints_are_the_papers() -> None:
     """The percentages in the code are the recursion of the paper, for any number of steps."""
     for steps in (1, 2, 7, 10, 50, 99, 100, 137):
         w = sorted(set(paper_checkpoints(steps)))
-        assert _checkpoints(steps) == {b: b - a for a, b in zip(w, w[1:], strict=False)}
+        assert checkpoints(steps) == {b: b - a for a, b in zip(w, w[1:], strict=False)}
 
 
 @pytest.mark.parametrize("norm", [np.inf, 2])
@@ -335,6 +335,7 @@ def test_on_a_regression_apgd_raises_the_models_own_loss() -> None:
         ({"rho": 1.0}, "rho must be a number in"),
         ({"restarts": 2, "random_start": False}, "would repeat the same run"),
         ({"steps": 0}, "steps must be a whole number >= 1"),
+        ({"draws": 0}, "draws must be a whole number >= 1"),
         ({"step_size": -1.0}, "eps must be|>= 0"),
     ],
 )
@@ -365,3 +366,134 @@ def test_later_restarts_run_on_the_survivors_only(net, batch) -> None:
     )
     assert sizes == [N] * 5 + [int((~fooled).sum())] * 5
     assert torch.equal(one[fooled], two[fooled])
+
+
+@pytest.mark.parametrize("norm", [np.inf, 2, 1])
+@pytest.mark.parametrize("loss", ["ce", "targeted_dlr"])
+def test_leaving_fooled_examples_fools_the_same(net, norm: float, loss) -> None:
+    """The others' paths do not depend on who is in the batch; whoever left comes back fooled."""
+    x = torch.rand(40, *SHAPE, dtype=torch.float64)
+    net = net.double()
+    y, model = net(x).argmax(1), LossModel(net)
+    eps = {np.inf: 0.04, 2: 0.2, 1: 0.6}[norm]
+    start = (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
+    attack = APGD(eps=eps, norm=norm, steps=25, loss=loss, targets=1)
+    whole, left = (
+        a(model, x, y, space=BOX, start=start) for a in (attack, replace(attack, until_fooled=True))
+    )
+    fooled = model.wrong(net(whole), y)
+    assert 5 < fooled.sum() < 35
+    assert torch.equal(model.wrong(net(left), y), fooled)
+    torch.testing.assert_close(left[~fooled], whole[~fooled], atol=1e-9, rtol=0)
+
+
+def test_fooled_examples_leave_within_eight_steps(net) -> None:
+    """The passes shrink; a run ends when all are gone, restarts and all; masks stay with theirs."""
+    x = torch.rand(30, *SHAPE)
+    y, sizes = net(x).argmax(1), []
+    mask = (torch.rand(30, *SHAPE) < 0.8).float()
+    space = InputSpace(0.0, 1.0, mask)
+
+    def counting(z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return net(z)
+
+    model = LossModel(net, forward=counting)
+    for eps in (0.06, 0.9):
+        sizes.clear()
+        attack = APGD(eps=eps, steps=30, restarts=2, loss="dlr", until_fooled=True)
+        x_adv = attack(model, x, y, space=space)
+        standing = int((net(x_adv).argmax(1) == y).sum())
+        assert sizes[0] == 30 and sizes == sorted(sizes, reverse=True)
+        assert torch.equal(x_adv * (1 - mask), x * (1 - mask))
+        if eps == 0.06:
+            assert 0 < standing < 20 and standing <= sizes[-1] < 30 and len(sizes) == 62
+        else:
+            assert standing == 0 and len(sizes) < 20
+    sizes.clear()
+    everything = APGD(eps=0.9, steps=30, until_fooled=True)
+    everything(model, x, y, inner=lambda m, x, y: lambda z: m.loss(m(z), y))
+    assert sizes == [30] * 31, "an inner loss fools nobody, so nobody leaves"
+
+
+class Noisy(nn.Module):
+    """A classifier that is random in evaluation mode: its input is multiplied by noise."""
+
+    def __init__(self, net: nn.Module, generator: torch.Generator) -> None:
+        super().__init__()
+        self.net, self.generator = net, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.rand(x.shape, generator=self.generator, dtype=x.dtype)
+        return self.net(x * (1 + noise))
+
+
+def paper_expectation(net, x, y, start, eps, steps, draws, generator) -> Tensor:
+    """Plain APGD on one example whose loss and gradient are means over draws of the noise."""
+
+    def loss(z: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=z.dtype)
+        for _ in range(draws):
+            noise = torch.rand((1, *z.shape), generator=generator, dtype=z.dtype)
+            total = total + nn.functional.cross_entropy(net(z[None] * (1 + noise)), y)
+        return total / draws
+
+    return paper_apgd(loss, x, start, eps, steps, np.inf)[0]
+
+
+def test_draws_are_the_expectation_over_transformation(net) -> None:
+    """Each look is the mean of so many passes with noise of their own, as the paper asks."""
+    net = net.double()
+    x = torch.rand(1, *SHAPE, dtype=torch.float64)
+    y, start = net(x).argmax(1), (x + 0.01).clamp(0, 1)
+    draw = torch.Generator()
+    model = LossModel(Noisy(net, draw))
+    for draws in (1, 5):
+        draw.manual_seed(0)
+        found = APGD(eps=0.1, steps=20, draws=draws)(
+            model, x, y, space=BOX, start=start,
+            inner=lambda m, x, y: lambda z: m.loss(m(z), y),
+        )  # fmt: skip
+        draw.manual_seed(0)
+        expected = paper_expectation(net, x[0], y, start[0], 0.1, 20, draws, draw)
+        torch.testing.assert_close(found[0], expected, atol=1e-9, rtol=0)
+
+
+def test_the_mean_of_draws_climbs_what_single_draws_cannot() -> None:
+    """Noise of either sign hides the slope of one pass; the mean of many finds the way."""
+
+    class Signs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sign = torch.where(torch.rand(len(x)) < 0.6, 1.0, -1.0)
+            lead = 1.0 - (sign[:, None] * x).sum(1) * 0.5
+            return torch.stack([lead, torch.zeros_like(lead), lead - 5], 1)
+
+    model, x, y = LossModel(Signs()), torch.zeros(200, 3), torch.zeros(200, dtype=torch.long)
+    moved = {
+        draws: APGD(eps=1.0, steps=20, loss="ce", draws=draws, random_start=False)(model, x, y)
+        for draws in (1, 40)
+    }
+    right = {draws: float((z.sum(1) > 2.5).double().mean()) for draws, z in moved.items()}
+    assert right[40] > 0.8 and right[40] > right[1] + 0.1
+
+
+def test_fooled_is_what_most_draws_say() -> None:
+    """One mistake among many draws is luck of the draw: it neither ends a run nor is returned."""
+
+    class Coin(nn.Module):
+        def __init__(self, odds: float) -> None:
+            super().__init__()
+            self.odds, self.sizes = odds, []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.sizes.append(len(x))
+            wrong = torch.rand(len(x)) < self.odds
+            lead = torch.where(wrong, -1.0, 1.0) + 0.0 * x.sum(1)
+            return torch.stack([lead, -lead, -lead - 1], 1)
+
+    x, y = torch.rand(50, 4), torch.zeros(50, dtype=torch.long)
+    for odds, left in ((0.1, 50), (0.9, 0)):
+        coin = Coin(odds)
+        APGD(eps=0.1, steps=9, loss="ce", draws=25, until_fooled=True)(LossModel(coin), x, y)
+        assert coin.sizes[0] == 50 and coin.sizes[-1] >= left
+        assert (len(coin.sizes) == 250) == (odds == 0.1)

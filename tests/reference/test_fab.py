@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -227,10 +228,30 @@ def test_later_runs_are_on_the_standing_only(net, batch) -> None:
     assert 0 < left < N
     sizes.clear()
     FAB(eps=eps, steps=3, targets=2, search=0)(model, x, y, space=BOX)
-    assert sizes == [N] * 7 + [left] * 6
+    # The clean pass, then two a step: who fell is gone after steps 1 and 2, and from the next run.
+    assert sizes[:3] == [N] * 3 and sizes == sorted(sizes, reverse=True)
+    assert sizes[6] <= sizes[2] and sizes[7:] and max(sizes[7:]) <= left < N
     sizes.clear()
     FAB(eps=eps, steps=3, targets=2, search=0).minimum(model, x, y, space=BOX)
     assert sizes == [N] * 13
+
+
+@every_norm
+@pytest.mark.parametrize("targets", [2, None])
+def test_leaving_changes_no_other_examples_path(net, batch, norm: float, targets) -> None:
+    """Those within the radius are what the minimum says; the rest end where they would have."""
+    x, y = batch
+    space = InputSpace(0.0, 1.0, (torch.rand(N, D) < 0.9).double())
+    model, attack = LossModel(net), FAB(eps=1.0, norm=norm, steps=30, targets=targets, search=0)
+    found, distance = attack.minimum(model, x, y, space=space)
+    eps = float(distance.median()) * 1.001
+    x_adv = replace(attack, eps=eps)(model, x, y, space=space)
+    inside = distance <= eps
+    assert 0 < inside.sum() < N
+    assert torch.equal(model.wrong(net(x_adv), y), inside)
+    far = (distance < math.inf) & ~inside
+    pulled = geometry(norm).retraction(x, eps, space)(found)
+    torch.testing.assert_close(x_adv[far], pulled[far], atol=1e-8, rtol=0)
 
 
 @every_norm

@@ -1,0 +1,156 @@
+"""What Square tries at a query: corners of the L∞ ball, or a length moved about in L2 and L1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from artplus.attacks import _l1_ball
+from artplus.attacks._base import column, take
+from artplus.attacks._patterns import Canvas, Draw
+from artplus.geometry import Eps, clip, geometry
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Candidates of one query.
+
+    Attributes:
+        z: ``(batch, *input)``.
+        undo: ``rose -> best``: the candidates where they rose, else what was best before.
+        changed: Which candidates differ from it, ``(batch,)``; ``None`` if practically all do.
+    """
+
+    z: Tensor
+    undo: Callable[[Tensor], Tensor]
+    changed: Tensor | None = None
+
+
+class Search(Protocol):
+    """How a norm is searched, for the examples it holds."""
+
+    def first(self, generator: Draw) -> Tensor:
+        """Where the search begins."""
+        ...
+
+    def inside(self, z: Tensor) -> Tensor:
+        """``z`` back in the ball and the space."""
+        ...
+
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+        """Candidates that change about ``share`` of the pixels; takes ``best`` over."""
+        ...
+
+    def take(self, rows: Tensor) -> Search:
+        """The search of the examples ``rows``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Corners:
+    """L∞: every feature at its least or greatest, but for a start of the user's.
+
+    Attributes:
+        canvas: What inputs look like.
+        low: The least that each feature may be, ``(batch, *input)``.
+        high: The greatest.
+    """
+
+    canvas: Canvas
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def around(cls, x: Tensor, eps: Eps, space: InputSpace) -> Corners:
+        """The ball of radius ``eps`` around ``x``, inside the space."""
+        reach = space.restrict(torch.as_tensor(eps).to(x).expand_as(x))
+        return cls(Canvas.of(x, tiled=False), clip(x - reach, space), clip(x + reach, space))
+
+    def first(self, generator: Draw) -> Tensor:
+        return torch.where(self.canvas.stripes(self.low, generator) > 0, self.high, self.low)
+
+    def inside(self, z: Tensor) -> Tensor:
+        return torch.clamp(z, self.low, self.high)
+
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+        # A window is all that changes, so it is written into the best and, where it does not pay,
+        # written back: no pass over whole images.
+        n, canvas, side = len(best), self.canvas, self.canvas.side(share)
+        places = canvas.places(canvas.corners(n, side, best, generator), side)
+        up = torch.randint(2, (n, canvas.channels, 1), generator=generator, device=best.device) > 0
+        up, places = up.expand_as(places).flatten(1), places.flatten(1)
+        flat = best.flatten(1)
+        old = flat.gather(1, places)
+        low, high = self.low.flatten(1), self.high.flatten(1)
+        new = torch.where(up, high.gather(1, places), low.gather(1, places))
+        flat.scatter_(1, places, new)
+
+        def undo(rose: Tensor) -> Tensor:
+            flat.scatter_(1, places, torch.where(rose[:, None], new, old))
+            return flat.view_as(best)
+
+        return Trial(flat.view_as(best), undo, (new != old).any(1))
+
+    def take(self, rows: Tensor) -> Corners:
+        return Corners(self.canvas, self.low[rows], self.high[rows])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """L2 and L1: the radius spread over windows.
+
+    Attributes:
+        canvas: What inputs look like.
+        order: 2 or 1.
+        x: Centres, ``(batch, *input)``.
+        eps: Radius.
+        space: Bounds and mask.
+    """
+
+    canvas: Canvas
+    order: float
+    x: Tensor
+    eps: Eps
+    space: InputSpace
+
+    def first(self, generator: Draw) -> Tensor:
+        return self._filled(self.canvas.tiles(self.x, self.order, generator))
+
+    def inside(self, z: Tensor) -> Tensor:
+        delta = self.space.restrict(z - self.x)
+        if self.order == 1:
+            return _l1_ball.projection(self.x, self.eps, self.space)(self.x + delta)
+        return geometry(self.order).retraction(self.x, self.eps, self.space)(self.x + delta)
+
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+        moved = self.canvas.moved(best - self.x, self.eps, share, self.order, generator)
+        z = self._filled(moved)
+        return Trial(z, lambda rose: torch.where(column(rose, z), z, best))
+
+    def _filled(self, delta: Tensor) -> Tensor:
+        """With the whole radius in use; clipping to the box only shortens it."""
+        if self.order == 1:
+            return self.inside(self.x + delta)
+        delta = self.space.restrict(delta)
+        length = geometry(self.order).length(delta).clamp_min(torch.finfo(delta.dtype).tiny)
+        return clip(self.x + delta * (self.eps / column(length, delta)), self.space)
+
+    def take(self, rows: Tensor) -> Spread:
+        space = replace(self.space, mask=take(self.space.mask, rows, self.x))
+        return replace(self, x=self.x[rows], eps=take(self.eps, rows, self.x), space=space)
+
+
+def search(x: Tensor, eps: Eps, space: InputSpace, order: float) -> Search:
+    """The search of a norm around ``x``.
+
+    Raises:
+        ConfigurationError: for inputs that are no images, or in L∞ no signals or rows either.
+    """
+    if order == torch.inf:
+        return Corners.around(x, eps, space)
+    return Spread(Canvas.of(x, tiled=True), order, x, eps, space)

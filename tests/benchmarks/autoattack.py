@@ -1,0 +1,301 @@
+"""The suites on MNIST, side by side with the authors' AutoAttack and with ART's.
+
+    python -m tests.benchmarks.autoattack --data ../shared/data --output autoattack.json
+
+For each model and norm: ``standard`` and the authors' AutoAttack (the package ``pyautoattack``;
+left out where that is not installed) at the same settings, batch size and number of threads, in
+turn on chunks of one batch, so that whatever else the machine does hits both alike; then
+``quick``; then ``standard`` and ART's ``AutoAttack`` at ART's defaults, in turn, on fewer images,
+since that takes long. Times are seconds of the processor, of this process alone.
+
+Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
+goes on where it was. Several runs on different ``--models`` need outputs of their own, which
+``--merge`` puts together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import artplus
+from artplus.attacks import PGD
+from tests.benchmarks.nets import mnist_net
+
+NORMS = {"inf": np.inf, "2": 2.0}
+BATCH, RATE = 128, 5e-3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be attacked: how to get it, and the radius in each norm."""
+
+    build: Callable[[argparse.Namespace], nn.Module]
+    radii: dict[str, float]
+
+
+def images(data: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """MNIST in [0, 1], one channel."""
+    with np.load(data / "mnist.npz") as found:
+        x = (found[f"x_{split}"] / 255).astype(np.float32)[:, None]
+        return x, found[f"y_{split}"].astype(np.int64)
+
+
+def triangle(optimizer: Any, steps: int) -> Any:
+    """A learning rate that rises and falls once."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, anneal_strategy="linear", cycle_momentum=False
+    )
+
+
+def trained(name: str, objective: str, attack: PGD, epochs: int) -> Callable[..., nn.Module]:
+    """Trains the network of Wong and Kolter, or loads what an earlier run trained."""
+
+    def build(options: argparse.Namespace) -> nn.Module:
+        folder = options.output.with_suffix("")
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        net, file = mnist_net(), folder / f"{name}.pt"
+        if not file.exists():
+            x, y = images(options.data, "train")
+            artplus.fit(
+                net, (x, y), torch.optim.Adam(net.parameters(), RATE), objective=objective,
+                attack=attack, batch_size=BATCH, epochs=epochs, scheduler=triangle, seed=0,
+                bounds=(0.0, 1.0),
+            )  # fmt: skip
+            torch.save({"weights": net.state_dict()}, file)
+        net.load_state_dict(torch.load(file, weights_only=True)["weights"])
+        return net
+
+    return build
+
+
+def certified(options: argparse.Namespace) -> nn.Module:
+    """The network that Wong and Kolter made provably robust at 0.1."""
+    net = mnist_net()
+    with np.load(options.data / "models" / "wk_mnist_eps0.1.npz") as weights:
+        net.load_state_dict({name: torch.from_numpy(weights[name]) for name in weights.files})
+    return net
+
+
+SUBJECTS = {
+    "standard": Subject(
+        trained("standard", "at", PGD(eps=0.0, steps=1), 3), {"inf": 0.3, "2": 1.5}
+    ),
+    "linf": Subject(trained("linf", "at", PGD(eps=0.3, steps=7), 8), {"inf": 0.3, "2": 1.5}),
+    "l2": Subject(trained("l2", "at", PGD(eps=2.0, norm=2, steps=5), 5), {"inf": 0.3, "2": 2.0}),
+    "certified": Subject(certified, {"inf": 0.1, "2": 1.5}),
+}
+
+Run = Callable[[Tensor, Tensor], np.ndarray]
+"""Which of the examples are still right, ``(n,)`` booleans."""
+
+
+def suite(net: nn.Module, name: str, eps: float, norm: float, batch: int) -> Run:
+    """One of our suites, called as a user would."""
+
+    def run(x: Tensor, y: Tensor) -> np.ndarray:
+        report = artplus.evaluate(
+            net, x, y, attacks=name, eps=eps, norm=norm, clip_values=(0.0, 1.0), batch_size=batch,
+            checks=False, progress=False, seed=0,
+        )  # fmt: skip
+        broken = [result.name for result in report.attacks if result.broken]
+        if broken:
+            raise RuntimeError(f"broken: {broken}")
+        return np.asarray(report.correct_robust)
+
+    return run
+
+
+def authors(net: nn.Module, eps: float, norm: float, batch: int) -> Run | None:
+    """The authors' standard AutoAttack; ``None`` where it is not installed."""
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError:
+        return None
+    kind = {np.inf: "Linf", 2.0: "L2"}[norm]
+
+    def run(x: Tensor, y: Tensor) -> np.ndarray:
+        attack = AutoAttack(net, norm=kind, eps=eps, seed=0, version="standard")
+        x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
+        return right(net, x, x_adv, y, eps, norm)
+
+    return run
+
+
+def arts(net: nn.Module, eps: float, norm: float, batch: int) -> Run:
+    """ART's AutoAttack as it comes: four attacks, five restarts, untargeted."""
+    from art.attacks.evasion import AutoAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier = PyTorchClassifier(
+        net, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0)
+    )
+
+    def run(x: Tensor, y: Tensor) -> np.ndarray:
+        np.random.seed(0)
+        attack = AutoAttack(classifier, norm=norm, eps=eps, batch_size=batch)
+        x_adv = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+        return right(net, x, x_adv, y, eps, norm)
+
+    return run
+
+
+def right(
+    net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, eps: float, norm: float
+) -> np.ndarray:
+    """Which examples are right at ``x``, and at ``x_adv`` too or ``x_adv`` is out of the ball."""
+    length = torch.linalg.vector_norm((x_adv - x).flatten(1).double(), norm, dim=1)
+    inside = (length <= eps * (1 + 1e-4)) & (x_adv >= 0).flatten(1).all(1)
+    inside &= (x_adv <= 1).flatten(1).all(1)
+    with torch.no_grad():
+        fooled = inside & (net(x_adv).argmax(1) != y)
+        return ((net(x).argmax(1) == y) & ~fooled).numpy()
+
+
+class Ledger:
+    """Chunks done so far, in the output file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def chunks(self, key: str, part: str) -> list[dict[str, Any]]:
+        """Of a model and norm, those of one part."""
+        return self.rows.setdefault(key, {}).setdefault(part, [])
+
+    def save(self) -> None:
+        """Written beside and moved, so that a stop leaves the old file or the new."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._file.with_suffix(".tmp")
+        beside.write_text(json.dumps(self.rows))
+        os.replace(beside, self._file)
+
+
+def side_by_side(
+    ledger: Ledger, key: str, part: str, runs: dict[str, Run], x: Tensor, y: Tensor, size: int
+) -> None:
+    """Each chunk by every run, the first one in turn; chunks that are in the ledger are not run."""
+    done = ledger.chunks(key, part)
+    names = list(runs)
+    for number, start in enumerate(range(0, len(x), size)):
+        if number < len(done):
+            continue
+        rows = slice(start, start + size)
+        chunk: dict[str, Any] = {}
+        for name in names if number % 2 == 0 else names[::-1]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            stood = runs[name](x[rows], y[rows])
+            chunk[name] = {
+                "cpu": time.process_time() - cpu,
+                "wall": time.perf_counter() - wall,
+                "stood": stood.astype(int).tolist(),
+            }
+        done.append(chunk)
+        ledger.save()
+        seconds = ", ".join(f"{n} {chunk[n]['cpu']:.0f} s" for n in names)
+        sys.stderr.write(f"{time.strftime('%H:%M')} {key} {part} {start}: {seconds}\n")
+
+
+def joined(chunks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, float]:
+    """Who stood, and processor seconds in all."""
+    stood = np.concatenate([np.asarray(chunk[name]["stood"]) for chunk in chunks]).astype(bool)
+    return stood, sum(chunk[name]["cpu"] for chunk in chunks)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """What was found, a line for each model, norm and comparison."""
+    lines = []
+    for key, parts in rows.items():
+        for part, other in (("authors", "authors"), ("authors", "quick"), ("art", "ART")):
+            chunks, others = parts.get(part), parts.get("quick" if other == "quick" else part)
+            if not chunks or not others or other not in others[0] or len(chunks) != len(others):
+                continue
+            (a, mine), (b, theirs) = joined(chunks, "standard"), joined(others, other)
+            lines.append(
+                f"{key:18} n={len(a):4} clean {parts['clean']:5.1%}  "
+                f"standard {a.mean():5.1%} in {mine:5.0f} s  "
+                f"{other:7} {b.mean():5.1%} in {theirs:5.0f} s  "
+                f"standard less {other} {100 * (a.mean() - b.mean()):+5.2f} points "
+                f"(fooled by {other} alone {int((a & ~b).sum())}, by standard alone "
+                f"{int((b & ~a).sum())})  time {other} / standard {theirs / mine:5.2f}"
+            )
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All that the output file does not hold yet."""
+    ledger = Ledger(options.output)
+    x_test, y_test = images(options.data, "test")
+    x, y = torch.from_numpy(x_test[: options.n]), torch.from_numpy(y_test[: options.n])
+    for name in options.models:
+        net = SUBJECTS[name].build(options).eval()
+        for order in options.norms:
+            eps, norm, key = SUBJECTS[name].radii[order], NORMS[order], f"{name} l{order}"
+            key = f"{key} {eps:g}"
+            with torch.no_grad():
+                clean = float((net(x).argmax(1) == y).double().mean())
+            ledger.rows.setdefault(key, {})["clean"] = clean
+            batch = options.batch_size
+            standard = suite(net, "standard", eps, norm, batch)
+            if "authors" in options.parts:
+                runs = {"standard": standard}
+                if peer := authors(net, eps, norm, batch):
+                    runs["authors"] = peer
+                side_by_side(ledger, key, "authors", runs, x, y, batch)
+            if "quick" in options.parts:
+                runs = {"quick": suite(net, "quick", eps, norm, batch)}
+                side_by_side(ledger, key, "quick", runs, x, y, batch)
+            if "art" in options.parts:
+                few = slice(0, options.art_n)
+                both = {"standard": standard, "ART": arts(net, eps, norm, batch)}
+                side_by_side(ledger, key, "art", both, x[few], y[few], options.art_n)
+
+
+def main() -> None:
+    """Measure, or put outputs together, and print the table."""
+    default = Path(os.environ.get("ARTPLUS_DATA", "../shared/data"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=default, help="folder with mnist.npz")
+    parser.add_argument("--output", type=Path, default=Path("autoattack.json"))
+    parser.add_argument("--models", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
+    parser.add_argument("--norms", nargs="*", choices=list(NORMS), default=list(NORMS))
+    parser.add_argument(
+        "--parts", nargs="*", choices=["authors", "quick", "art"],
+        default=["authors", "quick", "art"], help="what standard is held against",
+    )  # fmt: skip
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--art-n", type=int, default=100, help="images for ART")
+    parser.add_argument("--batch-size", type=int, default=250, help="the authors' default")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--merge", type=Path, nargs="*", help="outputs to put into this one")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    if options.merge is None:
+        measure(options)
+    else:
+        ledger = Ledger(options.output)
+        for file in options.merge:
+            for key, parts in Ledger(file).rows.items():
+                ledger.rows.setdefault(key, {}).update(parts)
+        ledger.save()
+    sys.stdout.write(table(Ledger(options.output).rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
