@@ -65,8 +65,9 @@ def quickstart():
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.stem)
-def test_page_runs(page, quickstart):
-    """The blocks of a page run one after the other."""
+def test_page_runs(page, quickstart, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other; what they write stays out of the way."""
+    monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"} | ({} if page.stem == "quickstart" else quickstart)
     for number, block in enumerate(blocks(page), 1):
         code = compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from artplus.errors import DataError
 from artplus.evaluation import judge
 from artplus.evaluation.provenance import data_hash
 from artplus.model import LossModel
+from tests.benchmarks.memory import watched, work, write
 from tests.toys import arrays, classifier, net
 
 VARIES = {"date", "attacks", "examples"}
@@ -85,3 +87,17 @@ def test_the_digest_is_that_of_the_whole(monkeypatch):
     for size in (1, 13, 10**6):
         monkeypatch.setattr(mapped, "CHUNK", size)
         assert data_hash(x, y) == digest.hexdigest()[:16]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_an_example_takes_a_few_bytes(tmp_path):
+    """Judging 300,000 examples of a map holds less than 100 bytes for each more than 50,000 do."""
+    write(tmp_path, 300_000, 4)
+    x, y = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "xy")
+    work("evaluation", x[:5000], y[:5000], 1000)
+    peaks = []
+    for n in (50_000, 300_000):
+        with watched() as gauge:
+            work("evaluation", x[:n], y[:n], 1000)
+        peaks.append(gauge.growth)
+    assert peaks[1] - peaks[0] < 100 * 250_000
