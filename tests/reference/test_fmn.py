@@ -56,7 +56,7 @@ def written_out(net: nn.Module, x: Tensor, label: int, norm: float, steps: int) 
             delta = delta.clamp(-eps, eps)
         elif float(delta.norm()) > eps:
             delta = delta * eps / delta.norm()
-    if float(logit_gap(net, x + delta, label)) < 0:
+    if logit_gap(net, x + delta, label).item() < 0:
         best = min(best, float(torch.linalg.vector_norm(delta, norm)))
     return best
 
@@ -141,6 +141,7 @@ def test_refusals(net: nn.Module) -> None:
         FMN(eps=0.1)(LossModel(net, criterion(nn.MSELoss())), x, y)
     with pytest.raises(ConfigurationError, match="same for every feature"):
         FMN(eps=torch.full((2, 10), 0.1))(LossModel(net), x, y)
+    assert FMN(eps=0.1).climbs_own
     with pytest.raises(ConfigurationError, match="gamma must lie in"):
         FMN(eps=0.1, gamma=0.0)
     with pytest.raises(ConfigurationError, match="step_size"):

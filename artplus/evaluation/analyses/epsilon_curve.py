@@ -148,7 +148,7 @@ class EpsilonCurve:
             notes.append(
                 f"At the largest radius, {wording.radius(radii[-1])}, "
                 f"{wording.percent(last)} still stand: a larger one, or a better attack, is "
-                "missing, or the model hides its gradients."
+                "missing, or the model hides its gradients, or it gives one answer whatever comes."
             )
         return Section(
             name="epsilon_curve",

@@ -13,7 +13,7 @@ from torch import nn
 from artplus.attacks import PGD, Square
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
-from artplus.evaluation import wilson
+from artplus.evaluation import judge, wilson
 from artplus.evaluation.analyses import EpsilonCurve
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -222,3 +222,31 @@ def test_unbounded_inputs_have_a_curve_too() -> None:
     found = section(net, x, labelled(net, x), EpsilonCurve(), space=InputSpace())
     assert curve(found, "model").y[-1] == 0
     assert BOX.width() == 1.0
+
+
+def test_a_report_of_two_norms_has_no_one_curve() -> None:
+    """Which norm the curve is about cannot be guessed."""
+    net, x = linear(), inside(6)
+    attacks = {"a": PGD(eps=0.1), "b": PGD(eps=0.5, norm=2)}
+    with pytest.raises(ConfigurationError, match="the attacks differ in theirs"):
+        judge(LossModel(net), x, labelled(net, x), attacks, space=BOX, analyses="epsilon_curve")
+
+
+def test_falls_of_several_radii_count_at_their_own() -> None:
+    """Two attacks of different radii: each fall at the smaller of the radii that made it, also
+    where later attacks saw survivors only."""
+    net, x = linear(), inside(60)
+    y, far = labelled(net, x), distances(net, x, math.inf)
+    near, wide = float(np.quantile(far, 0.3)), float(np.quantile(far, 0.7))
+    blind = EpsilonCurve(eps=[near, wide], attacks=[PGD(eps=1e-6, steps=1, step_size=1e-12)])
+    for order in (("near", "wide"), ("wide", "near")):
+        radii = {"near": near, "wide": wide}
+        attacks = {name: PGD(eps=radii[name], steps=20) for name in order}
+        for survivors in (False, True):
+            report = judge(LossModel(net), x, y, attacks, space=BOX, analyses=blind,
+                           only_survivors=survivors, progress=False)  # fmt: skip
+            low, high = curve(report.sections[0], "model").y
+            assert high == report.robust_accuracy == pytest.approx(0.3, abs=0.03)
+            # Survivors of the wide attack are none of the near one's: it tells nothing of them.
+            told = not survivors or order[0] == "near"
+            assert low == (pytest.approx(0.7, abs=0.03) if told else 1.0)
