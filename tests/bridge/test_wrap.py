@@ -244,7 +244,7 @@ def test_a_model_that_is_wrapped_can_be_hardened_at_once():
 
 def test_a_whole_data_set_in_a_map_is_looked_at_and_not_copied(tmp_path):
     """The model sees the first 64 examples, the check all, and memory holds neither."""
-    shape, path = (20_000, 512), tmp_path / "x.npy"
+    shape, path = (60_000, 512), tmp_path / "x.npy"
     x = np.lib.format.open_memmap(path, "w+", np.dtype("f4"), shape)
     x.flush()  # zeros, a sparse file
     seen = []
