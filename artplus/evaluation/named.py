@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from artplus.attacks import APGD, FAB, PGD, Attack, Square, bim, fgm, mim
+from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
 from artplus.attacks._goal import LossName
 from artplus.errors import ConfigurationError
@@ -131,6 +131,13 @@ def _fab_t(threat: Threat) -> Attack:
     """100 steps to the boundaries with each of the 9 likeliest wrong classes."""
     _needs(threat, 2, "fab_t")
     return FAB(eps=threat.eps, norm=threat.norm)
+
+
+@register_attack("fmn")
+def _fmn(threat: Threat) -> Attack:
+    """200 steps to the nearest boundary, one pass each (Pintor et al., 2021)."""
+    _needs(threat, 2, "fmn")
+    return FMN(eps=threat.eps, norm=threat.norm, steps=200)
 
 
 @register_attack("square")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from artplus.attacks import (
     APGD,
     FAB,
+    FMN,
     PGD,
     Attack,
     Average,
@@ -70,6 +71,7 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
         lambda eps, norm: APGD(eps=eps, norm=norm, steps=4, loss="ce", draws=3),
         (np.inf, 2, 1),
     ),
+    "fmn": (lambda eps, norm: FMN(eps=eps, norm=norm, steps=8), (np.inf, 2, 1)),
     "square": (lambda eps, norm: Square(eps=eps, norm=norm, queries=20), (np.inf, 2, 1)),
     "worst": (
         lambda eps, norm: WorstOf([fgm(eps, norm=norm), PGD(eps=eps, norm=norm, steps=2)]),
