@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from artplus import _checks, modes
+from artplus.attacks import _patience
 from artplus.attacks._base import (
     Budget,
     Climb,
@@ -21,7 +24,7 @@ from artplus.attacks._base import (
 )
 from artplus.attacks._found import Found, judge
 from artplus.errors import ConfigurationError
-from artplus.geometry import Geometry, Retraction, clip, geometry
+from artplus.geometry import Eps, Geometry, Retraction, clip, geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -50,6 +53,11 @@ class PGD:
             misclassified one before any other, then by inner loss. (ART keeps the last restart
             that changed the prediction.)
         decay: Momentum factor :math:`\mu` of MIM, 1.0 in the paper; ``None`` is no momentum.
+        patience: An example that is misclassified goes on for so many steps and then leaves the
+            batch, which saves the rest of its passes: the :math:`\tau` of friendly adversarial
+            training [Zhang20]_; 0 is where only the verdict counts. ``None`` goes all the way. A
+            step counts if the example is misclassified before it, as in the authors' code.
+            Classification only.
         targeted: ``y`` holds targets, and the loss towards them is descended.
 
     Raises:
@@ -69,6 +77,8 @@ class PGD:
            attacks", ICLR 2018, https://arxiv.org/abs/1706.06083
         .. [Dong18] Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018,
            https://arxiv.org/abs/1710.06081
+        .. [Zhang20] Zhang et al., "Attacks which do not kill training make adversarial learning
+           stronger", ICML 2020, https://arxiv.org/abs/2002.11242
     """
 
     eps: Budget
@@ -78,10 +88,13 @@ class PGD:
     random_start: bool = True
     restarts: int = 1
     decay: float | None = None
+    patience: int | None = None
     targeted: bool = False
 
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)
+        if self.patience is not None:
+            _checks.count("patience", self.patience, least=0)
         _checks.count("steps", self.steps)
         _checks.count("restarts", self.restarts)
         if self.step_size is not None:
@@ -113,12 +126,8 @@ class PGD:
             if self.step_size is not None
             else (2.5 * eps / self.steps)
         )
-        retract = ball.retraction(x, eps, space)
         with modes.crafting(model.module):
-            climb = (inner or own_loss)(model, x, y)
-
-            def run(first: Tensor) -> Tensor:
-                return self._ascend(climb, first, ball, step_size, retract, space)
+            run = self._run(model, x, y, inner, space, eps, step_size)
 
             def begin() -> Tensor:
                 if not self.random_start:
@@ -128,6 +137,7 @@ class PGD:
             best = run(begin() if start is None else start.detach())
             if self.restarts == 1:
                 return best
+            climb = (inner or own_loss)(model, x, y)
 
             def judged(x_adv: Tensor) -> Found:
                 return judge(model, x_adv, rising, y, targeted=self.targeted)
@@ -140,27 +150,69 @@ class PGD:
                 found = found.better(judged(run(begin())))
         return found.x_adv
 
+    def _run(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        inner: Inner | None,
+        space: InputSpace,
+        eps: Eps,
+        step_size: Eps,
+    ) -> Callable[[Tensor], Tensor]:
+        """From a first iterate to the last."""
+        ball = geometry(self.norm)
+        if self.patience is None:
+            climb, retract = (inner or own_loss)(model, x, y), ball.retraction(x, eps, space)
+            return lambda first: self._ascend(climb, first, ball, step_size, retract, space)
+        view = _patience.view_of(
+            model,
+            x,
+            y,
+            inner=inner,
+            space=space,
+            step_size=step_size,
+            eps=eps,
+            retraction=ball.retraction,
+            targeted=self.targeted,
+        )
+        return partial(
+            _patience.ascend,
+            view,
+            direction=partial(self._direction, ball),
+            steps=self.steps,
+            patience=self.patience,
+        )
+
     def _ascend(
         self,
         climb: Climb,
         z: Tensor,
         ball: Geometry,
-        step_size: float | Tensor,
+        step_size: Eps,
         retract: Retraction,
         space: InputSpace,
     ) -> Tensor:
         momentum = None
         for _ in range(self.steps):
             _, slope = gradient(climb, z)
-            slope = space.restrict(-slope if self.targeted else slope)
-            if self.decay is not None:
-                size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
-                slope = slope / column(size, slope)
-                momentum = slope if momentum is None else self.decay * momentum + slope
-                slope = momentum
             with torch.no_grad():
-                z = retract(z + step_size * ball.steepest(slope))
+                step, momentum = self._direction(
+                    ball, space.restrict(-slope if self.targeted else slope), momentum
+                )
+                z = retract(z + step_size * step)
         return z
+
+    def _direction(
+        self, ball: Geometry, slope: Tensor, momentum: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Unit step along the slope, or along the momentum that it adds to."""
+        if self.decay is None:
+            return ball.steepest(slope), None
+        size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+        slope = slope / column(size, slope)
+        momentum = slope if momentum is None else self.decay * momentum + slope
+        return ball.steepest(momentum), momentum
 
     def with_eps(self, scale: float) -> PGD:
         """The same attack with ``eps`` and ``step_size`` multiplied by ``scale``."""
