@@ -114,6 +114,8 @@ def test_saliency_figures_have_closed_forms() -> None:
     figures = dict(Saliency()(seen).figures)
     assert figures["alignment"] == pytest.approx((1 + 0) / 2)
     assert figures["sparsity"] == pytest.approx(3 / 4)
+    against = saliency.measures(np.array([[1.0, 2.0]]), np.array([[-2.0, -4.0]]))
+    assert against[0] == pytest.approx([1, 1 / 6, 6])
     even = dict(Saliency()(subject(linear(torch.ones(2, 4)), x, torch.tensor([0, 1]))).figures)
     assert even["sparsity"] == pytest.approx(0) and even["alignment"] == pytest.approx(0.5)
 
