@@ -16,6 +16,8 @@ goes on where it was. Several runs on different ``--models`` need outputs of the
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
@@ -147,7 +149,8 @@ def arts(net: nn.Module, eps: float, norm: float, batch: int) -> Run:
     def run(x: Tensor, y: Tensor) -> np.ndarray:
         np.random.seed(0)
         attack = AutoAttack(classifier, norm=norm, eps=eps, batch_size=batch)
-        x_adv = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar for each step
+            x_adv = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
         return right(net, x, x_adv, y, eps, norm)
 
     return run
