@@ -42,7 +42,9 @@ class Opened:
     """A page from the disk, and all that it asked the network for or complained about."""
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1000, "height": 800}, **options)
+        size = {"width": 1000, "height": 800}
+        # Without smooth scrolling, so that nothing is still on its way when a test looks.
+        self.context = browser.new_context(viewport=size, reduced_motion="reduce", **options)
         self.page = self.context.new_page()
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -263,6 +265,22 @@ def test_cells_and_points_tell_theirs_under_the_pointer(opened: Opened) -> None:
     box = page.locator("svg.scatter").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 60)
     assert tip.is_hidden()
+
+
+def test_what_is_told_stays_at_its_mark(opened: Opened) -> None:
+    """It moves with the page as it scrolls, and only one chart tells something at a time."""
+    page = opened.page
+    tip = page.locator(".tip")
+    page.locator("svg.curves").focus()
+    page.keyboard.press("ArrowRight")
+    before = page.locator("svg.curves .mark.on").first.bounding_box()["y"] - tip.bounding_box()["y"]
+    page.evaluate("scrollBy({top: 60, behavior: 'instant'})")
+    page.wait_for_timeout(100)
+    after = page.locator("svg.curves .mark.on").first.bounding_box()["y"] - tip.bounding_box()["y"]
+    assert after == pytest.approx(before, abs=2)
+    page.locator("svg.heat .cell").nth(0).hover()
+    assert page.locator("svg.curves .mark.on").count() == 0
+    assert tip.inner_text().startswith("cat → cat")
 
 
 def test_values_can_be_unfolded_as_a_table(opened: Opened) -> None:

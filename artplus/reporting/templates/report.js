@@ -38,6 +38,10 @@
 
   // Charts tell the values under the pointer, or those that the arrow keys lead to.
   const tip = document.querySelector(".tip");
+  let active = null;  // the chart that tells something: only one does
+  for (const event of ["scroll", "resize"]) {
+    addEventListener(event, () => { if (active) active.place(); }, { passive: true, capture: true });
+  }
   const line = (text, tag) => {
     const part = document.createElement(tag);
     part.textContent = text;
@@ -54,15 +58,27 @@
 
     const together = mark => curves ? marks.filter(m => m.dataset.x === mark.dataset.x) : [mark];
     const hide = () => {
+      if (!shown) return;
       for (const mark of marks) mark.classList.remove("on");
       if (cursor) cursor.style.visibility = "hidden";
       tip.hidden = true;
-      shown = null;
+      shown = active = null;
+    };
+    const place = () => {
+      const box = plot.getBoundingClientRect();
+      const scale = box.width / plot.viewBox.baseVal.width;
+      const x = box.left + at(shown)[0] * scale;
+      const y = box.top + Math.min(...together(shown).map(one => at(one)[1])) * scale;
+      const size = tip.getBoundingClientRect();
+      const above = y - size.height - 14;
+      tip.style.left = `${Math.max(8, Math.min(innerWidth - size.width - 8, x - size.width / 2))}px`;
+      tip.style.top = `${above < 8 ? y + 44 * scale : above}px`;
     };
     const show = (mark, loud) => {
       if (mark === shown) return;
-      hide();
+      if (active) active.hide();
       shown = mark;
+      active = { hide, place };
       const group = together(mark);
       for (const one of group) one.classList.add("on");
       if (heat) {
@@ -72,13 +88,7 @@
       }
       tip.replaceChildren(line(mark.dataset.head, "b"), ...group.map(one => line(one.dataset.tip, "div")));
       tip.hidden = false;
-      const box = plot.getBoundingClientRect();
-      const scale = box.width / plot.viewBox.baseVal.width;
-      const x = box.left + at(mark)[0] * scale;
-      const y = box.top + Math.min(...group.map(one => at(one)[1])) * scale;
-      const place = tip.getBoundingClientRect();
-      tip.style.left = `${Math.max(8, Math.min(innerWidth - place.width - 8, x - place.width / 2))}px`;
-      tip.style.top = `${y - place.height - 14 < 8 ? y + 44 * scale : y - place.height - 14}px`;
+      place();
       if (cursor && curves) {
         cursor.setAttribute("x1", at(mark)[0]);
         cursor.setAttribute("x2", at(mark)[0]);
