@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from artplus.evaluation import wording
 from artplus.reporting import palette, views
@@ -63,7 +66,10 @@ def render(report: Report, before: Report | None = None) -> str:
         ConfigurationError: if ``before`` is on other examples.
     """
     comparison = None if before is None else compare(before, report)
+    script = _script()
     return _template().render(
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         report=report,
         before=before,
         comparison=comparison,
@@ -181,12 +187,20 @@ def _settings(params: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("artplus.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+
+
+def _template() -> Template:
+    return _environment().get_template("report.html.j2")
+
+
+def _script() -> Markup:
+    """The page's one script, which its policy names by hash, so that no other can run."""
+    return Markup("\n" + _environment().get_template("report.js").render())

@@ -101,6 +101,18 @@ def test_hostile_names_are_shown_and_do_not_run(opened: Opened) -> None:
     assert page.evaluate("document.querySelectorAll('main script, header script').length") == 0
 
 
+def test_no_other_script_can_run(browser: Any, path: Path, tmp_path: Path) -> None:
+    """Were markup to slip through all the same, the page's policy would stop it."""
+    broken = tmp_path / "broken.html"
+    hole = "<script>window.evil = 1</script><img src=x onerror='window.evil = 2'></body>"
+    broken.write_text(path.read_text("utf-8").replace("</body>", hole), encoding="utf-8")
+    view = Opened(browser, broken)
+    assert view.page.evaluate("window.evil") is None
+    assert any("Content Security Policy" in error for error in view.errors)
+    assert view.page.locator(".theme").is_visible()  # its own script has run
+    view.context.close()
+
+
 def test_tables_sort_by_click(opened: Opened) -> None:
     """Numbers as numbers, texts as texts, what is missing last; the heading says which way."""
     table = opened.page.locator("table.sorts").nth(1)
