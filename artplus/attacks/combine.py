@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from artplus import modes
 from artplus.attacks._base import Attack, Budget, Inner, own_loss
 from artplus.attacks._found import judge
+from artplus.attacks.sliced import Sliced
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -73,6 +74,29 @@ S = TypeVar("S", bound=_Several)
 
 def _scaled(several: S, scale: float) -> S:
     return replace(several, attacks=tuple(attack.with_eps(scale) for attack in several.attacks))
+
+
+def each(attack: Attack | Combination, change: Callable[[Attack], Attack]) -> Attack | Combination:
+    """The same with ``change`` applied to every single attack in it, in order.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from artplus.attacks import PGD, Cycle
+        >>> both = Cycle([PGD(eps=0.1), PGD(eps=1.0, norm=2)])
+        >>> [one.steps for one in each(both, lambda one: replace(one, steps=3)).attacks]
+        [3, 3]
+    """
+    if isinstance(attack, _Several):
+        return replace(attack, attacks=tuple(_each(one, change) for one in attack.attacks))
+    return _each(cast(Attack, attack), change)
+
+
+def _each(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
+    if isinstance(attack, WorstOf):
+        return replace(attack, attacks=tuple(_each(one, change) for one in attack.attacks))
+    if isinstance(attack, Sliced):
+        return replace(attack, attack=_each(attack.attack, change))
+    return change(attack)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class AdversarialTrainerPlus(Trainer):
         mask: Zero where inputs must not be changed; broadcasts over one input.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
         class_weight: ``(nb_classes,)`` numbers >= 0 that weigh whole examples by class.
+        attack_share: Share of each batch that is attacked, in (0, 1]; see
+            :class:`~artplus.training.Method`.
         scheduler: A torch scheduler of ``classifier.optimizer``, or a factory
             ``(optimizer, total_steps) -> scheduler``.
         scheduler_interval: ``"batch"``, ``"epoch"`` or ``"auto"``; see
@@ -121,6 +123,7 @@ class AdversarialTrainerPlus(Trainer):
         mask: Any = None,
         label_smoothing: float = 0.0,
         class_weight: Any = None,
+        attack_share: float = 1.0,
         scheduler: Any = None,
         scheduler_interval: Literal["auto", "batch", "epoch"] = "auto",
         callbacks: Sequence[Callback] = (),
@@ -153,6 +156,7 @@ class AdversarialTrainerPlus(Trainer):
             space=space,
             label_smoothing=label_smoothing,
             class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
+            attack_share=attack_share,
         )
         self._plan = Run(
             validation_eps=eps,

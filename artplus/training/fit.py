@@ -137,6 +137,7 @@ def train(
                 generator=torch.Generator(device).manual_seed(_own(derived(seed, "attack"))),
                 engine=engine,
                 micro_batch=plan.micro_batch,
+                examples=source.examples,
             )
             if note is not None:
                 state.history.notes.append(note)
@@ -203,6 +204,7 @@ def fit(
     loss: Callable[..., Tensor] | None = None,
     label_smoothing: float = 0.0,
     class_weight: Tensor | None = None,
+    attack_share: float = 1.0,
     epochs: int = 20,
     batch_size: int = 128,
     validation: Any = None,
@@ -238,6 +240,8 @@ def fit(
         loss: The model's own loss; cross-entropy by default.
         label_smoothing: Share of each label spread over all classes, in [0, 1).
         class_weight: ``(classes,)``, weighs whole examples by their class.
+        attack_share: Share of each batch that is attacked, in (0, 1]; see
+            :class:`~artplus.training.Method`.
         epochs: Passes over the data.
         batch_size: For arrays and data sets.
         validation: Held-out data; measured after each epoch by another attack than the training
@@ -291,6 +295,7 @@ def fit(
         space=InputSpace(low, high),
         label_smoothing=label_smoothing,
         class_weight=class_weight,
+        attack_share=attack_share,
     )
     plan = Run(
         epochs=epochs,

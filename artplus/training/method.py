@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from artplus import _checks, modes
 from artplus.attacks import APGD, PGD, Attack, Combination, Sliced, WorstOf, members
+from artplus.attacks._base import take
 from artplus.criterion import mean
 from artplus.errors import ConfigurationError
 from artplus.functional import class_index, smooth_labels
@@ -37,6 +38,10 @@ class Method:
         label_smoothing: Share s of the label spread over all classes, in the terms alone: the
             attack sees true labels. 0.1 to 0.2 is the useful range in published ablations.
         class_weight: ``(classes,)``, weighs whole examples by their class, all terms alike.
+        attack_share: Share of each batch that is attacked, drawn at random, in (0, 1]: at 0.5 the
+            attack costs half. For the rest x' is x. Where the objective has a fixed term, λ
+            multiplies the mean over the attacked examples alone; where it has none, as ``at``, the
+            rest counts with its clean loss, which is ART's ``ratio``.
         slice_size: Most examples that the attack takes at a time; ``None`` is the whole batch. Set
             by training where slices are faster, see :func:`artplus.training.probe.slice_size`.
 
@@ -53,10 +58,20 @@ class Method:
     space: InputSpace = InputSpace()
     label_smoothing: float = 0.0
     class_weight: Tensor | None = None
+    attack_share: float = 1.0
     slice_size: int | None = None
 
     def __post_init__(self) -> None:
         _checks.fraction("label_smoothing", self.label_smoothing)
+        if not 0 < _checks.nonnegative("attack_share", self.attack_share) <= 1:
+            raise ConfigurationError(
+                f"attack_share must lie in (0, 1], got {self.attack_share!r}; to train without "
+                "attacks give lam=0"
+            )
+        if self.attack_share < 1 and not self.objective.attacked:
+            raise ConfigurationError(
+                f"loss {self.objective.name!r} attacks nothing, so attack_share would be ignored"
+            )
         if self.objective.attacked and self.attack is None:
             raise ConfigurationError(
                 f"loss {self.objective.name!r} needs an attack: give eps= (and norm=) for PGD, or "
@@ -86,9 +101,24 @@ class Method:
             generator: Randomness of the attack.
         """
         model = as_loss_model(model)
-        x_advs = self.craft(model, x, y, step=step, generator=generator)
-        terms = self.terms(model, x, x_advs, y)
+        rows = self.chosen(x, generator)
+        x_advs = self.craft(model, x, y, rows=rows, step=step, generator=generator)
+        terms = self.terms(model, x, x_advs, y, self.emphasis(x, rows))
         return self.reduce(model, terms, y, progress)
+
+    def chosen(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """Numbers of the examples to attack; ``None`` is all of them, and draws nothing."""
+        n = len(x)
+        count = max(1, round(self.attack_share * n))
+        if count >= n:
+            return None
+        return torch.randperm(n, generator=generator, device=x.device)[:count]
+
+    def emphasis(self, x: Tensor, rows: Tensor | None) -> Tensor | None:
+        """What multiplies the scaled terms so that their mean is that over ``rows``."""
+        if rows is None:
+            return None
+        return x.new_zeros(len(x)).index_fill_(0, rows, len(x) / len(rows))
 
     def craft(
         self,
@@ -96,12 +126,35 @@ class Method:
         x: Tensor,
         y: Tensor,
         *,
+        rows: Tensor | None = None,
+        start: Tensor | None = None,
         step: int = 0,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, ...]:
-        """Adversarial examples for a batch: one tensor for each attack whose turn it is."""
+        """Adversarial examples for a batch: one tensor for each attack whose turn it is.
+
+        Args:
+            model: What is attacked.
+            x: ``(batch, *input)`` inputs, inside ``space``.
+            y: Labels.
+            rows: Numbers of the examples to attack, see :meth:`chosen`; ``None`` is all.
+            start: First iterates, like ``x``, instead of the attack's own.
+            step: Counts batches, for attacks that take turns.
+            generator: Randomness of the attack.
+        """
         if not self.objective.attacked or self.attack is None:
             return (x,)
+        if rows is not None:
+            some = replace(self, space=replace(self.space, mask=take(self.space.mask, rows, x)))
+            found = some.craft(
+                model,
+                x[rows],
+                y[rows],
+                start=None if start is None else start[rows],
+                step=step,
+                generator=generator,
+            )
+            return tuple(x.index_copy(0, rows, x_adv) for x_adv in found)
         return tuple(
             self._sliced(attack, len(x))(
                 model,
@@ -109,14 +162,27 @@ class Method:
                 self._aim(attack, model, x, y, generator),
                 space=self.space,
                 inner=self.objective.inner,
-                start=self._start(attack, x, generator),
+                start=self._start(attack, x, generator) if start is None else start,
                 generator=generator,
             )
             for attack in members(self.attack, step)
         )
 
-    def terms(self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor) -> Terms:
-        """The objective's terms, averaged over ``x_advs``."""
+    def terms(
+        self,
+        model: LossModel,
+        x: Tensor,
+        x_advs: Sequence[Tensor],
+        y: Tensor,
+        emphasis: Tensor | None = None,
+    ) -> Terms:
+        """The objective's terms, averaged over ``x_advs``, the scaled ones times ``emphasis``."""
+        terms = self._averaged(model, x, x_advs, y)
+        if emphasis is None or terms.fixed is None:
+            return terms
+        return replace(terms, scaled=terms.scaled * emphasis.to(terms.scaled))
+
+    def _averaged(self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor) -> Terms:
         if self.label_smoothing:
             y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
         stream = modes.RandomState(x.device)
@@ -226,6 +292,7 @@ def make_method(
     space: InputSpace = InputSpace(),
     label_smoothing: float = 0.0,
     class_weight: Tensor | None = None,
+    attack_share: float = 1.0,
 ) -> Method:
     """A :class:`Method` from names and numbers.
 
@@ -239,6 +306,7 @@ def make_method(
         space: Bounds and mask.
         label_smoothing: See :class:`Method`.
         class_weight: See :class:`Method`.
+        attack_share: See :class:`Method`.
 
     Raises:
         ConfigurationError: if both or neither of ``eps`` and ``attack`` are given where one is
@@ -260,4 +328,5 @@ def make_method(
         space=space,
         label_smoothing=label_smoothing,
         class_weight=class_weight,
+        attack_share=attack_share,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from artplus import ranks
 from artplus.model import LossModel
+from artplus.training.data import Batch
 from artplus.training.engines import Engine
 from artplus.training.history import History, Row
 from artplus.training.method import Method
@@ -82,6 +83,18 @@ class State:
         done: Batches of the present epoch finished; 0 between epochs.
         began: When the present epoch began, by ``time.perf_counter``.
         meter: Running means of the present epoch.
+class Starts(Protocol):
+    """Where attacks begin, from what earlier attacks on the same examples found."""
+
+    def first(self, state: State, batch: Batch) -> Tensor | None:
+        """First iterates for the batch; ``None`` leaves them to the attack."""
+        ...
+
+    def found(self, batch: Batch, x_adv: Tensor, rows: Tensor | None) -> None:
+        """What the attack found, for the examples ``rows`` of the batch or for all."""
+        ...
+
+
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
         averaged: Averaged weights, if a callback keeps some: they are validated and handed out.
@@ -111,6 +124,8 @@ class State:
     row: Row = field(default_factory=dict)
     stop: str | None = None
     averaged: Weights | None = None
+        examples: How many the data has, where known.
+        starts: Where attacks begin, if a callback remembers; else they begin by themselves.
     capture: Callable[[], dict[str, Any]] = dict
     replayable: bool = False
     identity: dict[str, str] = field(default_factory=dict)
@@ -138,6 +153,8 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, without model and optimizer, which have their own."""
+    examples: int | None = None
+    starts: Starts | None = None
         return {
             "epoch": self.epoch,
             "step": self.step,

@@ -24,6 +24,19 @@ CLEAN_EVERY = 10
 
 
 @dataclass(frozen=True)
+class Crafted:
+    """Adversarial examples for a batch.
+
+    Attributes:
+        x_advs: One tensor for each attack whose turn it is.
+        rows: Numbers of the attacked examples; ``None`` is all. The rest is as in the batch.
+    """
+
+    x_advs: tuple[Tensor, ...]
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Seen:
     """What passed by while gradients were computed, detached.
 
@@ -31,25 +44,37 @@ class Seen:
         loss: The objective on this process's examples, weighed as in the whole batch.
         clean: Predictions for ``x``, where the objective made some.
         adversarial: Predictions for the first ``x_adv``, likewise.
+        rows: Numbers of the attacked examples; ``None`` is all.
     """
 
     loss: Tensor
     clean: Tensor | None
     adversarial: Tensor | None
+    rows: Tensor | None
 
 
-def craft(state: State, batch: Batch) -> tuple[Tensor, ...]:
-    """Adversarial examples for the batch: one tensor for each attack whose turn it is."""
-    method, size = state.method, state.micro_batch
+def craft(state: State, batch: Batch) -> Crafted:
+    """Attack the batch, or the share of it that the method asks for."""
+    method, size, starts = state.method, state.micro_batch, state.starts
     if size is not None and (method.slice_size is None or size < method.slice_size):
         method = replace(method, slice_size=size)
     with record_function("artplus: attack"), state.engine.attacking():
-        return method.craft(
-            state.engine.attacked, batch.x, batch.y, step=state.step, generator=state.generator
+        rows = method.chosen(batch.x, state.generator)
+        x_advs = method.craft(
+            state.engine.attacked,
+            batch.x,
+            batch.y,
+            rows=rows,
+            start=None if starts is None else starts.first(state, batch),
+            step=state.step,
+            generator=state.generator,
         )
+    if starts is not None:
+        starts.found(batch, x_advs[0], rows)
+    return Crafted(x_advs, rows)
 
 
-def descend(state: State, batch: Batch, x_advs: tuple[Tensor, ...]) -> Seen:
+def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     r"""Add the gradient of the objective on the whole batch to ``.grad``.
 
     .. math:: \sum_{p} \nabla_\theta \sum_{i \in p} w_i L_i \Big/ \sum_i w_i
@@ -58,32 +83,40 @@ def descend(state: State, batch: Batch, x_advs: tuple[Tensor, ...]) -> Seen:
     number changes nothing but rounding. BatchNorm alone sees parts: it normalises by each.
     """
     method, engine, n = state.method, state.engine, len(batch.x)
-    count = parts(state, n)
+    count, x_advs = parts(state, n), crafted.x_advs
+    emphasis = method.emphasis(batch.x, crafted.rows)
     if count == 1 and ranks.ranks() == 1:
         with record_function("artplus: terms"):
-            terms = method.terms(engine.trained, batch.x, x_advs, batch.y)
+            terms = method.terms(engine.trained, batch.x, x_advs, batch.y, emphasis)
             loss = method.reduce(engine.trained, terms, batch.y, state.progress)
         with record_function("artplus: backward"):
             engine.backward(loss)
-        return Seen(loss.detach(), _detached(terms.clean), _detached(terms.adversarial))
+        return Seen(
+            loss.detach(), _detached(terms.clean), _detached(terms.adversarial), crafted.rows
+        )
     weights = method.weights(engine.trained, batch.y)
-    own = batch.x.new_tensor(float(n)) if weights is None else weights.sum()
+    size = batch.x.new_tensor(float(n))
+    own = size if weights is None else weights.sum().to(size)
+    whole, examples = ranks.total(torch.stack([own, size]))
     # Data parallelism averages the processes' gradients, so each is multiplied by their number.
-    share = ranks.ranks() / ranks.total(own)
+    share = ranks.ranks() / whole
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = ranks.part(n, k, count)
         with engine.accumulating(last=k == count - 1):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
             with record_function("artplus: terms"):
-                terms = method.terms(engine.trained, batch.x[rows], part, y)
+            own_emphasis = None if emphasis is None else emphasis[rows]
+                terms = method.terms(engine.trained, batch.x[rows], part, y, own_emphasis)
                 summed = method.total(engine.trained, terms, y, state.progress) * share
             with record_function("artplus: backward"):
                 engine.backward(summed)
         loss += summed.detach()
         clean.append(_detached(terms.clean))
         adversarial.append(_detached(terms.adversarial))
-    return Seen(loss, _joined(clean), _joined(adversarial))
+    # The meter weighs by examples: a process with fewer of them has a larger loss for each.
+    loss *= examples / (ranks.ranks() * n)
+    return Seen(loss, _joined(clean), _joined(adversarial), crafted.rows)
 
 
 def parts(state: State, n: int) -> int:
@@ -117,7 +150,9 @@ def measure(state: State, batch: Batch, seen: Seen) -> None:
         if clean is not None:
             meter.add("clean_accuracy", ~model.wrong(clean, batch.y))
         if seen.adversarial is not None:
-            meter.add("adversarial_accuracy", ~model.wrong(seen.adversarial, batch.y))
+            attacked = slice(None) if seen.rows is None else seen.rows
+            wrong = model.wrong(seen.adversarial[attacked], batch.y[attacked])
+            meter.add("adversarial_accuracy", ~wrong)
 
 
 def _detached(values: Tensor | None) -> Tensor | None:

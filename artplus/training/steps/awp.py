@@ -12,7 +12,7 @@ from torch import Tensor
 from artplus import _checks, modes
 from artplus.training.data import Batch
 from artplus.training.state import State
-from artplus.training.steps._base import Gradients, craft, descend, measure, move
+from artplus.training.steps._base import Crafted, Gradients, craft, descend, measure, move
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,22 @@ class AWP:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""
-        x_advs = craft(state, batch)
-        perturbation = {} if state.epoch < self.warmup else self._worst(state, batch, x_advs)
+        crafted = craft(state, batch)
+        perturbation = {} if state.epoch < self.warmup else self._worst(state, batch, crafted)
         state.optimizer.zero_grad(set_to_none=True)
         with _added(perturbation):
-            seen = descend(state, batch, x_advs)
+            seen = descend(state, batch, crafted)
         move(state, gradients)
         measure(state, batch, seen)
 
-    def _worst(
-        self, state: State, batch: Batch, x_advs: tuple[Tensor, ...]
-    ) -> dict[Tensor, Tensor]:
+    def _worst(self, state: State, batch: Batch, crafted: Crafted) -> dict[Tensor, Tensor]:
         """What to add to each weight tensor."""
         module = state.model.module
         stream = modes.RandomState(batch.x.device)
         before = stream.get()
         state.optimizer.zero_grad(set_to_none=True)
         with modes.untracked(module):
-            descend(state, batch, x_advs)
+            descend(state, batch, crafted)
         stream.set(before)
         found: dict[Tensor, Tensor] = {}
         for weight in module.parameters():

@@ -14,7 +14,7 @@ from artplus.errors import ConfigurationError
 from artplus.geometry import geometry
 from artplus.training.data import Batch
 from artplus.training.state import State
-from artplus.training.steps._base import Gradients, descend, measure, move
+from artplus.training.steps._base import Crafted, Gradients, descend, measure, move
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Free:
         for replay in range(self.replays):
             x_adv = retract(x + space.restrict(delta)).detach().requires_grad_(True)
             state.optimizer.zero_grad(set_to_none=True)
-            seen = descend(state, batch, (x_adv,))
+            seen = descend(state, batch, Crafted((x_adv,)))
             slope = x_adv.grad
             if slope is None:
                 raise ConfigurationError(
@@ -99,4 +99,13 @@ def _ball(state: State) -> tuple[Budget, float]:
         raise ConfigurationError(
             f"Free needs a radius and no attack of its own: give eps= and norm=, got {attack!r}"
         )
+    for name, given in (
+        ("WarmStart", state.starts),
+        ("attack_share", state.method.attack_share < 1),
+    ):
+        if given:
+            raise ConfigurationError(
+                f"Free carries its own perturbation and climbs it on every example, so {name} has "
+                "no meaning here; leave it out, or use the ordinary step"
+            )
     return attack.eps, attack.norm

@@ -13,8 +13,8 @@ def standard(state: State, batch: Batch, gradients: Gradients) -> None:
     The attack runs first and leaves no gradient behind; then a backward pass, or one for each part
     of the batch, fills ``.grad``.
     """
-    x_advs = craft(state, batch)
+    crafted = craft(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
-    seen = descend(state, batch, x_advs)
+    seen = descend(state, batch, crafted)
     move(state, gradients)
     measure(state, batch, seen)
