@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _show(text: str) -> None:
     """Print, with question marks for what the terminal's encoding lacks (λ, ∞)."""
+    if not text:  # all but the first of several processes
+        return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "replace").decode(encoding))
 
@@ -168,6 +170,15 @@ def _add_harden(commands: Any) -> None:
     parser.add_argument(
         "--lr", type=float, default=1e-3, help="its learning rate (default: %(default)s)"
     )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
+        help="of the arithmetic; auto measures what is fastest here (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--micro-batch", type=int, metavar="N",
+        help="most examples in one forward and backward pass (default: the whole batch, halved "
+        "where memory runs out)",
+    )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
     )

@@ -8,11 +8,16 @@ of rank 0, and every function here is then trivial. All but :func:`rank`, :func:
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from artplus.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -30,6 +35,36 @@ def ranks() -> int:
 def is_main() -> bool:
     """Whether this is the process that writes files and shows progress."""
     return rank() == 0
+
+
+def join(device: torch.device) -> None:
+    """Connect the processes that ``torchrun`` started, if it did and nobody has yet.
+
+    Args:
+        device: Where the model is: NCCL connects GPUs, gloo processors.
+
+    Raises:
+        ConfigurationError: if this process has its model on the GPU of another one.
+    """
+    own = int(os.environ.get("LOCAL_RANK", 0))
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ and device.index not in (None, own):
+        raise ConfigurationError(
+            f"process {own} of this machine has its model on {device}, the GPU of another "
+            "process. Before the model is built: "
+            'torch.cuda.set_device(int(os.environ["LOCAL_RANK"])), and .to("cuda")'
+        )
+    if _connected() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
+    atexit.register(_leave)
+
+
+def launched() -> None:
+    """Under ``torchrun``: take this process's GPU, if there are some, and join the others."""
+    gpu = torch.cuda.is_available()
+    if gpu and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    join(torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu"))
 
 
 def total(values: Tensor) -> Tensor:
@@ -74,6 +109,15 @@ def from_main(make: Callable[[], T]) -> T:
     return cast(T, value)
 
 
+def give(tensor: Tensor) -> None:
+    """Overwrite ``tensor`` by that of process 0."""
+    if ranks() == 1:
+        return
+    sent = tensor.detach().to(_device())
+    dist.broadcast(sent, 0)
+    tensor.detach().copy_(sent)
+
+
 def barrier() -> None:
     """Wait until every process has come here."""
     if ranks() > 1:
@@ -100,6 +144,11 @@ def part(n: int, k: int, parts: int) -> slice:
     least, longer = divmod(n, parts)
     start = k * least + min(k, longer)
     return slice(start, start + least + (k < longer))
+
+
+def _leave() -> None:
+    if _connected():
+        dist.destroy_process_group()
 
 
 def _connected() -> bool:

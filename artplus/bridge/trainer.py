@@ -26,7 +26,7 @@ from artplus.training.engines import as_engine
 from artplus.training.fit import Run, train
 from artplus.training.history import History
 from artplus.training.method import make_method
-from artplus.training.numerics import Precision
+from artplus.training.numerics import Compile, Precision
 from artplus.training.probe import check_optimizer
 from artplus.training.steps import Step, standard
 
@@ -130,7 +130,7 @@ class AdversarialTrainerPlus(Trainer):
         step: Step = standard,
         engine: Any = "auto",
         precision: Precision = "fp32",
-        compile: bool | Literal["auto"] = False,
+        compile: Compile = False,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:

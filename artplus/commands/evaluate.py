@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import artplus
-from artplus import Report, ThreatReport, reporting
+from artplus import Report, ThreatReport, ranks, reporting
 from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
 from artplus.reporting.junit import render
@@ -81,6 +81,7 @@ def evaluate(
         raise ConfigurationError("--dataset is for the model card: --card README.md")
     for path in (*output, *(extra for extra in (junit, card) if extra is not None)):
         files.outputs(path.parent, [path.name], overwrite=overwrite)
+    ranks.launched()
     names = attacks.split(",")
     x, y = files.arrays(data)
     module = files.model(model)
@@ -100,6 +101,8 @@ def evaluate(
         report = found.union
     else:
         found = report = artplus.evaluate(classifier, x, y, eps=eps, norm=norm, **options)
+    if not ranks.is_main():
+        return ""
     for path in output:
         found.save(path)
     if card is not None:

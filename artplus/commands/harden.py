@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 import artplus
+from artplus import ranks
 from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.errors import ConfigurationError
 from artplus.seeding import seeded
 from artplus.training.callbacks import Checkpoint
+from artplus.training.numerics import Precision
 
 OUTPUTS = ("weights.pt", "history.json", "history.png", "config.json")
 
@@ -35,6 +37,8 @@ def harden(
     batch_size: int = 128,
     optimizer: str = "adam",
     lr: float = 1e-3,
+    precision: Precision = "fp32",
+    micro_batch: int | None = None,
     clip_min: float = 0.0,
     clip_max: float = 1.0,
     seed: int = 0,
@@ -43,6 +47,8 @@ def harden(
     overwrite: bool = False,
 ) -> str:
     """Harden what the factory ``model`` makes; return what to print.
+
+    Under ``torchrun`` the processes share the work; the first one writes and prints.
 
     Args:
         model: ``package.module:function``.
@@ -61,6 +67,8 @@ def harden(
         batch_size: Examples a step.
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: Learning rate.
+        precision: See :class:`~artplus.training.numerics.Numerics`.
+        micro_batch: See :meth:`artplus.AdversarialTrainerPlus.fit`.
         clip_min: Least valid value of ``x``.
         clip_max: Greatest valid value of ``x``.
         seed: Of everything random.
@@ -74,6 +82,7 @@ def harden(
         CheckpointError: if there is nothing sound to resume from.
     """
     config = locals().copy()
+    ranks.launched()
     to_weights, to_history, to_plot, to_config = files.outputs(
         output_dir, OUTPUTS, overwrite=overwrite
     )
@@ -99,6 +108,7 @@ def harden(
         lam=lam,
         eps=eps,
         norm=norm,
+        precision=precision,
         seed=seed,
         callbacks=[] if checkpoint_dir is None else [Checkpoint(checkpoint_dir)],
     )
@@ -108,8 +118,11 @@ def harden(
         batch_size=batch_size,
         nb_epochs=epochs,
         validation_data=held_out,
+        micro_batch=micro_batch,
         resume=checkpoint_dir if resume else None,
     )
+    if not ranks.is_main():
+        return ""
     files.save_weights(module, to_weights)
     history.save(to_history)
     history.save(to_plot)

@@ -72,6 +72,7 @@ class Objective:
         over_classes: True if predictions must be class logits.
         start_noise: Standard deviation of the noise added to an attack's start at ``x`` itself,
             for inner losses whose gradient is zero there (TRADES' code uses 0.001).
+        second_order: True if the terms contain gradients, so that their own are second derivatives.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Objective:
     attacked: bool = True
     over_classes: bool = False
     start_noise: float = 0.0
+    second_order: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.lam):

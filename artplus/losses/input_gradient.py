@@ -49,4 +49,4 @@ def input_gradient(*, lam: Weight = 0.1, norm: float = 2, squared: bool = False)
         size = torch.linalg.vector_norm(slope.flatten(1), ord=norm, dim=1)
         return Terms(fixed=losses, scaled=size**power, clean=clean)
 
-    return Objective("input_gradient", terms, lam=lam, attacked=False)
+    return Objective("input_gradient", terms, lam=lam, attacked=False, second_order=True)

@@ -29,7 +29,7 @@ from artplus.training.identity import identity, refuse_other
 from artplus.training.loop import run
 from artplus.training.measured import settle
 from artplus.training.method import Method, make_method
-from artplus.training.numerics import Numerics, Precision
+from artplus.training.numerics import Compile, Numerics, Precision
 from artplus.training.probe import check_labels, check_optimizer, first, probe, slice_size
 from artplus.training.state import State
 from artplus.training.steps import Fitting, Step, standard
@@ -214,7 +214,7 @@ def fit(
     step: Step = standard,
     engine: Any = "auto",
     precision: Precision = "fp32",
-    compile: bool | Literal["auto"] = False,
+    compile: Compile = False,
     micro_batch: int | None = None,
     seed: int | None = None,
     progress: bool = True,

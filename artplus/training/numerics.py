@@ -14,6 +14,8 @@ from artplus.model import LossModel
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
+Compile = bool | Literal["auto", "reduce-overhead"]
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 GRADIENT_SCALE = 2.0**12
@@ -34,7 +36,8 @@ class Numerics:
             processors. ``None`` is off, or part of what ``precision="auto"`` tries.
         compile: ``torch.compile`` of the network, once for the attack with its weights frozen, so
             that no gradient of theirs is computed, and once for training. ``"auto"`` tries it where
-            training is long enough to earn the compilation back.
+            training is long enough to earn the compilation back. ``"reduce-overhead"`` is torch's
+            mode of that name, which replays CUDA graphs; predictions are copied out of them.
 
     Raises:
         ConfigurationError: for another value.
@@ -42,7 +45,7 @@ class Numerics:
 
     precision: Precision = "fp32"
     channels_last: bool | None = None
-    compile: bool | Literal["auto"] = False
+    compile: Compile = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16", "fp16", "auto"):
@@ -53,8 +56,10 @@ class Numerics:
             raise ConfigurationError(
                 f"channels_last must be True, False or None, got {self.channels_last!r}"
             )
-        if self.compile not in (True, False, "auto"):
-            raise ConfigurationError(f"compile must be True, False or 'auto', got {self.compile!r}")
+        if self.compile not in (True, False, "auto", "reduce-overhead"):
+            raise ConfigurationError(
+                f"compile must be True, False, 'auto' or 'reduce-overhead', got {self.compile!r}"
+            )
 
     @property
     def settled(self) -> bool:
@@ -85,6 +90,28 @@ class Whole(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Predictions for ``x``."""
         return self._predict(x)
+
+
+def compiled(whole: Whole, numerics: Numerics) -> nn.Module:
+    """``whole`` as the settings want it compiled."""
+    if numerics.compile is not True and numerics.compile != "reduce-overhead":
+        return whole
+    mode = None if numerics.compile is True else numerics.compile
+    found: nn.Module = torch.compile(whole, mode=mode)  # type: ignore[assignment]
+    return found if mode is None else Copied(found)
+
+
+class Copied(nn.Module):
+    """Predictions that stay when the graph they came from is replayed for the next ones."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A copy of what ``inside`` predicts."""
+        predictions: Tensor = self.inside(x)
+        return predictions.clone()
 
 
 def low_precision(

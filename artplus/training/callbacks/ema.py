@@ -48,6 +48,15 @@ class EMA(Callback):
                 state.averaged[name].lerp_(present[name], 1 - decay)
         state.averaged |= clone({k: v for k, v in present.items() if k not in parameters})
 
+    def on_epoch_end(self, state: State) -> None:
+        if state.averaged is None:
+            return
+        # Several processes have just agreed on their buffers.
+        with torch.no_grad():
+            for name, buffer in state.model.module.named_buffers():
+                if name in state.averaged:
+                    state.averaged[name].copy_(buffer)
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from artplus import modes, ranks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.numerics import (
+    Compile,
     Numerics,
     Precision,
     Whole,
+    compiled,
     gradients_scaled,
     low_precision,
 )
@@ -51,7 +53,7 @@ class Engine:
         *,
         precision: Precision = "fp32",
         channels_last: bool | None = None,
-        compile: bool | Literal["auto"] = False,
+        compile: Compile = False,
     ) -> None:
         self.wished = Numerics(precision=precision, channels_last=channels_last, compile=compile)
         self.numerics = self.wished
@@ -75,8 +77,7 @@ class Engine:
         self.prepared = True
         self._refuse_half(device)
         self._lay_out(model.module)
-        whole: nn.Module = Whole(model)
-        predict: Any = torch.compile(whole) if self.numerics.compile else whole
+        predict: Any = compiled(Whole(model), self.numerics)
         if type(self) is Engine and not self.numerics.compile:
             predict = model.forward or model.module
         forward = low_precision(predict, self.numerics, device)
@@ -101,8 +102,11 @@ class Engine:
             yield
 
     @contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
-        """Forward and backward pass of one part of a batch; gradients are complete at the last."""
+    def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
+        """Forward and backward pass of one part of a batch; gradients are complete at the last.
+
+        With ``second_order`` there is a backward pass within the forward pass.
+        """
         yield
 
     def backward(self, loss: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from artplus import ranks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.engines.ddp import average_buffers
@@ -50,7 +52,9 @@ class Accelerate(FSDP2):
             raise ConfigurationError(
                 "engine='accelerate' needs Accelerate: pip install accelerate"
             ) from error
-        self.accelerator = accelerator or Accelerator()
+        # Without a GPU it looks for other processes only if told that there is none.
+        alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) == 1
+        self.accelerator = accelerator or Accelerator(cpu=not alone)
         if self.accelerator.distributed_type in (
             DistributedType.DEEPSPEED,
             DistributedType.MEGATRON_LM,
@@ -69,6 +73,12 @@ class Accelerate(FSDP2):
 
     def connect(self, module: nn.Module) -> torch.device:
         """Move the module to the accelerator's device; its optimizer keeps what it holds."""
+        started = max(ranks.ranks(), int(os.environ.get("WORLD_SIZE", 1)))
+        if self.accelerator.num_processes != started:
+            raise ConfigurationError(
+                f"{started} processes were started, but this Accelerator knows of "
+                f"{self.accelerator.num_processes}; without GPUs: Accelerator(cpu=True)"
+            )
         device: torch.device = self.accelerator.device
         if device_of(module).type != device.type:
             module.to(device)
@@ -88,13 +98,16 @@ class Accelerate(FSDP2):
         self.trained = replace(model, forward=self._wrapped)
 
     @contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
+    def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
         """Gradients are complete at the last part, by the accelerator's ``no_sync``."""
-        if last or self._wrapped is None:
+        if self._root is not None:
+            with super().accumulating(last=last, second_order=second_order):
+                yield
+        elif last or self._wrapped is None:
             yield
-            return
-        with self.accelerator.no_sync(self._wrapped):
-            yield
+        else:
+            with self.accelerator.no_sync(self._wrapped):
+                yield
 
     def backward(self, loss: Tensor) -> None:
         """By the accelerator, which divides by the number of parts; here they have been weighed."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from artplus import ranks
-from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.engines._base import Engine
 from artplus.training.numerics import low_precision
@@ -48,7 +44,7 @@ class DDP(Engine):
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, with NCCL for GPUs and gloo for processors."""
         device = device_of(module)
-        join(device)
+        ranks.join(device)
         return device
 
     def _distributed(self, model: LossModel, predict: Any, device: torch.device) -> LossModel:
@@ -65,7 +61,7 @@ class DDP(Engine):
         return replace(model, forward=low_precision(self._wrapped, self.numerics, device))
 
     @contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
+    def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
         """Gradients are averaged with those of the other processes at the last part only."""
         if self._wrapped is None or last:
             yield
@@ -83,30 +79,6 @@ class DDP(Engine):
         self._wrapped = None
 
 
-def join(device: torch.device) -> None:
-    """Connect the processes that ``torchrun`` started, if it did and nobody has yet.
-
-    Raises:
-        ConfigurationError: if processes of one machine share a GPU.
-    """
-    own = int(os.environ.get("LOCAL_RANK", 0))
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ and device.index not in (None, own):
-        raise ConfigurationError(
-            f"process {own} of this machine has its model on {device}, the GPU of another "
-            "process. Before the model is built: "
-            'torch.cuda.set_device(int(os.environ["LOCAL_RANK"])), and .to("cuda")'
-        )
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return
-    dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def average_buffers(module: nn.Module) -> None:
     """Replace floating-point buffers by their mean over the processes; one message for all."""
     buffers = [b for b in module.buffers() if b.is_floating_point() and b.numel()]
@@ -117,11 +89,3 @@ def average_buffers(module: nn.Module) -> None:
     with torch.no_grad():
         for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))
-
-
-def give(tensor: Tensor) -> None:
-    """Overwrite ``tensor`` by that of process 0."""
-    sent = tensor.detach() if "nccl" not in dist.get_backend() else tensor.detach().cuda()
-    dist.broadcast(sent, 0)
-    if sent.data_ptr() != tensor.data_ptr():
-        tensor.detach().copy_(sent)

@@ -18,7 +18,7 @@ from artplus import ranks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.engines._base import Engine
-from artplus.training.engines.ddp import average_buffers, give, join
+from artplus.training.engines.ddp import average_buffers
 
 
 class FSDP2(Engine):
@@ -53,7 +53,7 @@ class FSDP2(Engine):
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, with NCCL for GPUs and gloo for processors."""
         device = device_of(module)
-        join(device)
+        ranks.join(device)
         return device
 
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
@@ -71,9 +71,8 @@ class FSDP2(Engine):
                 "the optimizer has already moved the weights, and its state would be lost by "
                 "sharding them; make a new one"
             )
-        if ranks.ranks() > 1:
-            for tensor in [*module.parameters(), *module.buffers()]:
-                give(tensor)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            ranks.give(tensor)
         before = {id(p): name for name, p in module.named_parameters()}
         mesh = init_device_mesh(device_of(module).type, (ranks.ranks(),))
         for block in self._found(module):
@@ -125,14 +124,18 @@ class FSDP2(Engine):
             shard.reshard()
 
     @contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
+    def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
         """Gradients are summed over the processes at the last part only."""
         if self._root is None:
             yield
             return
         self._root.set_requires_gradient_sync(last)
         try:
-            yield
+            if second_order:  # the weights that the first pass took apart are needed by the second
+                with self.gathered():
+                    yield
+            else:
+                yield
         finally:
             self._root.set_requires_gradient_sync(True)
 

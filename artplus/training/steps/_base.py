@@ -103,10 +103,11 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = ranks.part(n, k, count)
-        with engine.accumulating(last=k == count - 1):
+        last, second = k == count - 1, method.objective.second_order
+        with engine.accumulating(last=last, second_order=second):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
-            with record_function("artplus: terms"):
             own_emphasis = None if emphasis is None else emphasis[rows]
+            with record_function("artplus: terms"):
                 terms = method.terms(engine.trained, batch.x[rows], part, y, own_emphasis)
                 summed = method.total(engine.trained, terms, y, state.progress) * share
             with record_function("artplus: backward"):
