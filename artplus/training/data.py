@@ -92,12 +92,12 @@ class Arrays:
     def __len__(self) -> int:
         return len(self._order)
 
-    def head(self, n: int) -> Batch:
     @property
     def examples(self) -> int:
         """How many there are."""
         return len(self.y)
 
+    def head(self, n: int) -> Batch:
         """The first ``n`` examples, without touching the order."""
         return Batch(self.x[:n].to(self._device), self.y[:n].to(self._device))
 

@@ -64,6 +64,18 @@ class Meter:
         self._counts = dict(saved["counts"])
 
 
+class Starts(Protocol):
+    """Where attacks begin, from what earlier attacks on the same examples found."""
+
+    def first(self, state: State, batch: Batch) -> Tensor | None:
+        """First iterates for the batch; ``None`` leaves them to the attack."""
+        ...
+
+    def found(self, batch: Batch, x_adv: Tensor, rows: Tensor | None) -> None:
+        """What the attack found, for the examples ``rows`` of the batch or for all."""
+        ...
+
+
 @dataclass
 class State:
     """What a step reads and moves, and what callbacks may watch or replace.
@@ -83,18 +95,6 @@ class State:
         done: Batches of the present epoch finished; 0 between epochs.
         began: When the present epoch began, by ``time.perf_counter``.
         meter: Running means of the present epoch.
-class Starts(Protocol):
-    """Where attacks begin, from what earlier attacks on the same examples found."""
-
-    def first(self, state: State, batch: Batch) -> Tensor | None:
-        """First iterates for the batch; ``None`` leaves them to the attack."""
-        ...
-
-    def found(self, batch: Batch, x_adv: Tensor, rows: Tensor | None) -> None:
-        """What the attack found, for the examples ``rows`` of the batch or for all."""
-        ...
-
-
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
         averaged: Averaged weights, if a callback keeps some: they are validated and handed out.
@@ -105,6 +105,8 @@ class Starts(Protocol):
         micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch.
         moves: How often the weights have moved in this process.
         memory: What a step carries from batch to batch, by name.
+        examples: How many the data has, where known.
+        starts: Where attacks begin, if a callback remembers; else they begin by themselves.
         identity: What makes this run this run, to be found again in its checkpoints.
         resumed: The checkpoint that the run continues from.
     """
@@ -124,8 +126,6 @@ class Starts(Protocol):
     row: Row = field(default_factory=dict)
     stop: str | None = None
     averaged: Weights | None = None
-        examples: How many the data has, where known.
-        starts: Where attacks begin, if a callback remembers; else they begin by themselves.
     capture: Callable[[], dict[str, Any]] = dict
     replayable: bool = False
     identity: dict[str, str] = field(default_factory=dict)
@@ -134,6 +134,8 @@ class Starts(Protocol):
     micro_batch: int | None = None
     moves: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    examples: int | None = None
+    starts: Starts | None = None
 
     def __post_init__(self) -> None:
         if not self.engine.prepared:
@@ -153,8 +155,6 @@ class Starts(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, without model and optimizer, which have their own."""
-    examples: int | None = None
-    starts: Starts | None = None
         return {
             "epoch": self.epoch,
             "step": self.step,

@@ -103,8 +103,7 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = ranks.part(n, k, count)
-        last, second = k == count - 1, method.objective.second_order
-        with engine.accumulating(last=last, second_order=second):
+        with engine.accumulating(last=k == count - 1):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
             own_emphasis = None if emphasis is None else emphasis[rows]
             with record_function("artplus: terms"):
