@@ -53,7 +53,9 @@ class Surface:
 @register_analysis("loss_surface")
 @dataclass(frozen=True, kw_only=True)
 class LossSurface:
-    r"""Heat maps of :math:`l(x + a\,u + b\,v)` for :math:`a, b \in [-r, r]`.
+    r"""Heat maps of the loss on a plane through an example, before and after hardening.
+
+    .. math:: l(x + a\,u + b\,v), \qquad -r \le a, b \le r
 
     :math:`u` is the step of length ``eps`` that the gradient proposes (in L∞ its sign, in L2 and
     L1 the gradient made as long), :math:`v` a random step as long (signs in L∞, else a
