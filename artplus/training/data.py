@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,6 +18,7 @@ from artplus import _checks, ranks
 from artplus.errors import CheckpointError, ConversionWarning, DataError
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.spaces import InputSpace
+from artplus.training.tables import columns, is_table, pair
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,11 @@ class Loaded:
         inner = getattr(self._loader, "sampler", None) or getattr(batches, "sampler", None)
         return [self._loader, inner, batches]
 
+    def _told(self) -> list[Any]:
+        """What wants to know which epoch comes: samplers, and streams that shuffle by it."""
+        holders = [*self._holders(), getattr(self._loader, "dataset", None)]
+        return [holder for holder in holders if _told(holder)]
+
     def _generators(self) -> list[torch.Generator]:
         found = [getattr(holder, "generator", None) for holder in self._holders()]
         return [own for own in found if isinstance(own, torch.Generator)]
@@ -182,22 +188,20 @@ class Loaded:
         """
         return {
             "generators": [own.get_state() for own in self._generators()],
-            "epochs": [holder.epoch for holder in self._holders() if _told(holder)],
+            "epochs": [holder.epoch for holder in self._told()],
         }
 
     def set_order(self, order: dict[str, Any]) -> None:
         """Put back what :meth:`order` took."""
         for own, state in zip(self._generators(), order["generators"], strict=True):
             own.set_state(state)
-        told = [holder for holder in self._holders() if _told(holder)]
-        for holder, epoch in zip(told, order["epochs"], strict=True):
+        for holder, epoch in zip(self._told(), order["epochs"], strict=True):
             holder.set_epoch(epoch)
 
     def tell(self, epoch: int) -> None:
-        """Tell samplers that want to know it which epoch comes, as ``DistributedSampler``."""
-        for holder in self._holders():
-            if _told(holder):
-                holder.set_epoch(epoch)
+        """Tell those that want to know it which epoch comes, as a ``DistributedSampler``."""
+        for holder in self._told():
+            holder.set_epoch(epoch)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -230,12 +234,7 @@ class Loaded:
     def _batches(self, raws: Iterator[Any]) -> Iterator[Batch]:
         parted = self._parted
         for raw in raws:
-            if not isinstance(raw, (tuple, list)) or len(raw) < 2:
-                raise DataError(
-                    "a batch must be a pair (x, y), got "
-                    f"{type(raw).__name__}. Wrap the data set so that it yields pairs."
-                )
-            x, y = self._prepare(raw[0], raw[1])
+            x, y = self._prepare(*_pair(raw))
             own = slice(None) if parted else ranks.share(len(y))
             if len(y[own]) == 0:
                 raise DataError(
@@ -258,6 +257,18 @@ def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
         raws = iter(loader)
         first = list(islice(raws, 1))
     return chain(first, raws)
+
+
+def _pair(raw: Any) -> tuple[Any, Any]:
+    """Inputs and labels of a batch in whatever form it comes."""
+    if isinstance(raw, Mapping):
+        return pair(raw)
+    if not isinstance(raw, (tuple, list)) or len(raw) < 2:
+        raise DataError(
+            "a batch must be a pair (x, y), or a mapping with a column of each, got "
+            f"{type(raw).__name__}. Wrap the data set so that it yields pairs."
+        )
+    return raw[0], raw[1]
 
 
 Source = Arrays | Loaded
@@ -289,7 +300,8 @@ def batches(
     Args:
         data: ``(x, y)`` arrays or tensors, a ``Dataset`` of pairs, a ``DataLoader``, or any
             re-iterable of ``(x, y)`` batches. Inputs in a memory map are read, and converted where
-            that is needed, a batch at a time; labels are held in memory.
+            that is needed, a batch at a time; labels are held in memory. Rows and batches may be
+            mappings whose columns have usual names; see :func:`~artplus.training.columns`.
         prepare: See :data:`Prepare`. Arrays are prepared whole and once, so bad input is refused
             before training; of a loader the first batch is, when it comes.
         batch_size: For arrays and data sets; a loader has its own.
@@ -304,6 +316,8 @@ def batches(
         return Arrays(x, y, batch_size, generator, device=device)
     if isinstance(data, DataLoader):
         return Loaded(data, prepare, device=device)
+    if is_table(data):
+        data = columns(data)
     if isinstance(data, Dataset):
         loader: DataLoader[Any]
         if isinstance(data, Sized) and not isinstance(data, IterableDataset):

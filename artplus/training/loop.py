@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from torch.profiler import record_function
+
 from artplus import modes
 from artplus.errors import DataError
 from artplus.training.callbacks import Callback
@@ -61,9 +63,11 @@ def _epoch(
     gradients: Gradients,
     snapshot: Snapshot,
 ) -> None:
-    for batch in _remaining(state, data, callbacks, snapshot):
+    for batch in _observed(_remaining(state, data, callbacks, snapshot)):
         for callback in callbacks:
             callback.on_step_begin(state)
+        for callback in callbacks:
+            batch = callback.on_batch(state, batch)
         step(state, replace(batch, x=state.engine.place(batch.x)), gradients)
         state.step += 1
         state.done += 1
@@ -102,6 +106,16 @@ def _remaining(
         callback.on_epoch_begin(state)
     data.tell(state.epoch)
     return snapshot.open()
+
+
+def _observed(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; how long each was waited for is seen by a profiler."""
+    while True:
+        with record_function("artplus: data"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _pause(state: State, callbacks: Sequence[Callback]) -> None:

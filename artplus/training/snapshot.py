@@ -49,6 +49,7 @@ class Snapshot:
             "numerics": asdict(state.engine.numerics),
             "state": state.state_dict(),
             "callbacks": {name: each.state_dict() for name, each in self._named()},
+            "watchers": {name: each.state_dict() for name, each in self._named(watching=True)},
         }
         own = {
             "state": state.own_state_dict(),
@@ -86,6 +87,10 @@ class Snapshot:
             state.load_own_state_dict(own["state"])
             for name, callback in self._named():
                 callback.load_state_dict(shared["callbacks"][name])
+            watchers = saved.get("watchers", {})  # they may come and go
+            for name, callback in self._named(watching=True):
+                if watchers.get(name):
+                    callback.load_state_dict(watchers[name])
             # After the schedulers, which may have set rates when they were made.
             state.optimizer.load_state_dict(
                 state.engine.own_optimizer(saved["optimizer"], state.optimizer)
@@ -114,11 +119,11 @@ class Snapshot:
         self._set_streams(now)
         return batches
 
-    def _named(self) -> Iterator[tuple[str, Callback]]:
-        """Callbacks under their type's name, those of one type numbered; without watchers."""
+    def _named(self, *, watching: bool = False) -> Iterator[tuple[str, Callback]]:
+        """Callbacks that shape the run, or that watch it, under their type's name, numbered."""
         seen: dict[str, int] = {}
         for callback in self._callbacks:
-            if callback.watches:
+            if callback.watches is not watching:
                 continue
             name = type(callback).__qualname__
             seen[name] = seen.get(name, 0) + 1

@@ -24,6 +24,21 @@ from artplus.training.method import Method
 Weights = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A sum on the device and how many values are in it."""
+
+    total: Tensor
+    count: int
+
+    def since(self, before: Counted | None) -> Tensor | None:
+        """The mean of what came after ``before``, on the device; ``None`` if nothing did."""
+        if before is None:
+            return self.total / self.count if self.count else None
+        added = self.count - before.count
+        return (self.total - before.total) / added if added else None
+
+
 class Meter:
     """Means over an epoch, kept on the device until somebody reads them."""
 
@@ -39,6 +54,10 @@ class Meter:
 
     def __contains__(self, name: str) -> bool:
         return name in self._sums
+
+    def peek(self) -> dict[str, Counted]:
+        """Sums and counts so far, of this process; waits for nobody."""
+        return {name: Counted(total, self._counts[name]) for name, total in self._sums.items()}
 
     def read(self) -> dict[str, float]:
         """The means so far, of this process; waits for the device."""

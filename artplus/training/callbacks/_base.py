@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from artplus.training.data import Batch
 from artplus.training.state import State
 
 
@@ -26,7 +27,10 @@ class Callback:
     """
 
     watches: ClassVar[bool] = False
-    """Whether it only looks on: such a one may come and go between a run and its resumption."""
+    """Whether it only looks on: such a one may come and go between a run and its resumption.
+
+    What it remembers is in the checkpoint all the same, for where it is there again.
+    """
 
     def on_fit_begin(self, state: State) -> None:
         """Before the first epoch; the model is in train mode."""
@@ -36,6 +40,10 @@ class Callback:
 
     def on_step_begin(self, state: State) -> None:
         """Before a batch is attacked."""
+
+    def on_batch(self, state: State, batch: Batch) -> Batch:
+        """The batch to train on, before it is attacked; as it came, unless overridden."""
+        return batch
 
     def on_gradients(self, state: State) -> None:
         """Between the backward pass and the optimizer's step."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from artplus import _checks, modes, ranks
 from artplus.attacks import APGD, PGD, Attack, members
@@ -50,7 +51,12 @@ class Validation(Callback):
         last = state.epoch == state.epochs or state.stop is not None
         if state.epoch % self._every and not last:
             return
-        with state.candidate() as model, modes.crafting(model.module), state.engine.gathered():
+        with (
+            record_function("artplus: validation"),
+            state.candidate() as model,
+            modes.crafting(model.module),
+            state.engine.gathered(),
+        ):
             state.row |= self.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
