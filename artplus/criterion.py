@@ -184,18 +184,21 @@ def _cross_entropy(loss: nn.CrossEntropyLoss) -> LossFunction:
     """Cross-entropy per unit of class weight: weighing examples by theirs gives torch's mean."""
 
     def unreduced(predictions: Tensor, y: Tensor) -> Tensor:
+        weight = loss.weight
         rows = y.ndim == predictions.ndim
         y = y.to(predictions.dtype) if rows else y
         losses = F.cross_entropy(
             predictions,
             y,
-            weight=loss.weight,
+            weight=weight,
             ignore_index=-100 if rows else loss.ignore_index,
             reduction="none",
             label_smoothing=loss.label_smoothing,
         )
-        own = _element_weights(y, loss.weight, loss.ignore_index)
-        return losses if loss.weight is None or own is None else _over(losses, own)
+        if weight is None:
+            return losses
+        own = _element_weights(y, weight, loss.ignore_index)
+        return losses if own is None else _over(losses, own)
 
     return unreduced
 

@@ -50,9 +50,18 @@ def clip(z: Tensor, box: Box) -> Tensor:
     """``z`` clipped to the box."""
     if box.low is None and box.high is None:
         return z
+    if isinstance(box.low, (int, float)) and isinstance(box.high, (int, float)):
+        return torch.clamp(z, box.low, box.high)  # faster than by tensors of one number
     low = None if box.low is None else torch.as_tensor(box.low, dtype=z.dtype, device=z.device)
     high = None if box.high is None else torch.as_tensor(box.high, dtype=z.dtype, device=z.device)
     return torch.clamp(z, low, high)
+
+
+def moved(z: Tensor, direction: Tensor, length: Eps) -> Tensor:
+    """``z + length * direction``; one pass over memory where the length is a number."""
+    if isinstance(length, Tensor):
+        return z + length * direction
+    return torch.add(z, direction, alpha=length)
 
 
 class Linf:
@@ -67,7 +76,7 @@ class Linf:
         return gradient.sign()
 
     def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-        return (_uniform(x, generator) * 2 - 1) * eps
+        return _uniform(x, generator).mul_(2).sub_(1).mul_(eps)
 
     def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
         # Ball and box are both boxes: their intersection is one clamp, computed once per batch.

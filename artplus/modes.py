@@ -21,7 +21,8 @@ def flags(module: nn.Module) -> Flags:
 def restore(saved: Flags) -> None:
     """Put back every flag saved by :func:`flags`, each sub-module its own."""
     for child, training in saved:
-        child.training = training
+        if child.training is not training:  # setting an attribute of a module takes a while
+            child.training = training
 
 
 @contextmanager
@@ -39,7 +40,8 @@ def crafting(module: nn.Module) -> Iterator[None]:
         if isinstance(child, nn.RNNBase) and any(p.is_cuda for p in child.parameters())
     ]
     try:
-        module.eval()
+        if any(training for _, training in saved):
+            module.eval()
         for layer, _ in recurrent:
             layer.training, layer.dropout = True, 0.0
         yield

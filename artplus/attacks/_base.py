@@ -100,8 +100,10 @@ def own_loss(model: LossModel, x: Tensor, y: Tensor) -> Climb:
 
 def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:
     """Values ``(batch,)`` and gradient with respect to ``z`` alone; see :func:`look`."""
-    values, _, slope = look(lambda point: (climb(point), point), z)
-    return values, slope
+    z = z.detach().requires_grad_(True)
+    with torch.enable_grad():
+        values = climb(z)
+        return values.detach(), _slope(values, z)
 
 
 def look(judge: Judge, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +120,8 @@ def look(judge: Judge, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tenso
             averaged, and flags beside them (``(batch,)`` booleans) hold where most passes say so.
 
     Raises:
-        ConfigurationError: if the values do not depend on ``z`` in a differentiable way.
+        ConfigurationError: if the values do not depend on ``z`` in a differentiable way, or the
+            model is checkpointed in torch's old, re-entrant way, which gives no such gradient.
     """
     values, beside, slope = _look(judge, z)
     if draws == 1:
@@ -134,16 +137,30 @@ def _look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     z = z.detach().requires_grad_(True)
     with torch.enable_grad():
         values, beside = judge(z)
+        return values.detach(), beside.detach(), _slope(values, z)
+
+
+def _slope(values: Tensor, z: Tensor) -> Tensor:
+    """Gradient of the sum of the values by ``z``, without the sum's own passes."""
+    slope: Tensor | None = None
+    try:
         # Weights alone can carry a graph, so the input may be missing from one that exists.
-        slope = None
         if values.requires_grad:
-            (slope,) = torch.autograd.grad(values.sum(), z, allow_unused=True)
-        if slope is None:
-            raise ConfigurationError(
-                "the loss has no gradient with respect to the input. Does the model round, detach "
-                "or leave torch on the way? Attack it with Square, which needs no gradient."
-            )
-    return values.detach(), beside.detach(), torch.nan_to_num(slope)
+            (slope,) = torch.autograd.grad(values, z, torch.ones_like(values), allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+        raise ConfigurationError(
+            "the model uses gradient checkpointing in its re-entrant form, which gives no gradient "
+            "with respect to the input alone. Write checkpoint(..., use_reentrant=False); in "
+            "Transformers gradient_checkpointing_enable({'use_reentrant': False})."
+        ) from error
+    if slope is None:
+        raise ConfigurationError(
+            "the loss has no gradient with respect to the input. Does the model round, detach "
+            "or leave torch on the way? Attack it with Square, which needs no gradient."
+        )
+    return torch.nan_to_num(slope)
 
 
 def resolve(eps: Budget, x: Tensor, ball: Geometry) -> Eps:

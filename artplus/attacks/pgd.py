@@ -24,7 +24,7 @@ from artplus.attacks._base import (
 )
 from artplus.attacks._found import Found, judge
 from artplus.errors import ConfigurationError
-from artplus.geometry import Eps, Geometry, Retraction, clip, geometry
+from artplus.geometry import Eps, Geometry, Retraction, clip, geometry, moved
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -194,13 +194,13 @@ class PGD:
         space: InputSpace,
     ) -> Tensor:
         momentum = None
-        for _ in range(self.steps):
-            _, slope = gradient(climb, z)
-            with torch.no_grad():
+        with torch.no_grad():
+            for _ in range(self.steps):
+                _, slope = gradient(climb, z)
                 step, momentum = self._direction(
                     ball, space.restrict(-slope if self.targeted else slope), momentum
                 )
-                z = retract(z + step_size * step)
+                z = retract(moved(z, step, step_size))
         return z
 
     def _direction(

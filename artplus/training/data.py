@@ -60,16 +60,18 @@ class Order:
         return full + (rest > 0) - alone
 
     def __iter__(self) -> Iterator[list[int]]:
+        for positions in self.tensors():
+            yield positions.tolist()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The same positions as tensors, which index other tensors at once."""
         shuffled = self.generator is not None
         order = torch.randperm(self._n, generator=self.generator) if shuffled else None
         for i in range(len(self)):
             start = i * self._batch_size
             stop = self._n if i == len(self) - 1 else start + self._batch_size
             own = ranks.share(stop - start)
-            if order is None:
-                yield list(range(start, stop))[own]
-            else:
-                yield order[start:stop][own].tolist()
+            yield (torch.arange(start, stop) if order is None else order[start:stop])[own]
 
 
 class Arrays:
@@ -120,14 +122,13 @@ class Arrays:
 
     def begin(self, done: int = 0) -> Iterator[Batch]:
         """An epoch, its first ``done`` batches passed over at once."""
-        positions = iter(self._order)
+        positions = self._order.tensors()
         passed = sum(1 for _ in islice(positions, done))
         _all_there(passed, done)
         return self._batches(positions)
 
-    def _batches(self, order: Iterator[list[int]]) -> Iterator[Batch]:
-        for positions in order:
-            index = torch.tensor(positions)
+    def _batches(self, order: Iterator[Tensor]) -> Iterator[Batch]:
+        for index in order:
             yield Batch(
                 self.x[index].to(self._device, non_blocking=True),
                 self.y[index].to(self._device, non_blocking=True),

@@ -48,6 +48,8 @@ class EpsWarmup(Callback):
         if full is None or full.attack is None:
             return
         scale = self._scale(state)
+        if scale == 1 and state.method.attack is full.attack:
+            return  # most of training: nothing to put together anew
         attack = full.attack if scale == 1 else full.attack.with_eps(scale)
         state.method = replace(state.method, attack=attack)
 
