@@ -40,7 +40,7 @@ class LossModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Predictions for ``x``; logits ``(batch, classes)`` in classification."""
-        return (self.forward or self.module)(x)
+        return (self.module if self.forward is None else self.forward)(x)
 
     def loss(self, predictions: Tensor, y: Tensor) -> Tensor:
         """The loss of each example, ``(batch,)``."""

@@ -85,7 +85,7 @@ class Whole(nn.Module):
     def __init__(self, model: LossModel) -> None:
         super().__init__()
         self.module = model.module
-        self._predict = model.forward or model.module.__call__
+        self._predict = model.module.__call__ if model.forward is None else model.forward
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions for ``x``."""

@@ -79,7 +79,7 @@ class Engine:
         self._lay_out(model.module)
         predict: Any = compiled(Whole(model), self.numerics)
         if type(self) is Engine and not self.numerics.compile:
-            predict = model.forward or model.module
+            predict = model.module if model.forward is None else model.forward
         forward = low_precision(predict, self.numerics, device)
         half = self.numerics.precision == "fp16"
         self.attacked = replace(model, forward=gradients_scaled(forward) if half else forward)
