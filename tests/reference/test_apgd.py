@@ -375,9 +375,10 @@ def test_leaving_fooled_examples_fools_the_same(net, norm: float, loss) -> None:
     x = torch.rand(40, *SHAPE, dtype=torch.float64)
     net = net.double()
     y, model = net(x).argmax(1), LossModel(net)
-    eps = {np.inf: 0.04, 2: 0.2, 1: 0.6}[norm]
+    eps = {np.inf: 0.04, 2: 0.2, 1: 0.5}[norm]
     start = (x + 0.01 * torch.randn_like(x)).clamp(0, 1)
-    attack = APGD(eps=eps, norm=norm, steps=25, loss=loss, targets=1)
+    steps = 90 if norm == 1 else 25  # of which in L1 the last 40 % count
+    attack = APGD(eps=eps, norm=norm, steps=steps, loss=loss, targets=1)
     whole, left = (
         a(model, x, y, space=BOX, start=start) for a in (attack, replace(attack, until_fooled=True))
     )
