@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from artplus import _checks, modes, ranks
 from artplus.attacks import APGD, PGD, Attack, members
@@ -17,6 +16,7 @@ from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Arrays, Batch, Loaded
+from artplus.training.marks import marked
 from artplus.training.method import Method
 from artplus.training.state import State
 
@@ -52,7 +52,7 @@ class Validation(Callback):
         if state.epoch % self._every and not last:
             return
         with (
-            record_function("artplus: validation"),
+            marked("artplus: validation"),
             state.candidate() as model,
             modes.crafting(model.module),
             state.engine.gathered(),

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from artplus import modes, ranks
 from artplus.training.data import Batch
+from artplus.training.marks import marked
 from artplus.training.state import State
 
 Gradients = Callable[[], None]
@@ -58,7 +58,7 @@ def craft(state: State, batch: Batch) -> Crafted:
     method, size, starts = state.method, state.micro_batch, state.starts
     if size is not None and (method.slice_size is None or size < method.slice_size):
         method = replace(method, slice_size=size)
-    with record_function("artplus: attack"), state.engine.attacking():
+    with marked("artplus: attack"), state.engine.attacking():
         rows = method.chosen(batch.x, state.generator)
         x_advs = method.craft(
             state.engine.attacked,
@@ -86,10 +86,10 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     count, x_advs = parts(state, n), crafted.x_advs
     emphasis = method.emphasis(batch.x, crafted.rows)
     if count == 1 and ranks.ranks() == 1:
-        with record_function("artplus: terms"):
+        with marked("artplus: terms"):
             terms = method.terms(engine.trained, batch.x, x_advs, batch.y, emphasis)
             loss = method.reduce(engine.trained, terms, batch.y, state.progress)
-        with record_function("artplus: backward"):
+        with marked("artplus: backward"):
             engine.backward(loss)
         return Seen(
             loss.detach(), _detached(terms.clean), _detached(terms.adversarial), crafted.rows
@@ -106,10 +106,10 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
         with engine.accumulating(last=k == count - 1):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
             own_emphasis = None if emphasis is None else emphasis[rows]
-            with record_function("artplus: terms"):
+            with marked("artplus: terms"):
                 terms = method.terms(engine.trained, batch.x[rows], part, y, own_emphasis)
                 summed = method.total(engine.trained, terms, y, state.progress) * share
-            with record_function("artplus: backward"):
+            with marked("artplus: backward"):
                 engine.backward(summed)
         loss += summed.detach()
         clean.append(_detached(terms.clean))
@@ -129,7 +129,7 @@ def parts(state: State, n: int) -> int:
 
 def move(state: State, gradients: Gradients) -> None:
     """Take the optimizer's step, after the callbacks have seen the gradients."""
-    with record_function("artplus: optimizer"):
+    with marked("artplus: optimizer"):
         state.engine.unscale(state.optimizer)
         gradients()
         state.engine.step(state.optimizer)
