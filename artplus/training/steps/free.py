@@ -30,8 +30,10 @@ class Free:
     the weights move m times a batch.
 
     The objective's own loss is climbed, and an attack given to the method lends its radius and norm
-    alone. Differs from the authors' code: any norm and objective; the model stays in train mode, as
-    there.
+    alone.
+
+    Differs from the authors' code: any norm and objective; what is carried is the perturbation
+    as clipped to the valid range. The model stays in train mode, as there.
 
     Args:
         replays: m, >= 1: 8 on CIFAR-10, 4 on ImageNet [Shafahi19]_.
