@@ -130,6 +130,15 @@ def test_a_shuffling_loader_has_one_order_for_all(ranks):
     assert all(row["loss"] > 0 for row in rows)
 
 
+def test_an_accelerators_accumulation_splits_the_batch(ranks, alone):
+    """A step of the weights sees one batch however many parts the accelerator is told to make."""
+    name, _, found = ranks
+    if name != "accelerate":
+        pytest.skip("only Accelerate has such a setting of its own")
+    for own in found:
+        close(own["accumulating accelerator"], alone["trades"])
+
+
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ConfigurationError, match="engine must be one of auto, torch, ddp"):
         as_engine("horovod")
