@@ -134,8 +134,9 @@ def measured(found: Task, option: Option, epochs: int, n: int, seed: int) -> dic
     times = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
     x, y = found.test
     eps = found.eps
+    classifier = artplus.wrap(net.eval(), x, y, clip_values=(0.0, 1.0), verbose=False)
     report = artplus.evaluate(
-        artplus.wrap(net.eval(), x, y, clip_values=(0.0, 1.0), verbose=False), x[:n], y[:n], eps=eps,
+        classifier, x[:n], y[:n], eps=eps,
         attacks={
             "APGD-CE": APGD(eps=eps, steps=50, loss="ce", until_fooled=True),
             "APGD-T": APGD(eps=eps, steps=50, loss="targeted_dlr", until_fooled=True),
