@@ -90,19 +90,19 @@ def options(eps: float) -> dict[str, Option]:
     patient = PGD(eps=eps, steps=STEPS, patience=0)
     return {
         f"PGD-{STEPS}": Option(whole),
-        "PGD-3": Option(PGD(eps=eps, steps=3)),
-        "PGD-1": Option(random),
         "PGD-1, WarmStart": Option(one, callbacks=(WarmStart(None),)),
-        "PGD-2, WarmStart": Option(two, callbacks=(WarmStart(None),)),
         f"PGD-{STEPS}, patience 0": Option(patient),
-        f"PGD-{STEPS}, patience 0 to 2": Option(patient, callbacks=(PatienceRamp(),)),
         f"PGD-{STEPS}, StepsRamp(1)": Option(whole, callbacks=(StepsRamp(1),)),
         f"PGD-{STEPS}, attack_share 0.5": Option(whole, {"attack_share": 0.5}),
+        f"Free({MOVES})": Option(random, {"step": Free(MOVES)}, shorter=MOVES),
+        "PGD-3": Option(PGD(eps=eps, steps=3)),
+        "PGD-2, WarmStart": Option(two, callbacks=(WarmStart(None),)),
+        f"PGD-{STEPS}, patience 0 to 2": Option(patient, callbacks=(PatienceRamp(),)),
+        "PGD-1": Option(random),
         f"mix, PGD-{STEPS}": Option(whole, {"objective": "mix"}),
         f"mix, PGD-{STEPS}, attack_share 0.5": Option(
             whole, {"objective": "mix", "attack_share": 0.5}
         ),
-        f"Free({MOVES})": Option(random, {"step": Free(MOVES)}, shorter=MOVES),
         f"PGD-{STEPS}, AWP (more work)": Option(whole, {"step": AWP()}),
     }
 
