@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from artplus import convolution
+
 Flags = list[tuple[nn.Module, bool]]
 
 
@@ -31,7 +33,8 @@ def crafting(module: nn.Module) -> Iterator[None]:
 
     So dropout is off and batch statistics stand still in the attack, and a layer that the user
     froze (``bn.eval()``) is still frozen afterwards. Recurrent layers on CUDA keep train mode,
-    which cuDNN needs for gradients, with their dropout off meanwhile.
+    which cuDNN needs for gradients, with their dropout off meanwhile. Gradients are meant to be
+    taken by the input alone: see :mod:`artplus.convolution`.
     """
     saved = flags(module)
     recurrent = [
@@ -44,7 +47,8 @@ def crafting(module: nn.Module) -> Iterator[None]:
             module.eval()
         for layer, _ in recurrent:
             layer.training, layer.dropout = True, 0.0
-        yield
+        with convolution.one_channel(module):
+            yield
     finally:
         restore(saved)
         for layer, dropout in recurrent:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import modes, ranks
+from artplus import convolution, modes, ranks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.numerics import (
@@ -98,7 +98,7 @@ class Engine:
         if not self.numerics.compile:
             yield
             return
-        with modes.frozen(self.attacked.module):
+        with convolution.left_alone(), modes.frozen(self.attacked.module):
             yield
 
     @contextmanager

@@ -1,0 +1,113 @@
+"""The input's gradient of a convolution with one input channel: a faster way on a processor.
+
+The first layer of a network for grey images, spectrograms or X-rays has one input channel. There
+oneDNN's gradient by the input takes two to four times the forward pass; a matrix product and a
+``fold`` take a half to a fifth of that. Attacks spend most of their time in this gradient.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ENOUGH = 0.75
+"""Least ratio of output channels to the kernel's area. Measured on two processors' worth of threads
+and one: from 0.8 on the product wins by 1.3 to 4.7 times, at 0.25 and below it loses by half."""
+
+_allowed: ContextVar[bool] = ContextVar("one-channel convolutions", default=True)
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Convolutions as they are, as a compiler must find them at every call."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+@contextmanager
+def one_channel(module: nn.Module) -> Iterator[None]:
+    r"""Inside, convolutions of one channel in ``module`` have a faster gradient by their input.
+
+    .. math:: \nabla_x L = \mathrm{fold}(W^T \, \nabla_y L)
+
+    The same to rounding. Forward passes are torch's, and so is everything on other devices, in
+    other dtypes and under autocast. **Gradients by these layers' weights are not computed**: it is
+    for attacks, which want none.
+    """
+    found = [child for child in module.modules() if _fits(child)] if _allowed.get() else []
+    if any(hasattr(child, "_orig_mod") for child in module.modules()):  # compiled by the user
+        found = []
+    for child in found:
+        child.__dict__["_conv_forward"] = types.MethodType(_conv_forward, child)
+    try:
+        yield
+    finally:
+        for child in found:
+            child.__dict__.pop("_conv_forward", None)
+
+
+def _fits(child: nn.Module) -> bool:
+    return (
+        type(child) is nn.Conv2d
+        and child.in_channels == 1
+        and child.groups == 1
+        and child.dilation == (1, 1)
+        and child.padding_mode == "zeros"
+        and isinstance(child.padding, tuple)
+        and child.out_channels >= ENOUGH * child.kernel_size[0] * child.kernel_size[1]
+        and child.weight.device.type == "cpu"
+        and child.weight.dtype == torch.float32
+        and "_conv_forward" not in child.__dict__
+    )
+
+
+def _conv_forward(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``nn.Conv2d.forward`` calls, with the other gradient where one is wanted."""
+    plain = not (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu")
+    if plain or x.ndim != 4 or x.dtype != torch.float32:
+        return cast(Tensor, nn.Conv2d._conv_forward(self, x, weight, bias))
+    bias = None if bias is None else bias.detach()
+    found: Tensor = _OneChannel.apply(x, weight.detach(), bias, self.stride, self.padding)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _OneChannel(torch.autograd.Function):
+    """A convolution that is differentiable by its input alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.stride, ctx.padding = x.shape[-2:], stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        columns = weight.flatten(1).t() @ slope.flatten(2)
+        return (
+            F.fold(
+                columns,
+                ctx.size,
+                weight.shape[-2:],
+                stride=ctx.stride,
+                padding=ctx.padding,
+            ),
+            *(None,) * 4,
+        )
