@@ -214,7 +214,7 @@ def _step(
         spent = 0.0
 
         def attack() -> tuple[Tensor, Tensor]:
-            with modes.crafting(model.module), engine.attacking():
+            with engine.attacking(), modes.crafting(model.module):
                 climb = own_loss(engine.attacked, x, y)
                 values, _, slope = look(lambda z: (climb(z), z), x)
                 return values.mean(), slope

@@ -103,7 +103,8 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = ranks.part(n, k, count)
-        with engine.accumulating(last=k == count - 1):
+        last, second = k == count - 1, method.objective.second_order
+        with engine.accumulating(last=last, second_order=second):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
             own_emphasis = None if emphasis is None else emphasis[rows]
             with marked("artplus: terms"):
@@ -145,7 +146,7 @@ def measure(state: State, batch: Batch, seen: Seen) -> None:
     with torch.no_grad():
         clean = seen.clean
         if clean is None and ("clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0):
-            with modes.crafting(model.module), state.engine.attacking():
+            with state.engine.attacking(), modes.crafting(model.module):
                 clean = state.engine.attacked(batch.x)
         if clean is not None:
             meter.add("clean_accuracy", ~model.wrong(clean, batch.y))
