@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,29 @@ def test_example_hardens(path, capsys):
         assert module["history"]["loss"][-1] < module["history"]["loss"][0]
     else:
         assert module["means"][-1] < module["means"][0]
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    # On processors the launcher's own way to several processes is MPI; this one goes by torchrun.
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                   "--main_process_port", "0"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_example_of_several_processes_runs_under_its_launchers(launcher):
+    """Two processes, one training, one evaluation, and everything printed once."""
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(ROOT / "examples/distributed.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("History(4 epochs") == 1
+    assert done.stdout.count("worst case") == 1
 
 
 def test_the_readme_shows_the_quickstart():
