@@ -351,6 +351,7 @@ def _callbacks(
     found += [c for c in plan.callbacks if c not in found and c not in last]
     if not validates:
         _refuse_blind(found)
+    _refuse_moved(found)
     found.append(events.StuckAtChance())
     if plan.progress:
         found.append(events.Progress())
@@ -375,6 +376,16 @@ def _refuse_blind(callbacks: Sequence[Callback]) -> None:
                 "ReduceLROnPlateau(mode='max') follows validation accuracy; give validation data, "
                 "or use mode='min' for the training loss"
             )
+
+
+def _refuse_moved(callbacks: Sequence[Callback]) -> None:
+    """A perturbation belongs to the picture as it was placed when it was found."""
+    kinds = {type(callback) for callback in callbacks}
+    if events.WarmStart in kinds and events.Augment in kinds:
+        raise ConfigurationError(
+            "WarmStart keeps perturbations by position, and Augment moves the pictures from under "
+            "them from epoch to epoch; leave one of them out"
+        )
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import artplus
 from artplus.attacks import PGD
 from artplus.losses import make_loss
-from artplus.training.callbacks import EMA, Callback, Checkpoint, GradientClipping
+from artplus.training.callbacks import (
+    EMA,
+    Callback,
+    Checkpoint,
+    EpsWarmup,
+    GradientClipping,
+    WarmStart,
+)
 from artplus.training.steps import AWP, Free, standard
 
 N, FEATURES, CLASSES = 48, 6, 3
@@ -109,6 +116,13 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "uneven batches": lambda engine: train(engine, data=data(41), epochs=3),
     "label smoothing": lambda engine: train(engine, label_smoothing=0.1),
     "validation": lambda engine: train(engine, validation=data(21)),
+    "warm start": lambda engine: train(
+        engine,
+        attack=PGD(eps=0.1, steps=1, step_size=0.03, random_start=False),
+        callbacks=[WarmStart(None, dtype=torch.float32), EpsWarmup(0)],
+        data=data(41),
+        epochs=4,
+    ),
     "loader": lambda engine: train(
         engine, data=DataLoader(TensorDataset(*data()), 16, shuffle=False)
     ),

@@ -21,6 +21,7 @@ from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training import checkpoint
 from artplus.training.callbacks import (
+    Augment,
     Callback,
     Checkpoint,
     EpsWarmup,
@@ -314,6 +315,7 @@ def test_warm_start_leaves_nothing_behind_and_serves_again():
         ([WarmStart()], {"attack": Cycle([PGD(eps=0.1), PGD(eps=0.2)])}, "gives it to PGD or APGD"),
         ([WarmStart()], {"attack": Square(eps=0.1, queries=5)}, "gives it to PGD or APGD"),
         ([WarmStart(), WarmStart()], {}, "more than one WarmStart"),
+        ([WarmStart(), Augment(lambda x: x)], {}, "leave one of them out"),
         ([WarmStart()], {"step": Free(2)}, "WarmStart has no meaning here"),
         ([], {"step": Free(2), "attack_share": 0.5}, "attack_share has no meaning here"),
     ],

@@ -32,7 +32,7 @@ class WarmStart(Callback):
     in force and into the valid range, so ε may be ramped.
 
     It needs to know which example is which: arrays and memory maps. Augmentation moves the pictures
-    from under their perturbations, which the authors undo and a loader does not tell. Memory: one
+    from under their perturbations, which the authors undo and nobody tells here. Memory: one
     number in ``dtype`` for every number of the training inputs, on the model's device; 94 MB for
     MNIST, 307 MB for CIFAR-10. They are part of a checkpoint. Several processes exchange them once
     an epoch, since an example goes to another process in the next.
