@@ -14,8 +14,8 @@ class StepsRamp(AttackSchedule):
     .. math:: K_t = \min\bigl(K, \; k + \lfloor (K - k + 1) \, t / T \rfloor\bigr)
 
     so that every number between is in force for an equal part of the ramp. An attack without a
-    ``step_size`` takes longer steps while it takes fewer, so it reaches as far. A ramp from one step
-    over the whole training halves the attack's cost.
+    ``step_size`` takes longer steps while it takes fewer, so it reaches as far. From one step over
+    the whole training, the ramp halves the attack's cost.
 
     Differs from the paper, which raises K when accuracy under the present number is high: by time
     alone, as later recipes do.
