@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
+from torch._C._autograd import _profiler_enabled
 from torch.profiler import record_function
 
 _NONE: AbstractContextManager[Any] = nullcontext()
@@ -21,4 +21,4 @@ def marked(name: str) -> AbstractContextManager[Any]:
         >>> with marked("artplus: attack"):
         ...     pass
     """
-    return record_function(name) if torch.autograd._profiler_enabled() else _NONE
+    return record_function(name) if _profiler_enabled() else _NONE

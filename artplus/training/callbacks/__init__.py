@@ -3,6 +3,7 @@
 from artplus.training.callbacks._base import Callback as Callback
 from artplus.training.callbacks.augment import Augment as Augment
 from artplus.training.callbacks.checkpoint import Checkpoint as Checkpoint
+from artplus.training.callbacks.clean_floor import CleanFloor as CleanFloor
 from artplus.training.callbacks.clipping import GradientClipping as GradientClipping
 from artplus.training.callbacks.early_stopping import EarlyStopping as EarlyStopping
 from artplus.training.callbacks.ema import EMA as EMA
@@ -27,6 +28,7 @@ __all__ = [
     "Augment",
     "Callback",
     "Checkpoint",
+    "CleanFloor",
     "EarlyStopping",
     "EpsWarmup",
     "GradientClipping",
