@@ -26,8 +26,8 @@ format: $(VENV)/.dev      ## put the style right
 
 check: lint test          ## what CI runs
 
-bench: $(VENV)/.core      ## speed and memory against a bare loop and ART's trainer
-	$(BIN)/python -m tests.benchmarks.speed --output speed.json
+bench: $(VENV)/.core      ## speed and memory beside loops by hand, ART and others: a quarter of an hour
+	$(BIN)/python -m tests.benchmarks.suite --output suite.json
 
 clean:
 	rm -rf $(VENV) demo build dist .coverage

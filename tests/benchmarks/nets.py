@@ -100,3 +100,41 @@ class PreActResNet(nn.Module):
         """Logits."""
         features = torch.relu(self.norm(self.layers(self.stem(x))))
         return self.head(features.mean((2, 3)))
+
+
+class ViT(nn.Module):
+    """A small vision transformer for 3x32x32 inputs: patches of 4, pre-norm blocks (GELU)."""
+
+    def __init__(self, width: int = 64, blocks: int = 4, heads: int = 4, classes: int = 10) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.place = nn.Parameter(torch.randn(1, 64, width) * 0.02)
+        self.blocks = nn.Sequential(*(ViTBlock(width, heads) for _ in range(blocks)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.place
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
+class ViTBlock(nn.Module):
+    """Self-attention and a perceptron, each beside a shortcut (Dosovitskiy et al., 2021)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens."""
+        n, length, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(seen.transpose(1, 2).reshape(n, length, width))
+        return x + self.mlp(self.norm2(x))
