@@ -271,9 +271,7 @@ def _climbs(attack: Attack) -> bool:
 
 
 def _one_run(attack: Attack) -> Attack:
-    """Auto-PGD without what only survivors see, so not a whole batch: restarts, targets, the rest
-    of a run that fooled ones have left.
-    """
+    """Auto-PGD on whole batches only: no restarts, no targets, and fooled examples stay."""
     if not isinstance(attack, APGD):
         return attack
     return replace(attack, restarts=1, targets=1, until_fooled=False)

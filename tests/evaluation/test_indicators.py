@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from functools import cache, partial
 
 import numpy as np
@@ -16,11 +17,13 @@ from artplus.attacks import APGD, PGD, Square
 from artplus.attacks._base import look
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation import Finding, Report, Threat, indicators, judge, make_suite
+from artplus.evaluation import Finding, Report, Threat, indicators, judge, make_suite, probe
 from artplus.evaluation.finding import overall
 from artplus.evaluation.indicators import strength
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.optimisation import unfinished
+from artplus.evaluation.indicators.outputs import fano, squeezed_logits
+from artplus.evaluation.intake import make_bench
 from artplus.model import LossModel
 from artplus.reporting import compare
 from artplus.spaces import InputSpace
@@ -53,6 +56,15 @@ def judged(module, attacks=None, **options):
 
 def found(report, name):
     return {finding.name: finding for finding in report.findings}[name]
+
+
+def asked(indicator, module):
+    """What one check alone says."""
+    x, y = data()
+    model, attacks = LossModel(module), {"pgd": PGD(eps=EPS, steps=1)}
+    report = judge(model, x, y, attacks, space=BOX, progress=False)
+    bench = make_bench(model, x, y, BOX, 128, torch.device("cpu"), None)
+    return indicator(probe.take(bench, report, attacks, seed=0))
 
 
 HONEST = [
@@ -145,6 +157,55 @@ def test_planted_defences_are_called_out(name):
     assert reasons <= {finding.name for finding in report.reasons}
     for finding in report.reasons:
         assert finding.explanation and finding.remedy
+
+
+WEAK = [("mlp", 0, 1e-3), ("mlp", 1, 1e-3), ("mlp", 0, 3e-4), ("cnn", 0, 1e-3), ("cnn", 1, 3e-4)]
+
+
+@pytest.mark.parametrize(("kind", "seed", "lr"), WEAK)
+def test_a_net_that_has_learnt_little_is_not_squeezed(kind, seed, lr):
+    """It is unsure since it cannot tell: a loss near a guess's that its accuracy explains."""
+    finding = asked(squeezed_logits, net(kind, seed, epochs=1, lr=lr))
+    assert finding.verdict == "ok" and "its accuracy explains" in finding.explanation
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_temperature_squeezes_too(seed):
+    """Logits of a good net divided by 100 hide what it knows, and by 1 they do not."""
+    flat = Around(net("mlp", seed), after=lambda z: z / 100)
+    assert asked(squeezed_logits, flat).verdict == "suspicious"
+    assert asked(squeezed_logits, net("mlp", seed)).figure < 0.2
+
+
+@pytest.mark.parametrize(("accuracy", "classes"), [(0.9, 10), (0.6, 3), (0.75, 2), (0.34, 3)])
+def test_fano_is_the_least_loss_of_a_model_equally_sure_of_everything(accuracy, classes):
+    """Against every confidence: the mean cross-entropy of right and wrong predictions."""
+    sure = torch.linspace(1 / classes, 0.9999, 100_000, dtype=torch.float64)
+    wrong = -((1 - sure) / (classes - 1)).log()
+    losses = -accuracy * sure.log() + (1 - accuracy) * wrong
+    least = float(losses.min()) / math.log(classes)
+    assert fano(accuracy, classes) == pytest.approx(least, rel=1e-6)
+    assert fano(1 / classes, classes) == fano(0.0, classes) == 1.0 and fano(1.0, classes) == 0.0
+
+
+def test_one_answer_to_everything_or_a_mask_is_not_blindness():
+    """A right model that knows one answer, or may be changed in a corner only, may stand."""
+    torch.manual_seed(0)
+    x, constant = torch.rand(40, 4), nn.Linear(4, 3)
+    with torch.no_grad():
+        constant.bias[1] = 9.0
+    attacks = {"apgd": APGD(eps=0.1, loss="margin")}
+    options = {"space": BOX, "checks": True, "progress": False}
+    report = judge(LossModel(constant), x, torch.ones(40).long(), attacks, **options)
+    assert report.robust_accuracy == 1.0 and report.verdict == "trusted"
+    assert "unconstrained attack" not in {finding.name for finding in report.findings}
+    x, y = data()
+    corner = torch.zeros(1, 8, 8)
+    corner[:, 0, 0] = 1
+    options["space"] = InputSpace(0.0, 1.0, corner)
+    report = judge(LossModel(base()), x, y, {"apgd": APGD(eps=EPS, loss="margin")}, **options)
+    assert report.robust_accuracy > 0.9
+    assert "unconstrained attack" not in {finding.name for finding in report.findings}
 
 
 def test_an_attack_that_is_too_short():
@@ -406,10 +467,11 @@ def test_verdict_in_every_form(alarmed, tmp_path):
     assert "Suspicious: 1 of 16 checks raised the alarm" in " ".join(str(alarmed).split())
     assert "! <b>odd</b> (suspicious): saw | <script> look *twice*" in str(alarmed)
     markdown = alarmed.save(tmp_path / "r.md").read_text(encoding="utf-8")
-    assert "**Suspicious: 1 of 16" in markdown
+    assert "but 1 of 16 checks" in markdown.split("**")[1]
+    assert "Suspicious: 1 of 16 checks raised the alarm" in markdown
     assert r"**&lt;b&gt;odd&lt;/b&gt;** (suspicious): saw \| &lt;script&gt;" in markdown
     page = alarmed.save(tmp_path / "r.html").read_text(encoding="utf-8")
-    assert page.index('class="trust suspicious"') < page.index('class="verdict"')
+    assert page.index('class="verdict"') < page.index('class="trust suspicious"')
     assert "&lt;b&gt;odd&lt;/b&gt;" in page and "<b>odd</b>" not in page
     assert "unavailable gradients" in page
     trusted = judged(base())

@@ -14,7 +14,7 @@ from artplus.functional import class_index
 CALLS = 5
 DIFFERENCE = 1e-4
 SUM = 1e-5
-FLAT = 0.7
+WITHHELD = 0.45
 
 
 def random_outputs(probe: Probe) -> Finding:
@@ -56,10 +56,19 @@ def softmax_outputs(probe: Probe) -> Finding | None:
 
 
 def squeezed_logits(probe: Probe) -> Finding | None:
-    r"""Mean cross-entropy of right predictions in units of :math:`\log K`, that of a guess.
+    r"""Loss of right predictions beyond what the accuracy explains, in units of a guess's.
 
-    Where right answers are hardly surer than guesses the loss surface is flat and noisy, as
-    logit squeezing [Kannan18]_ makes it; gradients of cross-entropy then lead nowhere [Mosbach18]_.
+    .. math:: \frac{1}{\log K} \left( \operatorname{mean}_{\text{right}} l(x) - h(a) -
+              (1 - a) \log(K - 1) \right), \quad h(a) = -a \log a - (1 - a) \log(1 - a)
+
+    What is taken off is Fano's loss: what a model of clean accuracy :math:`a` must lose if it is
+    equally sure of everything; for :math:`a` stands the lower end of its 95 % interval. A net that
+    has learnt little is unsure since it cannot tell; one that can and does not say so has had its
+    logits squeezed [Kannan18]_ or divided by a temperature: its loss surface is flat and noisy,
+    and gradients of cross-entropy lead nowhere [Mosbach18]_. Our own: nets of 1 to 30 epochs on
+    digits, wine, iris and breast cancer, hardened or not, show at most 0.35; with squeezing of
+    weight 1 it is 0.65 and more on digits, and 0.42 and more on wine and breast cancer, whose
+    accuracy on few examples is less sure.
 
     References:
         .. [Kannan18] Kannan et al., "Adversarial logit pairing", 2018,
@@ -67,7 +76,8 @@ def squeezed_logits(probe: Probe) -> Finding | None:
         .. [Mosbach18] Mosbach et al., "Logit pairing methods can fool gradient-based attacks",
            2018, https://arxiv.org/abs/1810.12042
     """
-    if not probe.classifies:
+    interval = probe.report.clean_interval
+    if not probe.classifies or interval is None:
         return None
     logits = probe.predictions("outputs").double()
     y = class_index(probe.bench.y).cpu()
@@ -76,16 +86,34 @@ def squeezed_logits(probe: Probe) -> Finding | None:
         return None
     losses = torch.nn.functional.cross_entropy(logits[right], y[right], reduction="none")
     share = float(losses.mean()) / math.log(logits.shape[1])
-    name = "squeezed logits"
-    text = f"Where the model is right its loss is {percent(share)} of a guess's"
-    if share <= FLAT:
-        return Finding(name, "ok", share, f"{text}: it tells right from wrong.")
+    explained = fano(interval[0], logits.shape[1])
+    figure, name = share - explained, "squeezed logits"
+    text = (
+        f"Where the model is right its loss is {percent(share)} of a guess's; its accuracy "
+        f"explains {percent(explained)}"
+    )
+    if figure <= WITHHELD:
+        return Finding(name, "ok", figure, f"{text}.")
     return Finding(
         name,
         "suspicious",
-        share,
-        f"{text}, so it is hardly surer of them than of the others: the loss is flat, and attacks "
-        "that climb it are lost in its ripples.",
+        figure,
+        f"{text}. It tells right from wrong and is hardly surer of the right: the loss is flat, "
+        "and attacks that climb it are lost in its ripples.",
         "Use attacks that do not depend on the scale of logits (apgd_t, apgd_dlr, fab_t), more "
         "steps and restarts, and Square.",
     )
+
+
+def fano(accuracy: float, classes: int) -> float:
+    """Least mean loss of a model equally sure of everything, in units of a guess's, at most 1.
+
+    Example:
+        >>> fano(1.0, 10), round(fano(0.9, 2), 3), round(fano(0.1, 10), 3)
+        (0.0, 0.469, 1.0)
+    """
+    if accuracy <= 1 / classes:
+        return 1.0
+    wrong = 1 - accuracy
+    entropy = -sum(p * math.log(p) for p in (accuracy, wrong) if p)
+    return (entropy + wrong * math.log(max(classes - 1, 1))) / math.log(classes)

@@ -93,9 +93,14 @@ def white_box_strongest(probe: Probe) -> Finding | None:
 def unconstrained_attack(probe: Probe) -> Finding | None:
     """Share of examples that stand when the radius is the whole range: it must be nothing.
 
-    Indicator 6 of attack failure [Pintor22]_.
+    Indicator 6 of attack failure [Pintor22]_. Nothing can withstand it where an example may be
+    turned into one that gets another answer. So it has no meaning where features are held by a
+    mask, nor for a model with one answer to all the examples, which may have no other.
     """
-    if probe.gradients is None or not probe.classifies:
+    if probe.gradients is None or not probe.classifies or probe.bench.space.mask is not None:
+        return None
+    answers = probe.report.predictions_clean
+    if answers is None or (answers == answers[0]).all():
         return None
     attack = APGD(eps=span(probe), norm=torch.inf, steps=STEPS, loss="margin", random_start=False)
     share = 1 - float(probe.wrong_after(attack, "unconstrained").double().mean())

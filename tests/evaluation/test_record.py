@@ -1,0 +1,161 @@
+"""The record of one attack: draws of its own for each batch, breaks, and the few examples kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from artplus.evaluation import judge
+from artplus.evaluation.bench import Scores
+from artplus.evaluation.record import CHANGED, DONE, Record
+from artplus.evaluation.verify import Findings
+from artplus.model import LossModel
+
+ROOM = 2
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Notes what it could draw from in each batch, and moves its inputs a little."""
+
+    eps: float = 0.1
+    norm: float = math.inf
+    targeted: bool = False
+    seen: list[tuple[float, float, float, tuple[int, ...]]] = field(default_factory=list)
+
+    def __call__(
+        self, model: LossModel, x: Tensor, y: Tensor, *, generator: Any = None, **_: Any
+    ) -> Tensor:
+        own = float(torch.rand((), generator=generator))
+        self.seen.append((own, float(torch.rand(())), float(np.random.rand()), tuple(y.tolist())))
+        return x + 0.01
+
+    def with_eps(self, scale: float) -> Drawing:
+        return self
+
+
+def draws(targeted: bool = False, **options: Any) -> list[tuple[Any, ...]]:
+    """What an attack draws in each batch of four, on examples of one class."""
+    attack = Drawing(targeted=targeted)
+    model = LossModel(nn.Linear(4, 9))
+    with torch.no_grad():
+        model.module.bias[0] = 99.0
+    x = torch.linspace(0, 1, 96).view(24, 4)
+    attacks = {options.pop("name", "a"): attack}
+    judge(model, x, torch.zeros(24).long(), attacks, batch_size=4, progress=False, **options)
+    return attack.seen
+
+
+def test_every_batch_of_an_attack_draws_anew() -> None:
+    """Its generator, torch's and numpy's streams and its targets differ between any two batches."""
+    for kind in zip(*draws(targeted=True), strict=True):
+        assert len(kind) == len(set(kind)) == 6
+
+
+def test_draws_follow_from_seed_name_and_number() -> None:
+    """The same again; another seed or another name gives others in every batch."""
+    first = draws()
+    assert draws() == first
+    for other in (draws(seed=1), draws(name="b")):
+        for mine, its in zip(first, other, strict=True):
+            assert all(a != b for a, b in zip(mine[:3], its[:3], strict=True))
+
+
+def entered(*batches: int, wrong: Any = None) -> Record:
+    """A record of five batches of three, the last of two, of which some are done."""
+    record = Record(14, 3, 4, ROOM)
+    for batch in batches:
+        enter(record, batch, wrong=wrong)
+    return record
+
+
+def enter(record: Record, batch: int, wrong: Any = None) -> None:
+    size = record.size(batch)
+    part = torch.arange(14)[record.rows(batch)]
+    fooled = part % 2 == 0 if wrong is None else torch.tensor([wrong] * size)
+    scores = Scores(losses=part.double(), wrong=fooled, predictions=part % 4, errors=None)
+    none = torch.zeros(size, dtype=torch.bool)
+    found = Findings(torch.ones(size).double(), none, none, ~none)
+    x = part[:, None].float()
+    record.add(batch, part, x, x + 0.5, scores, found, beyond=batch, seconds=1.0)
+
+
+def test_after_a_break_nothing_later_counts() -> None:
+    """What other processes did beyond it is forgotten: counts, times, lengths, rows, examples."""
+    record = entered(0, 1, 2, 3, 4)
+    record.broken = 2, "raised"
+    record.settle()
+    alone = entered(0, 1)
+    alone.broken = 2, "raised"
+    alone.settle()
+    assert record.count(DONE, CHANGED) == alone.count(DONE, CHANGED) == [2, 6]
+    assert torch.equal(record.ledger, alone.ledger)
+    assert record.seconds == alone.seconds == 2.0 and record.examples == 6
+    assert torch.equal(record.rows_done(), alone.rows_done())
+    for shelf in ("fooled", "held"):
+        assert [e.position for e in getattr(record, shelf)] == [
+            e.position for e in getattr(alone, shelf)
+        ]
+    assert record.todo().tolist() == []
+
+
+def test_examples_after_a_break_are_not_shown() -> None:
+    """Even where those before it have left room."""
+    record = entered(wrong=True)
+    enter(record, 0, wrong=False)
+    enter(record, 3, wrong=True)
+    record.broken = 1, "raised"
+    record.settle()
+    assert record.fooled == [] and [e.position for e in record.held] == [0, 1]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)])
+def test_the_first_examples_are_kept_whatever_the_order(order: tuple[int, ...]) -> None:
+    """As many as there is room for, the first by position, and what they were and became."""
+    record = entered(*order)
+    record.settle()
+    assert [e.position for e in record.fooled] == [0, 2]
+    assert [e.position for e in record.held] == [1, 3]
+    for kept in record.fooled + record.held:
+        assert float(kept.x) == kept.position and float(kept.x_adv) == kept.position + 0.5
+        assert int(kept.prediction) == kept.position % 4 and kept.batch == kept.position // 3
+
+
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    """A long run keeps a handful of tensors: none of a later batch once earlier ones fill it."""
+    record = entered(0, 1, 2, 3, 4, wrong=True)
+    assert len(record.fooled) == ROOM and record.held == []
+    assert entered(0, wrong=False).held[0].position == 0
+    nothing = Record(14, 3, 4, 0)
+    enter(nothing, 0)
+    assert nothing.fooled == nothing.held == []
+
+
+def test_joined_lives_are_one() -> None:
+    """Batches of several processes, some of them twice, in any order, give one record."""
+    whole = entered(0, 1, 2, 3, 4)
+    joined = entered(3)
+    joined.absorb([entered(4, 1).state(), entered(1, 0, 2).state()])
+    for record in (whole, joined):
+        record.settle()
+    assert torch.equal(joined.ledger, whole.ledger)
+    for name, column in whole.sheet.columns.items():
+        assert torch.equal(joined.sheet.columns[name], column)
+    assert [e.position for e in joined.fooled] == [e.position for e in whole.fooled]
+    assert joined.examples == 14 and joined.mean_length == 1.0
+
+
+def test_the_earliest_break_counts() -> None:
+    """Of two processes that broke, the one that a single process would have come to first."""
+    record = entered(0)
+    record.broken = 3, "later"
+    other = entered(1)
+    other.broken = 2, "earlier"
+    record.absorb([other.state()])
+    assert record.broken == (2, "earlier")
