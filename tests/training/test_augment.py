@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from artplus import fit
 from artplus.errors import CheckpointError, ConfigurationError, DataError
@@ -149,7 +150,11 @@ def test_a_transform_without_effect_leaves_training_as_it_was():
         torch.rand(17), np.random.rand(3), random.random()
         return x
 
-    assert same(run()[1], run(Augment(idle))[1])
+    def dropping():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+    assert same(run(model=dropping())[1], run(Augment(idle), model=dropping())[1])
 
 
 def test_the_attack_starts_from_the_changed_input():

@@ -383,3 +383,40 @@ def test_settings_of_a_state_need_no_tracker():
     found = {}
     run(On("on_fit_begin", lambda state: found.update(settings(state))), epochs=1)
     assert found["model"] == "Sequential" and int(found["parameters"]) > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nobody_waits_for_a_step():
+    """Torch's own watch over synchronisations is silent while a step is told, and figures come."""
+
+    class Watched(Kept):
+        def on_step_begin(self, state):
+            self._silently(super().on_step_begin, state)
+
+        def on_step_end(self, state):
+            self._silently(super().on_step_end, state)
+
+        def _silently(self, work, state):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                work(state)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+    own, same_figures = Watched(every_steps=1), {}
+
+    def follow(state):
+        if state.step % 3 == 1:  # the epoch's first batch is all that the meter holds
+            same_figures[state.step] = state.meter.read()["loss"]
+
+    model = net().cuda()
+    run(own, On("on_step_end", follow), model=model)
+    assert list(own.figures["step/loss"]) == list(range(1, 10))
+    assert {s: own.figures["step/loss"][s] for s in same_figures} == pytest.approx(same_figures)
+    with pytest.raises(RuntimeError, match="synchroniz"):  # the watch can see one
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            torch.ones(1, device="cuda").item()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
