@@ -19,7 +19,7 @@ ORDER = [*CONTENDERS, AUTO, *ROOFLINE, AUTHORS, PLAIN]
 COLOURS = {
     BARE: INK["rule"], OURS: INK["s0"], "ART Madry": INK["s1"], "torchattacks": INK["s2"],
     "Foolbox": INK["s3"], AUTO: INK["s0"], "channels last": INK["s2"], "bf16": INK["s3"],
-    "compiled": INK["s4"], "all three": INK["s6"], AUTHORS: INK["rule"], PLAIN: INK["line"],
+    "compiled": INK["s4"], "all three": INK["s6"], AUTHORS: INK["rule"], PLAIN: INK["s7"],
 }  # fmt: skip
 MARKS = {BARE: "s", OURS: "o", "ART Madry": "^", PLAIN: "D"}
 
@@ -69,10 +69,10 @@ def _bars(axes: Axes, section: Found, reference: str, title: str) -> None:
                 x, middle + up + 0.02, f"{middle:.2f}", ha="center", va="bottom", fontsize=6.5
             )
     axes.axhline(1, color=INK["ink"], linewidth=0.9, linestyle=(0, (4, 2)))
-    axes.set_xticks(range(len(section)), [name.replace("_", "\n") for name in section], fontsize=8)
+    axes.set_xticks(range(len(section)), [_name(name) for name in section], fontsize=8)
     axes.set_ylabel(f"speed, {reference} = 1", fontsize=9)
     axes.set_title(title, loc="left", fontsize=10.5)
-    axes.margins(y=0.18)
+    axes.margins(y=0.25)
     axes.legend(fontsize=7.5, frameon=False, ncols=min(4, len(names)), loc="upper left")
 
 
@@ -82,9 +82,12 @@ def _networks(axes: Axes, section: Found) -> None:
 
 def _roofline(axes: Axes, section: Found) -> None:
     _bars(axes, section, BARE, 'What the hardware gives, and what precision="auto" takes of it')
-    for place, rows in enumerate(section.values()):
-        axes.text(place, 0, rows[AUTO]["choice"] + "\n", ha="center", va="bottom", fontsize=6.5,
-                  color="white", rotation=90)  # fmt: skip
+    labels = [f"{_name(name)}\n→ {rows[AUTO]['choice']}" for name, rows in section.items()]
+    axes.set_xticks(range(len(section)), labels, fontsize=7.5)
+
+
+def _name(task: str) -> str:
+    return task.replace("_", "\n", 1).replace("_", " ")
 
 
 def _trades(axes: Axes, section: Found) -> None:
@@ -101,10 +104,9 @@ def _lines(axes: Axes, section: Found, value: Callable[[Found, str, int], Found]
         points = [
             value(rows, name, place) for place, rows in zip(places, section.values(), strict=True)
         ]
-        axes.plot(places, [p["median"] for p in points], color=COLOURS[name] if name != PLAIN
-                  else INK["s7"], marker=MARKS[name], markersize=4, linewidth=1.6, label=name)  # fmt: skip
-        axes.fill_between(places, [p["low"] for p in points], [p["high"] for p in points],
-                          color=COLOURS[name], alpha=0.18, linewidth=0)  # fmt: skip
+        low, middle, high = ([p[key] for p in points] for key in ("low", "median", "high"))
+        axes.plot(places, middle, MARKS[name] + "-", color=COLOURS[name], markersize=4, label=name)
+        axes.fill_between(places, low, high, color=COLOURS[name], alpha=0.18, linewidth=0)
     axes.grid(axis="y", color=INK["line"], linewidth=0.7)
     return places
 

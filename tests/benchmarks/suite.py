@@ -4,11 +4,11 @@
     python -m tests.benchmarks.suite --quick                  # two minutes, small networks
     python -m tests.benchmarks.suite --markdown suite.json    # the table of figures taken before
 
-Writes JSON and, beside it, a picture. Sections: ``networks`` (everybody on every network, with peak
-memory), ``roofline`` (the loop by hand with channels last, in bf16, compiled, and all three,
-beside what ``precision="auto"`` chooses), ``trades`` (beside the authors' step), and how cost grows with
-the attack's ``steps``, the ``batch`` and the images' ``size``. Foolbox and torchattacks race if they
-can be imported; ``--peers`` names a folder to look in.
+Writes JSON and, beside it, a picture. Sections: ``networks`` (everybody on every network, with
+peak memory), ``roofline`` (the loop by hand with channels last, in bf16, compiled, and all three,
+beside what ``precision="auto"`` chooses), ``trades`` (beside the authors' step), and how cost grows
+with the attack's ``steps``, the ``batch`` and the images' ``size``. Foolbox and torchattacks race
+if they can be imported; ``--peers`` names a folder to look in.
 """
 
 from __future__ import annotations
