@@ -54,10 +54,10 @@ class DDP(Engine):
         self._wrapped = DistributedDataParallel(
             predict,
             device_ids=[device] if device.type == "cuda" else None,
-            # Buffers sent before each pass would be altered between the passes of one step.
-            broadcast_buffers=False,
             find_unused_parameters=self._unused,
         )
+        # Sent once, now; sent before each pass they would be altered between those of one step.
+        self._wrapped.broadcast_buffers = False
         return replace(model, forward=low_precision(self._wrapped, self.numerics, device))
 
     @contextmanager
