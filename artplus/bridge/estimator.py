@@ -171,7 +171,7 @@ def _as_classifier(
     """Give a classifier's own loss what all objectives need: logits over classes."""
     loss, raw = estimator.loss, forward or estimator.model
     if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.weight is None:
-        return _two_logits(raw), Criterion(_binary_loss(loss))
+        return two_logits(raw), Criterion(binary_loss(loss))
     if not isinstance(loss, (nn.BCELoss, nn.BCEWithLogitsLoss)):
         own = replace(own, over_classes=True)
         if not estimator._reduce_labels:  # ART gives any other loss one-hot rows
@@ -179,7 +179,7 @@ def _as_classifier(
     return forward, own
 
 
-def _two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """One logit z is two logits (0, z): softmax(0, z) is sigmoid(z), the losses are equal."""
 
     def forward(x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def _two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _binary_loss(loss: nn.BCEWithLogitsLoss) -> LossFunction:
+def binary_loss(loss: nn.BCEWithLogitsLoss) -> LossFunction:
     """Binary cross-entropy of two logits (0, z), with the weight of positive labels."""
     positive = loss.pos_weight
 

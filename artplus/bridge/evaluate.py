@@ -19,7 +19,8 @@ from artplus.attacks._base import Budget
 from artplus.bridge import predict_only
 from artplus.bridge.art_attack import ArtAttack
 from artplus.bridge.attacks import as_attack
-from artplus.bridge.estimator import view
+from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
+from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import (
     AttackResult,
@@ -29,14 +30,17 @@ from artplus.evaluation import (
     ThreatReport,
     judge,
     list_attacks,
+    list_suites,
     make_attack,
     make_suite,
     wording,
 )
+from artplus.evaluation.analyses.smoothing import smooths
+from artplus.evaluation.analyses.transfer import Transfer
 from artplus.evaluation.settings import plain
 from artplus.evaluation.threats import check_threats
 from artplus.geometry import geometry
-from artplus.mapped import Inputs, as_inputs, as_tensor
+from artplus.mapped import Inputs, as_inputs, as_tensor, is_mapped
 from artplus.model import LossModel, as_loss_model, device_of
 from artplus.spaces import InputSpace
 
@@ -119,16 +123,19 @@ def evaluate(  # type: ignore[misc]
         x: ``(n, *input)`` raw inputs, in the range of ``clip_values``. A memory map is read, and
             converted where that is needed, a batch at a time.
         y: True labels: class numbers or rows; targets in regression.
-        attacks: A suite (``"quick"``, ``"standard"``, ``"demo"``), one attack, a list or a mapping
-            by name. An attack is a name (:func:`artplus.evaluation.list_attacks`), an ART evasion
-            attack built on this estimator, or one of ``artplus.attacks``. Targeted attacks aim at
-            a class drawn uniformly from the wrong ones and succeed with any mistake.
+        attacks: A suite (:func:`artplus.evaluation.list_suites`), one attack, a list of both or a
+            mapping of attacks by name. An attack is a name
+            (:func:`artplus.evaluation.list_attacks`), an ART evasion attack built on this
+            estimator, or one of ``artplus.attacks``. Targeted attacks aim at a class drawn
+            uniformly from the wrong ones and succeed with any mistake.
         eps: Radius for suites and names, in the units of ``x``, which need it. Attack objects
             have their own. Those that have none (DeepFool, HopSkipJump) need it too: an example
             counts as fooled only within ``eps``.
         norm: Norm of ``eps``: ``numpy.inf``, 2 or 1. Attack objects have their own.
         mask: Zero where inputs must not change; broadcasts over one input.
-        loss: Of a ``torch.nn.Module``; default cross-entropy. An estimator has its own.
+        loss: Of a ``torch.nn.Module``; default cross-entropy. With ``BCEWithLogitsLoss`` and one
+            output an input a model is judged as the classifier of two classes that it is. An
+            estimator has its own.
         clip_values: Least and greatest valid input of a ``torch.nn.Module``; ``None`` is
             unbounded. An estimator has its own.
         batch_size: Examples at a time, whatever an ART attack's own.
@@ -177,7 +184,7 @@ def evaluate(  # type: ignore[misc]
         >>> y = model(x).argmax(1)
         >>> report = evaluate(model, x, y, eps=0.05, clip_values=(0.0, 1.0), progress=False)
         >>> [result.name for result in report.attacks]
-        ['apgd_ce', 'apgd_t', 'square']
+        ['apgd_ce', 'apgd_t', 'fab_t', 'square']
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """
@@ -187,7 +194,8 @@ def evaluate(  # type: ignore[misc]
     if checks not in (True, False, "auto"):
         raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
     if checks == "auto":
-        checks = isinstance(attacks, str) and attacks not in list_attacks()
+        several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
+        checks = any(isinstance(a, str) and a not in list_attacks() for a in several)
     order = geometry(norm).order
     subject = _subject(estimator, x, y, loss, clip_values)
     space = subject.space
@@ -197,6 +205,11 @@ def evaluate(  # type: ignore[misc]
     if eps is not None:
         threat = Threat(eps, order, subject.classes, tuple(subject.x.shape[1:]))
     chosen, notes = _chosen(attacks, threat, subject)
+    if smooths(estimator):
+        notes.append(
+            f"{type(estimator).__name__} predicts by a vote over noise. What is judged here is the "
+            "model inside, without noise; analyses=['smoothing'] certifies the vote."
+        )
     report = judge(
         subject.model,
         subject.x,
@@ -212,7 +225,7 @@ def evaluate(  # type: ignore[misc]
         notes=notes,
         checks=bool(checks),
         surrogate=None if surrogate is None else _other(surrogate, loss),
-        analyses=analyses,
+        analyses=_seen(analyses, loss),
         before=None if before is None else _other(before, loss),
         estimator=estimator,
         checkpoint=checkpoint,
@@ -261,6 +274,16 @@ def _other(surrogate: Any, loss: Callable[..., Tensor] | None) -> LossModel:
     return view(surrogate).model
 
 
+def _seen(analyses: Any, loss: Callable[..., Tensor] | None) -> Any:
+    """Analyses whose further models may be estimators, with these as their modules and losses."""
+    if isinstance(analyses, Transfer):
+        models = analyses.models or {}
+        return replace(analyses, models={key: _other(model, loss) for key, model in models.items()})
+    if isinstance(analyses, (list, tuple)):
+        return [_seen(analysis, loss) for analysis in analyses]
+    return analyses
+
+
 def _recorded(result: AttackResult, attack: Attack) -> AttackResult:
     """An attack that runs in ART is on record with its own parameters."""
     inside = attack.attack if isinstance(attack, MinimumNorm) else attack
@@ -282,7 +305,7 @@ def _subject(
         # Its forward is collective, and the processes' numbers of batches may differ.
         estimator = estimator.module
     if isinstance(estimator, (nn.Module, LossModel)):
-        return _module(as_loss_model(estimator, loss), x, y, clip_values)
+        return _module(as_loss_model(estimator, loss), x, y, clip_values, loss)
     for option, value in (("loss", loss), ("clip_values", clip_values)):
         if value is not None:
             raise ConfigurationError(
@@ -312,34 +335,53 @@ def _subject(
     )
 
 
-def _module(model: LossModel, x: Any, y: Any, clip_values: tuple[Any, Any] | None) -> _Subject:
-    inputs = as_inputs(x if isinstance(x, Tensor) else np.asarray(x))
-    labels = as_tensor(y if isinstance(y, Tensor) else np.asarray(y))
+def _module(
+    model: LossModel,
+    x: Any,
+    y: Any,
+    clip_values: tuple[Any, Any] | None,
+    loss: Callable[..., Tensor] | None,
+) -> _Subject:
+    inputs = as_inputs(x if isinstance(x, Tensor) or is_mapped(x) else as_numbers(x, "x"))
+    labels = as_tensor(y if isinstance(y, Tensor) or is_mapped(y) else as_numbers(y, "y"))
     space = InputSpace()
     if clip_values is not None:
         low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
         if not bool((low < high).all()):
             raise ConfigurationError(f"clip_values must be (low, high), got {clip_values!r}")
         space = InputSpace(low, high)
-    if model.classes is None and model.criterion.over_classes:
-        model = replace(model, classes=_outputs(model, inputs))
-    return _Subject(model, inputs, labels, space, type(model.module).__name__, None)
+    name = type(model.module).__name__
+    if type(loss) is nn.BCEWithLogitsLoss and _says_one_of_two(model, inputs, labels, loss):
+        labels = labels.reshape(len(labels)).long()
+        model = LossModel(model.module, Criterion(binary_loss(loss)), two_logits(model.module), 2)
+    elif model.classes is None and model.criterion.over_classes:
+        first = _prediction(model, inputs)
+        found = None if first is None or first.ndim != 2 else first.shape[1]
+        model = replace(model, classes=found)
+    return _Subject(model, inputs, labels, space, name, None)
 
 
-def _outputs(model: LossModel, x: Inputs) -> int | None:
-    """Number of classes by one prediction; ``None`` if the judge will have to say what is wrong."""
+def _says_one_of_two(model: LossModel, x: Inputs, y: Tensor, loss: nn.BCEWithLogitsLoss) -> bool:
+    """Whether one output an input meets one label of 0 or 1, so that there are two classes."""
+    first = _prediction(model, x)
+    binary = loss.weight is None and y.ndim > 0 and y.numel() == len(y)
+    return binary and first is not None and first.numel() == 1 and bool(((y == 0) | (y == 1)).all())
+
+
+def _prediction(model: LossModel, x: Inputs) -> Tensor | None:
+    """For the first input; ``None`` if the judge will have to say what is wrong with them."""
     parameter = next(model.module.parameters(), None)
     if x.ndim < 2 or len(x) == 0:
         return None
     with modes.crafting(model.module), torch.no_grad():
         try:
             dtype = torch.float32 if parameter is None else parameter.dtype
-            predictions = model(x[:1].to(device_of(model.module), dtype))
+            found = model(x[:1].to(device_of(model.module), dtype))
         except RuntimeError as error:
             raise DataError(
                 f"the model cannot take inputs of shape {tuple(x.shape)}: {error}"
             ) from error
-    return predictions.shape[1] if predictions.ndim == 2 else None
+    return found if isinstance(found, Tensor) else None
 
 
 def _chosen(
@@ -347,19 +389,23 @@ def _chosen(
 ) -> tuple[dict[str, Attack], list[str]]:
     """The attacks by name, and what to say about them."""
     if isinstance(attacks, str) and attacks not in list_attacks():
-        if not subject.gradients:
-            raise ConfigurationError(
-                f"suite {attacks!r} needs gradients, and this estimator only predicts; use "
-                "attacks=['square'] or ART attacks built on it, such as HopSkipJump(estimator)"
-            )
-        return make_suite(attacks, _needed(threat, f"suite {attacks!r}")), []
+        return _suite(attacks, threat, subject), []
     if isinstance(attacks, Mapping):
         named = dict(attacks)
     else:
-        several = list(attacks) if isinstance(attacks, (list, tuple)) else [attacks]
-        named = _names(several)
+        several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
+        named = _names(several, lambda name: _suite(name, threat, subject))
     notes: list[str] = []
     return {key: _one(key, value, threat, subject, notes) for key, value in named.items()}, notes
+
+
+def _suite(name: str, threat: Threat | None, subject: _Subject) -> dict[str, Attack]:
+    if not subject.gradients:
+        raise ConfigurationError(
+            f"suite {name!r} needs gradients, and this estimator only predicts; use "
+            "attacks=['square'] or ART attacks built on it, such as HopSkipJump(estimator)"
+        )
+    return make_suite(name, _needed(threat, f"suite {name!r}"))
 
 
 def _one(
@@ -409,14 +455,16 @@ def _same(own: Budget, given: Budget, own_norm: float, given_norm: float) -> boo
         return False
 
 
-def _names(attacks: Sequence[Any]) -> dict[str, Any]:
-    """Attacks by name; a second one of a name is numbered."""
+def _names(attacks: Sequence[Any], suite: Callable[[str], Mapping[str, Attack]]) -> dict[str, Any]:
+    """Attacks by name, those of suites among them; a second one of a name is numbered."""
     named: dict[str, Any] = {}
-    for attack in attacks:
-        base = attack if isinstance(attack, str) else type(attack).__name__
-        key, count = base, 1
-        while key in named:
-            count += 1
-            key = f"{base} ({count})"
-        named[key] = attack
+    for entry in attacks:
+        base = entry if isinstance(entry, str) else type(entry).__name__
+        among = isinstance(entry, str) and entry in list_suites() and entry not in list_attacks()
+        for name, attack in (suite(entry) if among else {base: entry}).items():
+            key, count = name, 1
+            while key in named:
+                count += 1
+                key = f"{name} ({count})"
+            named[key] = attack
     return named

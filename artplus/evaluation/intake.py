@@ -91,11 +91,17 @@ def _probe(model: LossModel, x: Tensor) -> Tensor:
     """Predictions for one example."""
     try:
         with torch.no_grad():
-            return model(x)
+            found: object = model(x)
     except RuntimeError as error:
         raise DataError(
             f"the model cannot take an input of shape {tuple(x.shape)} on {x.device}: {error}"
         ) from error
+    if not isinstance(found, Tensor):
+        raise DataError(
+            f"the model must return one tensor of predictions, got {type(found).__name__}; wrap it "
+            "in a module whose forward returns the logits alone"
+        )
+    return found
 
 
 def _targets(y: Tensor, outputs: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from art.attacks.evasion import (
     ProjectedGradientDescent,
     SquareAttack,
 )
+from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 from art.estimators.classification import (
     BlackBoxClassifier,
     PyTorchClassifier,
@@ -28,6 +29,7 @@ from torch import nn
 from artplus import evaluate
 from artplus.attacks import PGD, Cycle, fgm
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.evaluation.analyses import Smoothing, Transfer
 
 pytestmark = pytest.mark.filterwarnings("ignore::artplus.errors.SlowPathWarning")
 N = 24
@@ -91,6 +93,21 @@ def test_attacks_may_be_mixed_and_repeated(
     assert np.array_equal(
         quiet(classifier, *data, attacks="fgsm", eps=0.1).correct["fgsm"], report.correct["fgsm"]
     )
+
+
+def test_a_suite_may_stand_in_a_list(classifier: PyTorchClassifier, data: tuple[Any, Any]) -> None:
+    """Its attacks, then the others, and the checks that a suite gets; a second PGD is numbered."""
+    own = PGD(eps=0.1, steps=3)
+    report = quiet(classifier, *data, attacks=["demo", own, "pgd"], eps=0.1)
+    names = ["fgsm", "pgd", "apgd", "square", "PGD", "pgd (2)"]
+    assert [result.name for result in report.attacks] == names
+    assert report.verdict is not None
+    assert quiet(classifier, *data, attacks=[own, "pgd"], eps=0.1).verdict is None
+    alone = quiet(classifier, *data, attacks="demo", eps=0.1)
+    for name in names[:4]:
+        assert np.array_equal(report.correct[name], alone.correct[name])
+    with pytest.raises(ConfigurationError, match="suite 'quick' needs eps="):
+        quiet(classifier, *data, attacks=["quick", own])
 
 
 def test_default_is_the_quick_suite_and_needs_eps(
@@ -228,6 +245,64 @@ def test_regression_through_both_doors() -> None:
     assert first.robust_loss > first.clean_loss
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_one_logit_is_a_classifier_of_two(shape: tuple[int, ...]) -> None:
+    """The same net through ART, bare, and with its logit z as the two logits (0, z)."""
+    net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+    two = nn.Sequential(net, nn.ConstantPad1d((1, 0), 0.0))
+    x = torch.rand(30, 5)
+    y = (net(x)[:, 0] > net(x).median()).float()
+    options: dict[str, Any] = {"attacks": ["pgd", "fab_t"], "eps": 0.1}
+    box = {"clip_values": (0.0, 1.0)}
+    loss = nn.BCEWithLogitsLoss()
+    bare = quiet(net, x, y.reshape(shape), loss=loss, **box, **options)
+    art = PyTorchClassifier(net, loss, input_shape=(5,), nb_classes=2, clip_values=(0, 1))
+    through = quiet(art, x.numpy(), y.numpy(), **options)
+    pair = quiet(two, x, y.long(), **box, **options)
+    assert 0 < bare.robust_accuracy <= bare.clean_accuracy < 1
+    own = nn.functional.binary_cross_entropy_with_logits(net(x)[:, 0], y, reduction="none")
+    assert np.allclose(bare.losses_clean, own.detach().numpy(), atol=1e-6)
+    for other in (through, pair):
+        assert np.array_equal(bare.correct_robust, other.correct_robust)
+        assert np.allclose(bare.losses_robust, other.losses_robust, atol=1e-5)
+    labels = (x[:, :3] > 0.5).float()
+    several = quiet(nn.Linear(5, 3), x, labels, attacks=["pgd"], eps=0.1, loss=loss, **box)
+    assert several.clean_accuracy is None  # several labels at once are no classes
+
+
+def test_an_estimator_that_votes_over_noise_is_named() -> None:
+    """What is judged is the model inside; its noise is what smoothing certifies."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x = np.random.rand(6, 1, 4, 4).astype(np.float32)
+    y = net(torch.from_numpy(x)).argmax(1).numpy()
+    options: dict[str, Any] = {"input_shape": (1, 4, 4), "nb_classes": 3, "clip_values": (0, 1)}
+    votes = PyTorchRandomizedSmoothing(net, nn.CrossEntropyLoss(), scale=0.07, **options)
+    smoothing = Smoothing(n=50, examples=3)
+    report = quiet(votes, x, y, attacks=["fgsm"], eps=0.01, analyses=smoothing)
+    assert "predicts by a vote over noise" in report.notes[0]
+    assert dict(report.sections[0].figures)["sigma"] == pytest.approx(0.07)
+    scaled = PyTorchRandomizedSmoothing(
+        net, nn.CrossEntropyLoss(), scale=0.07, preprocessing=(0.5, 0.5), **options
+    )
+    report = quiet(scaled, x, y, attacks=["fgsm"], eps=0.01, analyses=smoothing)
+    assert dict(report.sections[0].figures)["sigma"] == 0.25  # its noise is in other units
+
+
+def test_transfer_takes_estimators(classifier: PyTorchClassifier, data: tuple[Any, Any]) -> None:
+    """Another estimator is asked with its own preprocessing, as its module alone would not be."""
+    other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    shifted = PyTorchClassifier(
+        other, nn.CrossEntropyLoss(), (1, 6, 6), 4, clip_values=(0, 1), preprocessing=(0.5, 0.1)
+    )
+    transfer = Transfer(models={"other": shifted}, attack=fgm(0.05))
+    report = quiet(classifier, *data, attacks=["fgsm"], eps=0.05, analyses=["confusion", transfer])
+    matrix = report.sections[1].blocks[0]
+    own = (shifted.predict(data[0]).argmax(1) == data[1]).mean()
+    assert matrix.values[0] == pytest.approx((report.clean_accuracy, own))
+    with pytest.raises(UnsupportedEstimatorError, match="got str"):
+        quiet(classifier, *data, eps=0.05, analyses=Transfer(models={"other": "net"}))
+
+
 def test_mask_holds_features_fixed(classifier: PyTorchClassifier, data: tuple[Any, Any]) -> None:
     """With everything masked nothing can move, and no attack is credited for that."""
     free = quiet(classifier, *data, attacks=["pgd"], eps=0.2)
@@ -329,6 +404,7 @@ def test_what_cannot_be_judged_is_refused(
         (classifier, {"eps": 0.1, "norm": 3}, "norm must be"),
         (classifier, {"eps": -1}, "eps must be"),
         (module, {"attacks": [fgsm]}, "attacks an ART estimator"),
+        (module, {"attacks": ["quick"]}, "suite 'quick' needs eps="),
         (module, {"eps": 0.1, "clip_values": (1, 0)}, r"must be \(low, high\)"),
     ):
         with pytest.raises((ConfigurationError, ValueError), match=message):
@@ -337,6 +413,15 @@ def test_what_cannot_be_judged_is_refused(
         quiet("model", x, y, eps=0.1)
     with pytest.raises(DataError, match="cannot take inputs of shape"):
         quiet(module, x[:, 0, 0], y, eps=0.1)
+    with pytest.raises(DataError, match="y must be a numeric array, got dtype <U3"):
+        quiet(module, x, np.array(["cat"] * N), eps=0.1)
+
+    class Several(nn.Module):
+        def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return module(z), z
+
+    with pytest.raises(DataError, match="must return one tensor of predictions, got tuple"):
+        quiet(Several(), x, y, eps=0.1)
     with pytest.raises(DataError, match="at least one example"):
         quiet(module, x[:0], y[:0], eps=0.1)
 

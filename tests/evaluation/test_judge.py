@@ -98,6 +98,47 @@ def test_accuracies_are_those_of_the_returned_examples(
     assert report.attacks[0].attacked == 35
 
 
+def test_mistakes_out_of_range_are_no_mistakes(net: LossModel, data: tuple[Tensor, Tensor]) -> None:
+    """What leaves the valid range or moves a masked feature is put back before it is scored."""
+    far = Planted(lambda x: x + 0.09)
+    x = torch.where(data[0] > 0.92, 1.0, data[0])
+    y = net(x).argmax(1)
+    fooled = net(x + 0.09).argmax(1) != y
+    legal = ((x + 0.09) <= 1).all(1)
+    assert bool((fooled & ~legal).any()) and bool((fooled & legal).any())
+    result = judge(net, x, y, {"far": far}, space=BOX, progress=False).attacks[0]
+    assert result.broken is not None and result.clip_violations == int((~legal).sum())
+    assert np.array_equal(result.fooled, (fooled & legal).numpy())
+    held = InputSpace(0.0, 2.0, torch.tensor([0.0, 1, 1, 1, 1, 1]))
+    result = judge(net, x, y, {"far": far}, space=held, progress=False).attacks[0]
+    assert result.clip_violations == N and result.fooled is None
+
+
+def test_what_an_attack_found_before_it_broke_counts(
+    net: LossModel, data: tuple[Tensor, Tensor]
+) -> None:
+    """Batches before the one where it raised are scored, those after it have not been asked."""
+    x = data[0]
+    y, calls = net(x).argmax(1), []
+
+    def act(part: Tensor) -> Tensor:
+        calls.append(len(part))
+        if len(calls) == 3:
+            raise RuntimeError("no more")
+        return (part + 0.3).clamp(0, 1)
+
+    attacks = {"a": Planted(act, eps=0.3), "weak": PGD(eps=1e-6)}
+    report = judge(net, x, y, attacks, space=BOX, batch_size=8, progress=False)
+    fooled = (net((x + 0.3).clamp(0, 1)).argmax(1) != y).numpy()
+    assert calls == [8, 8, 8] and fooled[:16].any() and fooled[16:].any()
+    fooled[16:] = False
+    result = report.attacks[0]
+    assert result.broken == "raised RuntimeError: no more" and result.changed == 16
+    assert np.array_equal(result.fooled, fooled)
+    assert list(report.worst_attack) == ["a" if fell else "" for fell in fooled]
+    assert np.array_equal(report.correct_robust, ~fooled)
+
+
 def test_worst_attack_names_what_fooled(net: LossModel, data: tuple[Tensor, Tensor]) -> None:
     """Wrong without an attack, held, or the fooling attack of the largest loss."""
     attacks = {"up": shifted(0.09), "down": shifted(-0.09), "pgd": PGD(eps=EPS)}

@@ -140,6 +140,13 @@ def known_falls(subject: Subject, index: Tensor, norm: float) -> NDArray[np.floa
     return fell
 
 
+def beside(setting: Setting) -> str:
+    """What to add where :func:`known_falls` has no counterpart for the model before."""
+    if setting.before is None:
+        return ""
+    return ", which saw the model after only: the line before may be too high beside it"
+
+
 def labels(bench: Bench, index: Tensor) -> NDArray[np.int64]:
     """Class numbers of the examples ``index``."""
     found: NDArray[np.int64] = class_index(bench.y[index]).cpu().numpy()

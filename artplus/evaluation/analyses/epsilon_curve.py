@@ -25,6 +25,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import (
+    beside,
     crafted,
     known_falls,
     mistakes,
@@ -266,6 +267,6 @@ def _what(curve: EpsilonCurve, index: Tensor, subject: Subject, norm: float) -> 
         how = ", ".join(type(attack).__name__ for attack in curve.attacks)
     return (
         f"{wording.norm_name(norm)}, the first {len(index)} of {subject.report.n} examples; {how}, "
-        f"at every radius on what still stands, beside the report's own attacks; seed "
-        f"{subject.seed}."
+        f"at every radius on what still stands, beside the report's own attacks"
+        f"{beside(subject)}; seed {subject.seed}."
     )

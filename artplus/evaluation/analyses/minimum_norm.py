@@ -27,6 +27,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import (
+    beside,
     class_name,
     known_falls,
     labels,
@@ -182,8 +183,8 @@ class MinimumNorms:
             figures=figures,
             notes=(
                 f"{names} on the first {len(index)} of {subject.report.n} examples, beside what "
-                f"the report's attacks found; seed {subject.seed}. Upper bounds: a better attack "
-                "may find nearer mistakes.",
+                f"the report's attacks found{beside(subject)}; seed {subject.seed}. Upper bounds: "
+                "a better attack may find nearer mistakes.",
             ),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,10 @@ class Smoothing:
     :math:`\sigma \Phi^{-1}(\alpha^{1/n})`, 2.46 sigma, where the paper reaches 3.8.
 
     Args:
-        sigma: Standard deviation of the noise, in the units of ``x``; default: a quarter of the
-            range of valid inputs (0.25 in the paper, on [0, 1]).
+        sigma: Standard deviation of the noise, in the units of ``x``; default: that of the
+            estimator, if it is one of ART's randomized smoothing and preprocesses nothing (its
+            noise comes after that), else a quarter of the range of valid inputs (0.25 in the
+            paper, on [0, 1]).
         n0: Draws to guess the top class, 100 in the paper.
         n: Draws to bound its probability.
         alpha: Probability that a certificate is wrong, 0.001 in the paper.
@@ -105,11 +108,11 @@ class Smoothing:
     def check(self, setting: Setting) -> None:
         """Refuse regressions, and unbounded inputs without a ``sigma``."""
         need_classes(setting, "smoothing")
-        self._sigma(setting.bench)
+        self._sigma(setting)
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        bench, sigma = subject.bench, self._sigma(subject.bench)
+        bench, sigma = subject.bench, self._sigma(subject)
         total = len(bench.x)
         count = min(self.examples, total)
         index = torch.arange(count) * total // count
@@ -176,16 +179,23 @@ class Smoothing:
             notes=tuple(notes),
         )
 
-    def _sigma(self, bench: Bench) -> float:
+    def _sigma(self, setting: Setting) -> float:
         if self.sigma is not None:
             return self.sigma
-        width = bench.space.width()
+        if smooths(setting.estimator) and setting.bench.model.forward is None:
+            return _checks.positive("the estimator's scale", setting.estimator.scale)
+        width = setting.bench.space.width()
         if width is None:
             raise ConfigurationError(
                 "smoothing needs sigma=, the noise in the units of x, since the inputs have no "
                 "range to measure it by: Smoothing(sigma=...)"
             )
         return 0.25 * width
+
+
+def smooths(estimator: Any) -> bool:
+    """Whether it is an estimator of ART that predicts by a vote over noise, by its class."""
+    return any(kind.__name__ == "RandomizedSmoothingMixin" for kind in type(estimator).__mro__)
 
 
 def certify(

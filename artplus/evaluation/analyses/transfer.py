@@ -43,9 +43,9 @@ class Transfer:
     mislead, and its white-box accuracy is no evidence (Athalye et al., 2018).
 
     Args:
-        models: Other models for the same task and inputs, by name: modules, or
-            :class:`~artplus.model.LossModel`; on the same device as the judged one. ``before``, if
-            given to :func:`artplus.evaluate`, is added by itself.
+        models: Other models for the same task and inputs, by name: modules,
+            :class:`~artplus.model.LossModel`, or in :func:`artplus.evaluate` ART estimators; on the
+            same device as the judged one. ``before``, if given there, is added by itself.
         attack: Default: APGD on cross-entropy at the report's radius, 50 steps.
         n: Number of examples, the first; ``None`` is all.
 
@@ -74,14 +74,15 @@ class Transfer:
     def __post_init__(self) -> None:
         if self.n is not None:
             _checks.count("n", self.n)
-        for name, model in (self.models or {}).items():
+        for name in self.models or {}:
             if name in {"model", "before", NO_ATTACK}:
                 raise ConfigurationError(f"a model cannot be called {name!r}; choose another name")
-            as_loss_model(model)
 
     def check(self, setting: Setting) -> None:
         """Refuse regressions, and a matrix of one model."""
         need_classes(setting, "transfer")
+        for model in (self.models or {}).values():
+            as_loss_model(model)
         if not self.models and setting.before is None:
             raise ConfigurationError(
                 "transfer needs another model: before=..., or Transfer(models={'name': model})"

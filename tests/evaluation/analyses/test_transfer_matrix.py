@@ -77,4 +77,4 @@ def test_refusals() -> None:
     with pytest.raises(ConfigurationError, match="cannot be called 'before'"):
         Transfer(models={"before": net})
     with pytest.raises(ConfigurationError, match="must be a torch.nn.Module"):
-        Transfer(models={"other": 3})
+        looked(net, x, labelled(net, x), Transfer(models={"other": 3}))
