@@ -137,6 +137,28 @@ def test_what_an_attack_found_before_it_broke_counts(
     assert np.array_equal(result.fooled, fooled)
     assert list(report.worst_attack) == ["a" if fell else "" for fell in fooled]
     assert np.array_equal(report.correct_robust, ~fooled)
+    calls.clear()
+    alone = {"a": attacks["a"]}
+    nothing = judge(net, x, y, alone, space=BOX, batch_size=8, progress=False)
+    assert np.array_equal(nothing.attacks[0].fooled, fooled)
+    assert set(nothing.worst_attack) == {""} and nothing.predictions_worst is None
+
+
+def test_a_broken_attack_hurts_nothing_in_regression() -> None:
+    """There are no mistakes to verify, so neither losses nor the worst attack speak of it."""
+    model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    x = torch.rand(12, 6)
+
+    def act(part: Tensor) -> Tensor:
+        moved = (part + 0.09).clamp(0, 1)
+        moved[0] = 1 - part[0].round()
+        return moved
+
+    attacks = {"bad": Planted(act), "weak": PGD(eps=0.001, steps=2)}
+    report = judge(model, x, model(x).detach(), attacks, space=BOX, progress=False)
+    assert report.attacks[0].broken is not None
+    assert set(report.worst_attack) <= {"", "weak"}
+    assert report.robust_loss == report.attacks[1].metrics["loss"]
 
 
 def test_worst_attack_names_what_fooled(net: LossModel, data: tuple[Tensor, Tensor]) -> None:

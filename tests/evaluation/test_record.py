@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from artplus.evaluation import judge
+from artplus.attacks import PGD
+from artplus.evaluation import judge, trial
 from artplus.evaluation.bench import Scores
 from artplus.evaluation.record import CHANGED, DONE, Record
 from artplus.evaluation.verify import Findings
@@ -159,3 +162,33 @@ def test_the_earliest_break_counts() -> None:
     other.broken = 2, "earlier"
     record.absorb([other.state()])
     assert record.broken == (2, "earlier")
+
+
+@pytest.mark.parametrize("only_survivors", [False, True])
+def test_the_bar_ends_where_the_worst_case_so_far_is(
+    only_survivors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each attack: what stood before it, less what it felled of that, and nothing twice."""
+    told: list[int] = []
+
+    @contextmanager
+    def watched(title: str, *, standing: int, **_: Any) -> Iterator[Any]:
+        told.append(standing)
+
+        def shown(done: int, fell: int) -> None:
+            told[-1] -= fell
+
+        yield shown
+
+    monkeypatch.setattr(trial, "bar", watched)
+    torch.manual_seed(0)
+    model, x = LossModel(nn.Linear(6, 4)), torch.rand(40, 6)
+    y = model(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 4
+    attacks = {str(eps): PGD(eps=eps, steps=5) for eps in (0.1, 0.05, 0.15)}
+    report = judge(model, x, y, attacks, batch_size=9, only_survivors=only_survivors)
+    stood, expected = report.correct_clean, []
+    for result in report.attacks:
+        stood = stood & result.correct
+        expected.append(int(stood.sum()))
+    assert told == expected and 0 < expected[2] < expected[1] <= expected[0] < 36
