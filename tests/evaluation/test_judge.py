@@ -144,6 +144,16 @@ def test_what_an_attack_found_before_it_broke_counts(
     assert set(nothing.worst_attack) == {""} and nothing.predictions_worst is None
 
 
+def test_the_ball_of_a_broken_attack_is_not_the_reports(
+    net: LossModel, data: tuple[Tensor, Tensor]
+) -> None:
+    """Radius and norm are those of what counts, and nothing is said of different balls."""
+    attacks = {"bad": Planted(lambda x: x.clone(), eps=0.3, norm=2.0), "pgd": PGD(eps=EPS)}
+    report = run(net, data, attacks=attacks)
+    assert report.attacks[0].broken is not None
+    assert (report.eps, report.norm, report.notes) == (EPS, math.inf, ())
+
+
 def test_a_broken_attack_hurts_nothing_in_regression() -> None:
     """There are no mistakes to verify, so neither losses nor the worst attack speak of it."""
     model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
