@@ -140,6 +140,24 @@ def test_between_two_writes_an_interrupt_saves(
     assert calls[0] == batches - 3
 
 
+def test_writes_keep_their_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head, the clean scores and an end for each attack; a write a batch only if asked."""
+    write, written = artplus.durable.write, []
+
+    def counted(path: Path, *rest: Any) -> None:
+        written.append(path.name)
+        write(path, *rest)
+
+    monkeypatch.setattr(artplus.durable, "write", counted)
+    one = {"pgd": ATTACKS["pgd"]}
+    rarely = run(tmp_path / "a", attacks=one, checkpoint_every=1e6)
+    batches = math.ceil(rarely.attacks[0].attacked / 4)
+    assert written == ["evaluation.ckpt", "clean.ckpt", "attack-01.ckpt"]
+    written.clear()
+    run(tmp_path / "b", attacks=one, checkpoint_every=0.0)
+    assert written.count("attack-01.part-0.ckpt") == batches and len(written) == batches + 3
+
+
 def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same call on a finished evaluation gives its report, times included, at once."""
     first = run(tmp_path)
