@@ -599,9 +599,16 @@ def test_events_come_in_order():
         pass
 
     for name in [n for n in vars(Callback) if n.startswith("on_")]:
-        setattr(Log, name, lambda self, state, name=name: events.append(name[3:]))
+        if name != "on_batch":
+            setattr(Log, name, lambda self, state, name=name: events.append(name[3:]))
+
+    def on_batch(self, state, batch):
+        events.append("batch")
+        return batch
+
+    Log.on_batch = on_batch
     run(net(), Log(), epochs=1, batch_size=12)
-    step = ["step_begin", "gradients", "step_end", "pause"]
+    step = ["step_begin", "batch", "gradients", "step_end", "pause"]
     assert events == ["fit_begin", "epoch_begin", *step, *step, "epoch_end", "pause", "fit_end"]
 
 

@@ -90,6 +90,7 @@ class MinimumNorms:
 
     Example:
         >>> import torch
+        >>> _ = torch.manual_seed(0)
         >>> from artplus.attacks import PGD
         >>> from artplus.evaluation import judge
         >>> from artplus.model import LossModel
