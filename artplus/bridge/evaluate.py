@@ -44,6 +44,9 @@ from artplus.mapped import Inputs, as_inputs, as_tensor, is_mapped
 from artplus.model import LossModel, as_loss_model, device_of
 from artplus.spaces import InputSpace
 
+CUMULATIVE = ("standard", "plus", "rand")
+"""Suites whose attacks each run on what the ones before left standing, as AutoAttack's do."""
+
 
 @dataclass(frozen=True)
 class _Subject:
@@ -141,7 +144,7 @@ def evaluate(  # type: ignore[misc]
         batch_size: Examples at a time, whatever an ART attack's own.
         seed: Of every random draw.
         only_survivors: Run each attack only on what the ones before left standing: faster, the
-            same worst case, but accuracies are cumulative. Default: only for ``"standard"``, as
+            same worst case, but accuracies are cumulative. Default: for :data:`CUMULATIVE`, as
             AutoAttack does.
         examples: How many attacked examples to keep for the gallery.
         class_names: One per class, for display.
@@ -218,7 +221,7 @@ def evaluate(  # type: ignore[misc]
         space=space,
         batch_size=batch_size,
         seed=seed,
-        only_survivors=attacks == "standard" if only_survivors is None else only_survivors,
+        only_survivors=_cumulative(attacks) if only_survivors is None else only_survivors,
         examples=examples,
         class_names=class_names,
         name=name or subject.name,
@@ -265,6 +268,10 @@ def _each(
         folder = None if checkpoint is None else Path(checkpoint) / f"threat-{k}"
         reports.append(evaluate(**options, eps=radius, norm=norm, checkpoint=folder))
     return ThreatReport(tuple(reports))
+
+
+def _cumulative(attacks: Any) -> bool:
+    return isinstance(attacks, str) and attacks in CUMULATIVE
 
 
 def _other(surrogate: Any, loss: Callable[..., Tensor] | None) -> LossModel:
