@@ -19,7 +19,17 @@ ROOT = Path(artplus.__file__).parent
 # Each may import what stands before it. "" is the package itself, which re-exports everything for
 # users; the command line is one of them.
 ORDER = [
-    *("errors", "convolution", "registry", "mapped", "ranks", "durable", "described", "_checks", "seeding"),
+    *(
+        "errors",
+        "convolution",
+        "registry",
+        "mapped",
+        "ranks",
+        "durable",
+        "described",
+        "_checks",
+        "seeding",
+    ),
     *("geometry", "functional", "modes", "criterion", "model"),
     *("spaces", "attacks", "losses", "evaluation", "training", "trainers"),
     *("bridge", "reporting", "", "commands", "cli"),
