@@ -313,7 +313,7 @@ def test_no_part_is_larger_than_asked_for_or_a_single_example():
     method = make_method("at", attack=PGD(eps=0.1, steps=1, random_start=False))
     state = state_of(model, method, micro_batch=7)
     standard(state, Batch(X, Y), nothing)
-    assert rows[:4] == [7, 7, 7, 3]  # the attack
+    assert rows[:4] == [6, 6, 6, 6]  # the attack
     assert rows[4:8] == [6, 6, 6, 6]  # the weights
     rows.clear()
     state.micro_batch = 2
