@@ -10,7 +10,8 @@ thread.
 
 What a step costs however small the batch is, is timed with a batch of one: Python, the dispatch of
 operators, and the little work on one example. It bounds from above what Python takes of a step on
-a whole batch, and no profiler disturbs it.
+a whole batch, and no profiler disturbs it. What it exceeds that of the loop by hand by is artplus's
+own overhead.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tests.benchmarks.tasks import TASKS
 
 STEPS, ROUNDS = 10, 30
 LIMIT = 0.05
-"""Largest share of a step on the MNIST network that may not depend on the size of the batch."""
+"""Largest share of a step on the MNIST network that artplus's own overhead may be."""
 
 
 def attacks(task: Task, examples: int | None = None) -> dict[str, Callable[[], Tensor]]:
@@ -113,7 +114,11 @@ def report(name: str, rounds: int) -> dict[str, Any]:
             f"of one, {fixed[who] / took[who]:.1%}; {share[who]:.1%} outside torch's operators, "
             "under the profiler"
         )
-    print(f"  artplus adds {extra * 1e6:+.0f} µs a step, {extra / took[BARE]:+.1%}")
+    own = fixed[OURS] - fixed[BARE]
+    print(
+        f"  own overhead {own * 1e6:8.0f} µs a step, {own / took[OURS]:.1%}; in all artplus takes "
+        f"{extra * 1e6:+.0f} µs, {extra / took[BARE]:+.1%}"
+    )
     where = regions(task, 4)
     for region, spent in sorted(where.items(), key=lambda item: -item[1]):
         print(f"  {region:13} {spent:8.2f} ms a batch of training")
@@ -139,9 +144,10 @@ def main() -> None:
     if "mnist_net" not in found:
         return
     own = found["mnist_net"]
-    share = own["fixed_seconds"][OURS] / own["step_seconds"][OURS]
+    fixed = own["fixed_seconds"]
+    share = (fixed[OURS] - fixed[BARE]) / own["step_seconds"][OURS]
     if share > LIMIT:
-        raise SystemExit(f"{share:.1%} of a step does not depend on the batch, over {LIMIT:.0%}")
+        raise SystemExit(f"artplus's own overhead is {share:.1%} of a step, over {LIMIT:.0%}")
 
 
 if __name__ == "__main__":
