@@ -13,7 +13,7 @@ demo: $(VENV)/.core       ## harden a small CNN on real digits and show before a
 	$(BIN)/artplus demo --output-dir demo --overwrite
 
 test: $(VENV)/.dev        ## the test suite, with branch coverage
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --cov $(ARGS)
 
 lint: $(VENV)/.dev        ## style and types
 	$(BIN)/ruff check .

@@ -45,8 +45,8 @@ def one_channel(module: nn.Module) -> Iterator[None]:
     for attacks, which want none.
     """
     found = [child for child in module.modules() if _fits(child)] if _allowed.get() else []
-    if any(hasattr(child, "_orig_mod") for child in module.modules()):  # compiled by the user
-        found = []
+    if found and any(hasattr(child, "_orig_mod") for child in module.modules()):
+        found = []  # compiled by the user
     for child in found:
         child.__dict__["_conv_forward"] = types.MethodType(_conv_forward, child)
     try:
@@ -77,6 +77,7 @@ def _conv_forward(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | Non
     if plain or x.ndim != 4 or x.dtype != torch.float32:
         return cast(Tensor, nn.Conv2d._conv_forward(self, x, weight, bias))
     bias = None if bias is None else bias.detach()
+    # torch leaves Function.apply without types
     found: Tensor = _OneChannel.apply(x, weight.detach(), bias, self.stride, self.padding)  # type: ignore[no-untyped-call]
     return found
 

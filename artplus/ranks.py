@@ -32,6 +32,11 @@ def ranks() -> int:
     return dist.get_world_size() if _connected() else 1
 
 
+def started() -> int:
+    """How many processes a launcher started, whether they are connected yet or not."""
+    return max(ranks(), int(os.environ.get("WORLD_SIZE", 1)))
+
+
 def is_main() -> bool:
     """Whether this is the process that writes files and shows progress."""
     return rank() == 0
@@ -53,7 +58,7 @@ def join(device: torch.device) -> None:
             "process. Before the model is built: "
             'torch.cuda.set_device(int(os.environ["LOCAL_RANK"])), and .to("cuda")'
         )
-    if _connected() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if _connected() or started() == 1:
         return
     dist.init_process_group("cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo")
     atexit.register(_leave)

@@ -1,13 +1,11 @@
-"""What every test may count on: seeded randomness, tiny nets, toy batches, devices, local data."""
+"""What every test may count on: registries as they were, tiny nets, batches, devices, local data."""
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -32,13 +30,10 @@ ToyBatch = Callable[..., tuple[Tensor, Tensor]]
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    """The same random numbers in every test, whatever ran before; registries as they were."""
+def registries() -> Iterator[None]:
+    """As they were, whatever a test registers."""
     from artplus.losses._base import losses
 
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
     known = dict(losses._factories)
     yield
     if known:  # empty only before the first look-up, which fills it with the built-in names

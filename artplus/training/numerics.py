@@ -97,6 +97,7 @@ def compiled(whole: Whole, numerics: Numerics) -> nn.Module:
     if numerics.compile is not True and numerics.compile != "reduce-overhead":
         return whole
     mode = None if numerics.compile is True else numerics.compile
+    # torch declares a function, and returns a module for a module
     found: nn.Module = torch.compile(whole, mode=mode)  # type: ignore[assignment]
     return found if mode is None else Copied(found)
 
@@ -133,6 +134,7 @@ def gradients_scaled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], 
     """The same function, whose gradient by the input passes the network at a larger scale."""
 
     def scaled(x: Tensor) -> Tensor:
+        # torch leaves Function.apply without types
         inside = _Scale.apply(x, 1 / GRADIENT_SCALE)  # type: ignore[no-untyped-call]
         predictions: Tensor = _Scale.apply(forward(inside), GRADIENT_SCALE)  # type: ignore[no-untyped-call]
         return predictions

@@ -15,12 +15,9 @@ from tests.distributed import cases
 
 ENGINES = ("ddp", "fsdp2", "accelerate")
 
-pytestmark = [
-    pytest.mark.skipif(
-        not torch.distributed.is_available(), reason="this torch has no torch.distributed"
-    ),
-    pytest.mark.xdist_group("engines"),  # one worker, so that each engine's processes run once
-]
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no torch.distributed"
+)
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ import torch
 from artplus.attacks._base import Attack, own_loss
 from artplus.attacks._base import gradient as input_gradient
 from artplus.errors import ConfigurationError
+from artplus.evaluation import wording
 from artplus.evaluation.bench import Bench
 from artplus.evaluation.section import Section
 from artplus.model import LossModel
@@ -150,6 +151,20 @@ def ball_of(setting: Setting, what: str) -> tuple[float, float]:
             f"{what} needs a radius that is one number; the attacks' differ by feature or example"
         )
     return float(max(plain)), norms.pop()
+
+
+def need_norm(attacks: Iterable[Any], norm: float, what: str) -> None:
+    """Refuse attacks of an analysis that are in another norm than the report's.
+
+    Raises:
+        ConfigurationError: naming the first of them.
+    """
+    for attack in attacks:
+        if attack.norm != norm:
+            raise ConfigurationError(
+                f"the report is about {wording.norm_name(norm)}, but {type(attack).__name__} of "
+                f"{what} about {wording.norm_name(attack.norm)}"
+            )
 
 
 def first(setting: Setting, n: int | None) -> torch.Tensor:

@@ -22,6 +22,7 @@ from artplus.evaluation.analyses._base import (
     first,
     need_classes,
     need_gradients,
+    need_norm,
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import (
@@ -114,12 +115,7 @@ class EpsilonCurve:
         """Refuse regressions, models without gradients, and balls that are not one."""
         need_classes(setting, "epsilon_curve")
         _, norm = ball_of(setting, "epsilon_curve")
-        for attack in self.attacks or ():
-            if attack.norm != norm:
-                raise ConfigurationError(
-                    f"the report is about {wording.norm_name(norm)}, but an attack of "
-                    f"epsilon_curve about {wording.norm_name(attack.norm)}"
-                )
+        need_norm(self.attacks or (), norm, "epsilon_curve")
         if self.attacks is None:
             need_gradients(setting, "epsilon_curve")
 
@@ -207,6 +203,7 @@ class EpsilonCurve:
 
     def _attacks(self, bench: Bench, eps: float, norm: float) -> list[Attack]:
         if self.attacks is not None:
+            # __post_init__ has let through numbers only
             return [attack.with_eps(eps / float(attack.eps)) for attack in self.attacks]  # type: ignore[arg-type]
         ce = APGD(eps=eps, norm=norm, steps=self.steps, loss="ce")
         if bench.classes is None or bench.classes < 3:

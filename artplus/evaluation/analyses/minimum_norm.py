@@ -24,6 +24,7 @@ from artplus.evaluation.analyses._base import (
     first,
     need_classes,
     need_gradients,
+    need_norm,
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import (
@@ -126,13 +127,7 @@ class MinimumNorms:
         need_classes(setting, "minimum_norm")
         _, norm = ball_of(setting, "minimum_norm")
         need_gradients(setting, "minimum_norm")
-        for attack in self.attacks or ():
-            if attack.norm != norm:
-                raise ConfigurationError(
-                    f"the report is about {wording.norm_name(norm)}, but "
-                    f"{type(attack).__name__} of minimum_norm about "
-                    f"{wording.norm_name(attack.norm)}"
-                )
+        need_norm(self.attacks or (), norm, "minimum_norm")
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""

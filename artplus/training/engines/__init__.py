@@ -64,5 +64,4 @@ def _found() -> str:
     """The engine that fits how this process was started."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by its launcher, whatever the value
         return "accelerate"
-    several = ranks.ranks() > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return "ddp" if several else "torch"
+    return "ddp" if ranks.started() > 1 else "torch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,8 @@ from artplus.training.numerics import (
     gradients_scaled,
     low_precision,
 )
+
+Forward = Callable[[Tensor], Tensor]
 
 
 class Engine:
@@ -64,7 +66,7 @@ class Engine:
 
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, if any; return the device that batches go to."""
-        if ranks.ranks() > 1 and type(self) is Engine:
+        if ranks.ranks() > 1:
             raise ConfigurationError(
                 f"{ranks.ranks()} processes are connected, but this engine knows of one: each "
                 "would train a model of its own. Use engine='ddp', engine='fsdp2' or 'auto'."
@@ -74,17 +76,21 @@ class Engine:
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
         """Make :attr:`attacked` and :attr:`trained` of ``model``, in the settled arithmetic."""
         device = device_of(model.module)
-        self.prepared = True
         self._refuse_half(device)
-        self._lay_out(model.module)
-        predict: Any = compiled(Whole(model), self.numerics)
-        if type(self) is Engine and not self.numerics.compile:
-            predict = model.module if model.forward is None else model.forward
+        if self.numerics.channels_last:
+            # torch's stubs leave out the overload with a memory format alone
+            model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._divide(model.module, optimizer)
+        predict: Forward = model.module if model.forward is None else model.forward
+        if self.numerics.compile:
+            predict = compiled(Whole(model), self.numerics)
         forward = low_precision(predict, self.numerics, device)
         half = self.numerics.precision == "fp16"
         self.attacked = replace(model, forward=gradients_scaled(forward) if half else forward)
-        self.trained = self._distributed(model, predict, device)
+        wrapped = self._wrap(model, predict, device)
+        self.trained = replace(model, forward=low_precision(wrapped, self.numerics, device))
         self._scaler = torch.amp.GradScaler(device.type) if half else None
+        self.prepared = True
 
     def place(self, x: Tensor) -> Tensor:
         """A batch in the memory layout that the network likes."""
@@ -127,7 +133,18 @@ class Engine:
         self._scaler.update()
 
     def agree(self) -> None:
-        """Make buffers the same in all processes, at an epoch's end."""
+        """Average what BatchNorm has seen over the processes, at an epoch's end.
+
+        Floating-point buffers are replaced by their mean; one message for all.
+        """
+        buffers = [b for b in self.attacked.module.buffers() if b.is_floating_point() and b.numel()]
+        if ranks.ranks() == 1 or not buffers:
+            return
+        flat = torch.cat([buffer.detach().reshape(-1).double() for buffer in buffers])
+        means = (ranks.total(flat) / ranks.ranks()).split([b.numel() for b in buffers])
+        with torch.no_grad():
+            for buffer, mean in zip(buffers, means, strict=True):
+                buffer.copy_(mean.view_as(buffer))
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -158,18 +175,17 @@ class Engine:
     def release(self, module: nn.Module) -> None:
         """Undo what :meth:`prepare` did to the module."""
         if self.numerics.channels_last:
+            # as above
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.prepared = False
         del self.attacked, self.trained
 
-    def _distributed(self, model: LossModel, predict: Any, device: torch.device) -> LossModel:
-        """The form through which the weights get their gradients."""
-        return replace(model, forward=low_precision(predict, self.numerics, device))
+    def _divide(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Deal the weights out among the processes; here each has them whole."""
 
-    def _lay_out(self, module: nn.Module) -> None:
-        if self.numerics.channels_last:
-            # torch's stubs leave out the overload with a memory format alone
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _wrap(self, model: LossModel, predict: Forward, device: torch.device) -> Forward:
+        """What the weights get their gradients through; here ``predict`` itself."""
+        return predict
 
     def _refuse_half(self, device: torch.device) -> None:
         if self.numerics.precision == "bf16" and device.type == "cuda":
@@ -177,3 +193,13 @@ class Engine:
                 raise ConfigurationError(
                     "this GPU has no bf16; use precision='fp16', or 'auto' to have it measured"
                 )
+
+
+class Launched(Engine):
+    """An engine of the processes that ``torchrun`` started."""
+
+    def connect(self, module: nn.Module) -> torch.device:
+        """Join the other processes, with NCCL for GPUs and gloo for processors."""
+        device = device_of(module)
+        ranks.join(device)
+        return device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,6 @@ from torch.optim import Optimizer
 from artplus import ranks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
-from artplus.training.engines.ddp import average_buffers
 from artplus.training.engines.fsdp2 import FSDP2
 from artplus.training.numerics import Whole, gradients_scaled
 
@@ -53,8 +51,8 @@ class Accelerate(FSDP2):
                 "engine='accelerate' needs Accelerate: pip install accelerate"
             ) from error
         # Without a GPU it looks for other processes only if told that there is none.
-        alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) == 1
-        self.accelerator = accelerator or Accelerator(cpu=not alone)
+        unseen = ranks.started() > 1 and not torch.cuda.is_available()
+        self.accelerator = accelerator or Accelerator(cpu=unseen)
         if self.accelerator.distributed_type in (
             DistributedType.DEEPSPEED,
             DistributedType.MEGATRON_LM,
@@ -73,10 +71,9 @@ class Accelerate(FSDP2):
 
     def connect(self, module: nn.Module) -> torch.device:
         """Move the module to the accelerator's device; its optimizer keeps what it holds."""
-        started = max(ranks.ranks(), int(os.environ.get("WORLD_SIZE", 1)))
-        if self.accelerator.num_processes != started:
+        if self.accelerator.num_processes != ranks.started():
             raise ConfigurationError(
-                f"{started} processes were started, but this Accelerator knows of "
+                f"{ranks.started()} processes were started, but this Accelerator knows of "
                 f"{self.accelerator.num_processes}; without GPUs: Accelerator(cpu=True)"
             )
         device: torch.device = self.accelerator.device
@@ -86,16 +83,17 @@ class Accelerate(FSDP2):
 
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
         """Hand module and optimizer to the accelerator."""
-        self.prepared = True
-        whole = Whole(model)
-        self._wrapped, self._optimizer = self.accelerator.prepare(whole, optimizer)
+        self._wrapped, self._optimizer = self.accelerator.prepare(Whole(model), optimizer)
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.broadcast_buffers = False
         bare = self._wrapped if self._sharded else self.accelerator.unwrap_model(self._wrapped)
+        # Accelerate has no types; its sharded modules are torch's
         self._root = bare if self._sharded else None  # type: ignore[assignment]
         half = self.accelerator.mixed_precision == "fp16"
         self.attacked = replace(model, forward=gradients_scaled(bare) if half else bare)
         self.trained = replace(model, forward=self._wrapped)
+        self._scaler = self.accelerator.scaler
+        self.prepared = True
 
     @contextmanager
     def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
@@ -120,20 +118,6 @@ class Accelerate(FSDP2):
     def step(self, optimizer: Optimizer) -> None:
         """By the accelerator."""
         self._optimizer.step()
-
-    def agree(self) -> None:
-        """Average what BatchNorm has seen over the processes."""
-        average_buffers(self.attacked.module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The scale of gradients in fp16."""
-        scaler = self.accelerator.scaler
-        return {} if scaler is None else dict(scaler.state_dict())
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved)
 
     def release(self, module: nn.Module) -> None:
         """Let the accelerator forget this model."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from artplus import ranks
-from artplus.model import LossModel, device_of
-from artplus.training.engines._base import Engine
-from artplus.training.numerics import low_precision
+from artplus.model import LossModel
+from artplus.training.engines._base import Forward, Launched
+from artplus.training.numerics import Whole
 
 
-class DDP(Engine):
+class DDP(Launched):
     """``DistributedDataParallel`` under ``torchrun``: gradients are averaged once per weight step.
 
     ``batch_size`` is that of all processes together, each of which takes its part of every batch,
@@ -31,7 +30,7 @@ class DDP(Engine):
 
     Args:
         unused: Look for parameters that a batch does not use; costs time where there are none.
-        options: As for :class:`Engine`.
+        options: As for :class:`~artplus.training.engines.Engine`.
     """
 
     name = "ddp"
@@ -41,24 +40,18 @@ class DDP(Engine):
         self._unused = unused
         self._wrapped: DistributedDataParallel | None = None
 
-    def connect(self, module: nn.Module) -> torch.device:
-        """Join the other processes, with NCCL for GPUs and gloo for processors."""
-        device = device_of(module)
-        ranks.join(device)
-        return device
-
-    def _distributed(self, model: LossModel, predict: Any, device: torch.device) -> LossModel:
+    def _wrap(self, model: LossModel, predict: Forward, device: torch.device) -> Forward:
         """Averaged gradients through torch's wrapper."""
         if ranks.ranks() == 1:
-            return super()._distributed(model, predict, device)
+            return predict
         self._wrapped = DistributedDataParallel(
-            predict,
+            predict if isinstance(predict, nn.Module) and self.numerics.compile else Whole(model),
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=self._unused,
         )
         # Sent once, now; sent before each pass they would be altered between those of one step.
         self._wrapped.broadcast_buffers = False
-        return replace(model, forward=low_precision(self._wrapped, self.numerics, device))
+        return self._wrapped
 
     @contextmanager
     def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
@@ -69,23 +62,7 @@ class DDP(Engine):
         with self._wrapped.no_sync():  # must hold the forward pass too
             yield
 
-    def agree(self) -> None:
-        """Average what BatchNorm has seen over the processes."""
-        average_buffers(self.attacked.module)
-
     def release(self, module: nn.Module) -> None:
         """Let the wrapper go; the module itself was never changed."""
         super().release(module)
         self._wrapped = None
-
-
-def average_buffers(module: nn.Module) -> None:
-    """Replace floating-point buffers by their mean over the processes; one message for all."""
-    buffers = [b for b in module.buffers() if b.is_floating_point() and b.numel()]
-    if ranks.ranks() == 1 or not buffers:
-        return
-    flat = torch.cat([buffer.detach().reshape(-1).double() for buffer in buffers])
-    means = ranks.total(flat) / ranks.ranks()
-    with torch.no_grad():
-        for buffer, mean in zip(buffers, means.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(mean.view_as(buffer))

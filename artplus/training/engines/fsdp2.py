@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -16,12 +14,11 @@ from torch.optim import Optimizer
 
 from artplus import ranks
 from artplus.errors import ConfigurationError
-from artplus.model import LossModel, device_of
-from artplus.training.engines._base import Engine
-from artplus.training.engines.ddp import average_buffers
+from artplus.model import device_of
+from artplus.training.engines._base import Launched
 
 
-class FSDP2(Engine):
+class FSDP2(Launched):
     """``fully_shard`` under ``torchrun``: weights, gradients and optimizer state in shards.
 
     For models too large for one device. The weights are put together once for the whole attack on
@@ -35,7 +32,7 @@ class FSDP2(Engine):
         blocks: Types of modules that are put together and taken apart as one, such as
             ``(TransformerBlock,)``; ``None`` takes the entries of ``nn.Sequential`` and
             ``nn.ModuleList``.
-        options: As for :class:`Engine`, without ``compile``.
+        options: As for :class:`~artplus.training.engines.Engine`, without ``compile``.
 
     Raises:
         ConfigurationError: for ``compile``, or an optimizer that has already moved the weights.
@@ -50,20 +47,11 @@ class FSDP2(Engine):
         self._blocks = None if blocks is None else tuple(blocks)
         self._root: FSDPModule | None = None
 
-    def connect(self, module: nn.Module) -> torch.device:
-        """Join the other processes, with NCCL for GPUs and gloo for processors."""
-        device = device_of(module)
-        ranks.join(device)
-        return device
-
-    def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
+    def _divide(self, module: nn.Module, optimizer: Optimizer) -> None:
         """Take the weights apart and point the optimizer to the parts."""
-        module = model.module
-        self._lay_out(module)
         if not isinstance(module, FSDPModule):
             self._shard(module, optimizer)
         self._root = module if isinstance(module, FSDPModule) else None
-        super().prepare(model, optimizer)
 
     def _shard(self, module: nn.Module, optimizer: Optimizer) -> None:
         if optimizer.state:
@@ -139,39 +127,20 @@ class FSDP2(Engine):
         finally:
             self._root.set_requires_gradient_sync(True)
 
-    def agree(self) -> None:
-        """Average what BatchNorm has seen over the processes."""
-        average_buffers(self._module)
-
     def full(self, saved: Any) -> Any:
         """``saved`` with every shard made whole."""
         return _each(saved, lambda _, t: t.full_tensor() if isinstance(t, DTensor) else t)
 
     def own(self, saved: Any) -> Any:
         """``saved`` in shards again: what has a weight's name and shape is laid out like it."""
-        named = {name: p for name, p in self._module.named_parameters() if isinstance(p, DTensor)}
-
-        def laid_out(name: Any, value: Tensor) -> Tensor:
-            like = named.get(name)
-            if like is None or value.shape != like.shape:
-                return value
-            return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-
-        return _each(saved, laid_out)
+        named = dict(self._module.named_parameters())
+        return _each(saved, lambda name, value: _like(named.get(name), value))
 
     def own_optimizer(self, saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
         """An optimizer's state, made whole by :meth:`full`, in shards again."""
         moved = [p for group in optimizer.param_groups for p in group["params"]]
-
-        def laid_out(like: Tensor, value: Any) -> Any:
-            if not (isinstance(like, DTensor) and isinstance(value, Tensor)):
-                return value
-            if value.shape != like.shape:
-                return value
-            return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-
         state = {
-            i: {key: laid_out(moved[i], value) for key, value in entries.items()}
+            i: {key: _like(moved[i], value) for key, value in entries.items()}
             for i, entries in saved["state"].items()
         }
         return saved | {"state": state}
@@ -180,9 +149,14 @@ class FSDP2(Engine):
     def _module(self) -> nn.Module:
         return self.attacked.module
 
-    def _distributed(self, model: LossModel, predict: Any, device: torch.device) -> LossModel:
-        """The module itself: its shards bring their own communication."""
-        return replace(self.attacked, forward=super()._distributed(model, predict, device).forward)
+
+def _like(weight: Tensor | None, value: Any) -> Any:
+    """``value`` laid out as ``weight`` is, where that is in shards and of the same shape."""
+    if not (isinstance(weight, DTensor) and isinstance(value, Tensor)):
+        return value
+    if value.shape != weight.shape:
+        return value
+    return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
 
 
 def _each(value: Any, change: Any, name: Any = None) -> Any:
@@ -190,8 +164,7 @@ def _each(value: Any, change: Any, name: Any = None) -> Any:
     if isinstance(value, Tensor):
         return change(name, value)
     if isinstance(value, Mapping):
-        changed = {key: _each(entry, change, key) for key, entry in value.items()}
-        return changed
+        return {key: _each(entry, change, key) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         items = [_each(entry, change, name) for entry in value]
         return tuple(items) if isinstance(value, tuple) else items
