@@ -1,4 +1,4 @@
-"""What every test may count on: registries as they were, tiny nets, batches, devices, local data."""
+"""What every test may count on: registries as they were, tiny nets and batches, devices, data."""
 
 from __future__ import annotations
 
