@@ -30,7 +30,7 @@ ORDER = [
         "_checks",
         "seeding",
     ),
-    *("geometry", "functional", "modes", "criterion", "model"),
+    *("geometry", "functional", "modes", "criterion", "model", "passes"),
     *("spaces", "attacks", "losses", "evaluation", "training", "trainers"),
     *("bridge", "reporting", "", "commands", "cli"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from art.attacks import EvasionAttack
 from torch import Tensor, nn
 
-from artplus import modes, seeding
+from artplus import modes, passes, seeding
 from artplus.attacks import Budget, Inner
 from artplus.attacks._base import scaled
 from artplus.bridge import quirks
@@ -114,12 +114,17 @@ class ArtAttack:
             stack.enter_context(quirks.weights_aside(model.module))
             stack.enter_context(quirks.settings(self.attack, len(x), self.scale))
             stack.enter_context(quirks.float32(self.attack))
+            stack.enter_context(self._counted())
             stack.enter_context(quirks.numpy_patched(self.attack))
             stack.enter_context(seeding.seeded(seed))
             inputs = x.detach().cpu().numpy()
             found = self._generate(inputs, self._labels(model, inputs, y), self._mask(space, x))
         x_adv = torch.as_tensor(found).to(x)
         return self._sound(clip(x + space.restrict(x_adv - x), space), x)
+
+    def _counted(self) -> AbstractContextManager[None]:
+        """Where ART's passes go: a ``Sequential`` it takes apart and never calls itself."""
+        return passes.watching(quirks.wrappers(self.attack))
 
     def _generate(self, x: Any, y: Any, mask: dict[str, Any]) -> Any:
         if type(self.attack).__name__ in quirks.TAKES_ONE:

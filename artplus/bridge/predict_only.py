@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from art.estimators.classification import ClassifierMixin
 from torch import Tensor, nn
 
-from artplus import _checks
+from artplus import _checks, passes
 from artplus.bridge.art_attack import ArtAttack
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, UnsupportedEstimatorError
@@ -29,6 +30,15 @@ class OwnAttack(ArtAttack):
     """
 
     estimator: Any = None
+
+    def _counted(self) -> AbstractContextManager[None]:
+        classes = int(self.estimator.nb_classes)
+
+        def each(x: Any, label: Any = None, **_: Any) -> int:
+            return classes if label is None else 1
+
+        ways = {"predict": None, "loss_gradient": lambda *_, **__: 1, "class_gradient": each}
+        return passes.asking(self.estimator, ways)
 
     def _refuse(self, model: LossModel, inner: Any, start: Any, space: InputSpace) -> None:
         if self.attack.estimator is not self.estimator:

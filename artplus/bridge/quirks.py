@@ -116,12 +116,16 @@ def float32(attack: EvasionAttack) -> Iterator[None]:
     sits on ART's wrapper around the module, since for ``nn.Sequential`` ART never calls the module
     itself.
     """
-    wrappers = {getattr(part.estimator, "_model", None) for part in parts(attack)}
     with ExitStack() as stack:
-        for wrapper in wrappers:
-            if isinstance(wrapper, nn.Module):
-                stack.callback(wrapper.register_forward_pre_hook(_cast).remove)
+        for wrapper in wrappers(attack):
+            stack.callback(wrapper.register_forward_pre_hook(_cast).remove)
         yield
+
+
+def wrappers(attack: EvasionAttack) -> list[nn.Module]:
+    """ART's own modules around the attacked one, through which its estimators predict."""
+    found = {getattr(part.estimator, "_model", None): None for part in parts(attack)}
+    return [wrapper for wrapper in found if isinstance(wrapper, nn.Module)]
 
 
 def _cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from artplus.evaluation.bench import Scores
 from artplus.evaluation.sheet import Sheet
 from artplus.evaluation.verify import Findings
+from artplus.passes import Passes
 
 DONE, SECONDS, OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED, BEYOND, LENGTH, LONGEST = range(8)
+FORWARDS, BACKWARDS = 8, 9
+COLUMNS = 10
 """Columns of the ledger: was it run, how long did it take, how many broke which rule or were
-changed or needed more than their radius, and the sum and the largest of the perturbations."""
+changed or needed more than their radius, the sum and the largest of the perturbations, and how many
+examples went through the model and back, NaN where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Record:
     def __init__(self, attacked: int, batch_size: int, classes: int | None, room: int) -> None:
         self.form = attacked, batch_size, classes, room
         self.sheet, self._size, self._room = Sheet(attacked, classes), batch_size, room
-        self.ledger = torch.zeros(math.ceil(attacked / batch_size), 8, dtype=torch.float64)
+        self.ledger = torch.zeros(math.ceil(attacked / batch_size), COLUMNS, dtype=torch.float64)
         self.fooled: list[Exhibit] = []
         self.held: list[Exhibit] = []
         self.broken: tuple[int, str] | None = None
@@ -107,6 +112,12 @@ class Record:
         """What the batches took, whoever ran them and when."""
         return math.fsum(self.ledger[:, SECONDS].tolist())
 
+    @property
+    def passes(self) -> tuple[int, int] | None:
+        """Examples sent forward and backward by the batches; ``None`` if one is not known."""
+        sums = self.ledger[:, [FORWARDS, BACKWARDS]].sum(0).tolist()
+        return None if any(map(math.isnan, sums)) else (int(sums[0]), int(sums[1]))
+
     def add(
         self,
         batch: int,
@@ -118,6 +129,7 @@ class Record:
         *,
         beyond: int,
         seconds: float,
+        cost: Passes,
     ) -> None:
         """Enter a batch; only with the last assignment does it count as done.
 
@@ -130,15 +142,18 @@ class Record:
             found: What the attack returned, measured.
             beyond: How many needed more than the radius.
             seconds: What it took.
+            cost: Passes that the attack made.
         """
         self.sheet.put(self.rows(batch), scores)
         self._exhibit(batch, part, x, x_adv, scores)
         counts = [found.outside_ball, found.outside_space, found.changed]
         lengths = found.lengths.double()
+        passes = (cost.forwards, cost.backwards) if cost.known else (math.nan, math.nan)
         self.ledger[batch] = torch.tensor(
-            [1, seconds, *(int(c.sum()) for c in counts), beyond, lengths.sum(), lengths.max()],
+            [1, seconds, *(int(c.sum()) for c in counts), beyond, lengths.sum(), lengths.max(),
+             *passes],
             dtype=torch.float64,
-        )
+        )  # fmt: skip
 
     def _exhibit(self, batch: int, part: Tensor, x: Tensor, x_adv: Tensor, scores: Scores) -> None:
         turned = torch.ones(len(part), dtype=torch.bool) if scores.wrong is None else scores.wrong
@@ -184,7 +199,7 @@ class Record:
                 for name, shelf in (("fooled", self.fooled), ("held", self.held)):
                     found = (Exhibit(**e) for e in state["exhibits"][name])
                     shelf.extend(exhibit for exhibit in found if fresh[exhibit.batch])
-                self.ledger[fresh] = state["ledger"][inside]
+                self.ledger[fresh] = _complete(state["ledger"][inside])
             if state["broken"] is not None:
                 self.broken = min(filter(None, (self.broken, tuple(state["broken"]))))
 
@@ -203,3 +218,8 @@ class Record:
 
     def _mask(self, batches: Tensor) -> Tensor:
         return batches.repeat_interleave(self._size)[: len(self.sheet)]
+
+
+def _complete(ledger: Tensor) -> Tensor:
+    """Lines of a ledger; what those of before did not hold is not known."""
+    return F.pad(ledger, (0, COLUMNS - ledger.shape[1]), value=math.nan)

@@ -42,6 +42,11 @@ class AttackResult:
         clip_violations: Number of examples outside the range of valid inputs, or changed where
             the mask forbids it.
         seconds: Wall time, the predictions included.
+        forwards: Examples that the attack itself sent forward through the model, its queries; the
+            judge's own predictions are not among them. ``None`` if that could not be counted.
+        backwards: Examples whose gradient with respect to the input it took; 0 of a black-box
+            attack. ``None`` if that could not be counted. Both, unlike ``seconds``, are the same on
+            any machine, resumed or dealt out over processes.
         flags: What a reader should know and what does not break the attack.
         broken: Why it does not count; ``None`` if it does.
         fooled: ``(n,)`` booleans, which examples a broken attack turned by the rules; ``None`` if
@@ -62,6 +67,8 @@ class AttackResult:
     eps_violations: int = 0
     clip_violations: int = 0
     seconds: float = 0.0
+    forwards: int | None = None
+    backwards: int | None = None
     flags: tuple[str, ...] = ()
     broken: str | None = None
     fooled: Array | None = None

@@ -175,6 +175,8 @@ def _encode_attack(result: AttackResult) -> dict[str, Any]:
         "eps_violations": result.eps_violations,
         "clip_violations": result.clip_violations,
         "seconds": result.seconds,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
         "flags": list(result.flags),
         "broken": result.broken,
         "fooled": _booleans(result.fooled),
@@ -193,6 +195,8 @@ def _decode_attack(data: Mapping[str, Any]) -> AttackResult:
         metrics=_metrics(data["metrics"]),
         max_norm=_float(data["max_norm"]),
         mean_norm=_float(data["mean_norm"]),
+        forwards=_count(data.get("forwards")),  # reports of before had neither
+        backwards=_count(data.get("backwards")),
         flags=tuple(data["flags"]),
         fooled=_booleans_from(data.get("fooled")),  # reports of before had none
     )
@@ -247,6 +251,10 @@ def _numbers(values: Mapping[str, float]) -> dict[str, float | str | None]:
 
 def _float(value: float | str | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _count(value: int | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _metrics(values: Mapping[str, float | str]) -> dict[str, float]:

@@ -29,7 +29,7 @@ def table(report: Report) -> str:
     ]
     remarks += [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
     remarks += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
-    remarks += [f"· {note}" for note in report.notes]
+    remarks += [f"· {note}" for note in (*wording.legend(report), *report.notes)]
     for remark in remarks:
         parts += wrap(remark, 88, subsequent_indent="  ")
     for section in report.sections:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import ranks, seeding
+from artplus import passes, ranks, seeding
 from artplus.attacks._base import Attack
 from artplus.evaluation.bench import Bench
 from artplus.evaluation.minimum_norm import MinimumNorm
@@ -27,6 +27,7 @@ from artplus.evaluation.sheet import Sheet
 from artplus.evaluation.verify import verify
 from artplus.evaluation.wording import number
 from artplus.functional import class_index
+from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
 _log = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ class _Run:
         part, x, y, space = self.bench.batch(self.index[record.rows(batch)].long())
         label = _aims(self.bench, y, own) if getattr(self.attack, "targeted", False) else y
         generator = torch.Generator(self.bench.device).manual_seed(own)
-        x_adv = _craft(self.bench, self.attack, x, label, space, generator)
+        with passes.counted(self.bench.model) as (model, cost):
+            x_adv = _craft(model, self.attack, x, label, space, generator)
         found = verify(x, x_adv, eps=self.attack.eps, norm=self.attack.norm, space=space)
         beyond = 0
         if isinstance(self.attack, MinimumNorm):
@@ -192,7 +194,7 @@ class _Run:
         x_adv = _put_back(x, x_adv, found.outside_ball | found.outside_space)
         scores = self.bench.score(x_adv, y)
         seconds = time.perf_counter() - begin
-        record.add(batch, part, x, x_adv, scores, found, beyond=beyond, seconds=seconds)
+        record.add(batch, part, x, x_adv, scores, found, beyond=beyond, seconds=seconds, cost=cost)
         stood = ~torch.from_numpy(self.fallen)[part]
         shown(len(part), None if scores.wrong is None else int((scores.wrong & stood).sum()))
 
@@ -212,7 +214,7 @@ def _aims(bench: Bench, y: Tensor, seed: int) -> Tensor:
 
 
 def _craft(
-    bench: Bench,
+    model: LossModel,
     attack: Attack,
     x: Tensor,
     y: Tensor,
@@ -220,7 +222,7 @@ def _craft(
     generator: torch.Generator,
 ) -> Tensor:
     try:
-        x_adv = attack(bench.model, x, y, space=space, generator=generator)
+        x_adv = attack(model, x, y, space=space, generator=generator)
     except Exception as error:
         # Whatever a third party's attack raises is a finding about that attack: it is reported
         # as broken, and the attacks after it still run. The traceback goes to the log.
@@ -274,6 +276,7 @@ def _outcome(
     if broken and wrong is not None and bool((wrong & ~skip).any()):
         fooled = wrong & ~skip
     outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
+    forwards, backwards = record.passes or (None, None)
     result = AttackResult(
         name=name,
         norm=float(attack.norm),
@@ -289,6 +292,8 @@ def _outcome(
         eps_violations=outside_ball,
         clip_violations=outside_space,
         seconds=record.seconds,
+        forwards=forwards,
+        backwards=backwards,
         flags=_flags(record, fooled),
         broken=broken,
         fooled=fooled,

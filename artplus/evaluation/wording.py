@@ -22,6 +22,11 @@ _DOUBT = {
     "broken": "The attacks cannot have worked as they should, so the number says nothing.",
 }
 NONE = "–"
+PASSES = "fwd+bwd"
+_PASSES_TOLD = (
+    f"{PASSES}: forward and backward passes for each attacked example. Attacks alone, without the "
+    "judge's predictions; a black box takes no backward pass."
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,23 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
+def passes(forwards: int | None, backwards: int | None, examples: int) -> str:
+    """Passes for each of the attacked examples: forward, then backward to the input.
+
+    Example:
+        >>> passes(2100, 2000, 100), passes(123_456, 0, 100), passes(150, 40, 100)
+        ('21+20', '1,235+0', '1.5+0.4')
+    """
+    if forwards is None or backwards is None or not examples:
+        return NONE
+    return f"{_mean(forwards, examples)}+{_mean(backwards, examples)}"
+
+
+def _mean(total: int, count: int) -> str:
+    mean = total / count
+    return f"{mean:,.0f}" if mean >= 100 or total % count == 0 else f"{mean:.1f}"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 attack``, ``2 attacks``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
@@ -157,26 +179,48 @@ def plural(count: int, noun: str) -> str:
 
 def columns(report: Report) -> tuple[str, ...]:
     """Headings of :func:`rows`, the name's first."""
-    if report.clean_accuracy is not None:
-        return "attack", "accuracy", "95% interval", "ball", "max norm", "time"
-    return "attack", *report.clean_metrics, "ball", "max norm", "time"
+    accuracy = report.clean_accuracy is not None
+    measures = ("accuracy", "95% interval") if accuracy else tuple(report.clean_metrics)
+    cost = (PASSES,) if counted(report) else ()
+    return "attack", *measures, "ball", "max norm", *cost, "time"
+
+
+def counted(report: Report) -> bool:
+    """Whether the passes of any attack are known; reports of before have none to show."""
+    return any(result.forwards is not None for result in report.attacks)
+
+
+def legend(report: Report) -> tuple[str, ...]:
+    """What the headings of :func:`columns` do not say by themselves."""
+    return (_PASSES_TOLD,) if counted(report) else ()
 
 
 def rows(report: Report) -> list[Row]:
     """Clean, every attack, and the worst case."""
+    cost = ("", _all_passes(report)) if counted(report) else ()
     clean = Row(
         CLEAN,
         _value(report.clean_accuracy, report.clean_metrics),
         (*_measures(report, report.clean_interval, report.clean_accuracy, report.clean_metrics),
-         "", "", ""),
+         "", "", *cost[:1], ""),
     )  # fmt: skip
     worst = Row(
         WORST,
         _value(report.robust_accuracy, report.robust_metrics),
         (*_measures(report, report.robust_interval, report.robust_accuracy, report.robust_metrics),
-         "", "", duration(sum(result.seconds for result in report.attacks))),
+         "", "", *cost[1:], duration(sum(result.seconds for result in report.attacks))),
     )  # fmt: skip
     return [clean, *(_row(report, result) for result in report.attacks), worst]
+
+
+def _all_passes(report: Report) -> str:
+    """Of all attacks together, for each example that was attacked at all."""
+    forwards = [result.forwards for result in report.attacks]
+    backwards = [result.backwards for result in report.attacks]
+    if None in forwards or None in backwards:
+        return NONE
+    examples = max((result.attacked for result in report.attacks), default=0)
+    return passes(sum(filter(None, forwards)), sum(filter(None, backwards)), examples)
 
 
 def summary(report: Report) -> str:
@@ -239,11 +283,14 @@ def _row(report: Report, result: AttackResult) -> Row:
     measures = _measures(report, result.interval, result.accuracy, result.metrics)
     if result.broken is not None:
         measures = ("broken", *(NONE,) * (len(measures) - 1))
+    cost = passes(result.forwards, result.backwards, result.attacked)
+    if result.broken is not None:
+        cost = NONE  # it may have ended before all were attacked
     return Row(
         result.name,
         None if result.broken is not None else _value(result.accuracy, result.metrics),
         (*measures, ball(result.norm, result.eps), number(result.max_norm),
-         duration(result.seconds)),
+         *((cost,) if counted(report) else ()), duration(result.seconds)),
         result.broken,
         result.flags,
     )  # fmt: skip

@@ -97,6 +97,7 @@ def _body(report: Report, dataset: str) -> list[str]:
         escaped(_threat(report, dataset)),
         "## Results",
         table([wording.columns(report), *((row.name, *row.cells) for row in rows)]),
+        *map(escaped, wording.legend(report)),
         escaped(report.summary),
         "## Can the numbers be believed?",
         escaped(wording.trust(report))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from artplus.evaluation.intervals import Interval
     from artplus.evaluation.report import Report
-    from artplus.evaluation.result import Examples
+    from artplus.evaluation.result import AttackResult, Examples
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,17 @@ def _sort_keys(report: Report) -> list[list[str]]:
             result.accuracy, None if result.interval is None else result.interval[0]
         ]  # fmt: skip
         losses = [] if accuracy else [result.metrics.get(name) for name in report.clean_metrics]
-        values = [*accuracy, *losses, result.eps, result.max_norm, result.seconds]
+        cost = [_cost(result)] if wording.counted(report) else []
+        values = [*accuracy, *losses, result.eps, result.max_norm, *cost, result.seconds]
         keys.append([result.name, *("" if v is None else repr(float(v)) for v in values)])
     return keys
+
+
+def _cost(result: AttackResult) -> float | None:
+    """Passes for each example: a backward one takes about as long as a forward one."""
+    if result.forwards is None or result.backwards is None or not result.attacked or result.broken:
+        return None
+    return (result.forwards + result.backwards) / result.attacked
 
 
 def _settings(params: Mapping[str, Any]) -> Sequence[tuple[str, str]]:

@@ -44,7 +44,7 @@ def render(report: Report, before: Report | None = None) -> str:
         f"- **{escaped(r.name)}** does not count: {escaped(r.broken)}" for r in rows if r.broken
     ]
     remarks += [f"- {escaped(row.name)}: {escaped(flag)}" for row in rows for flag in row.flags]
-    remarks += [f"- {escaped(note)}" for note in report.notes]
+    remarks += [f"- {escaped(note)}" for note in (*wording.legend(report), *report.notes)]
     if remarks:
         parts.append("\n".join(remarks))
     for section in report.sections:

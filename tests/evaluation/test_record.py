@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from artplus.attacks import PGD
 from artplus.evaluation import judge, trial
 from artplus.evaluation.bench import Scores
-from artplus.evaluation.record import CHANGED, DONE, Record
+from artplus.evaluation.record import CHANGED, DONE, FORWARDS, Record
 from artplus.evaluation.verify import Findings
 from artplus.model import LossModel
+from artplus.passes import Passes
 
 ROOM = 2
 
@@ -86,7 +87,8 @@ def enter(record: Record, batch: int, wrong: Any = None) -> None:
     none = torch.zeros(size, dtype=torch.bool)
     found = Findings(torch.ones(size).double(), none, none, ~none)
     x = part[:, None].float()
-    record.add(batch, part, x, x + 0.5, scores, found, beyond=batch, seconds=1.0)
+    cost = Passes(forwards=10 * size, backwards=size)
+    record.add(batch, part, x, x + 0.5, scores, found, beyond=batch, seconds=1.0, cost=cost)
 
 
 def test_after_a_break_nothing_later_counts() -> None:
@@ -100,12 +102,24 @@ def test_after_a_break_nothing_later_counts() -> None:
     assert record.count(DONE, CHANGED) == alone.count(DONE, CHANGED) == [2, 6]
     assert torch.equal(record.ledger, alone.ledger)
     assert record.seconds == alone.seconds == 2.0 and record.examples == 6
+    assert record.passes == alone.passes == (60, 6)
     assert torch.equal(record.rows_done(), alone.rows_done())
     for shelf in ("fooled", "held"):
         assert [e.position for e in getattr(record, shelf)] == [
             e.position for e in getattr(alone, shelf)
         ]
     assert record.todo().tolist() == []
+
+
+def test_passes_of_a_batch_unknown_are_unknown_of_all() -> None:
+    """One batch that could not be counted, or was saved before there was a count."""
+    assert entered(0, 1, 2, 3, 4).passes == (140, 14)
+    record = entered(0, 1, 2)
+    state = entered(3, 4).state()
+    before = {**state, "ledger": state["ledger"][:, :FORWARDS]}
+    record.absorb([before])
+    assert record.passes is None and record.seconds == 5.0 and record.examples == 14
+    assert entered().passes == (0, 0)
 
 
 def test_examples_after_a_break_are_not_shown() -> None:

@@ -1,0 +1,213 @@
+"""What an attack costs, whatever the machine: examples sent forward through a model, and backward.
+
+A pass is counted where it enters the model, by whichever of three doors: the :class:`LossModel`
+that an attack is given, the module in it, or what an adapter says it goes through (:func:`asking`,
+:func:`watching`). A door inside another one counts nothing, so a pass counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from artplus.model import LossModel
+
+_WRAPPERS: list[Callable[[Tensor], bool]] = [
+    getattr(torch._C._functorch, name)
+    for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor")
+    if hasattr(torch._C._functorch, name)
+]
+"""What tells tensors inside ``vmap`` and the like, which hide how many there are."""
+
+
+@dataclass(eq=False)
+class Passes:
+    """A count that goes on while :func:`counted` is open.
+
+    Only shapes are looked at, so no device is waited for.
+
+    Attributes:
+        forwards: Examples that went forward through the model.
+        backwards: Examples whose gradient came back to the model's input: one that went forward
+            once may come back several times, once for each output that is differentiated.
+        known: False once something went past that cannot be counted.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+    known: bool = True
+    _inside: object | None = field(default=None, repr=False)
+
+    def through(self, model: LossModel, x: Tensor) -> Tensor:
+        """``model(x)``, counted."""
+        if self._inside is not None:
+            return model(x)
+        self._inside = self
+        try:
+            return model(self._entering(x))
+        finally:
+            self._inside = None
+
+    def asked(
+        self, ask: Callable[..., Any], back: Callable[..., int] | None, *args: Any, **options: Any
+    ) -> Any:
+        """``ask(x, ...)`` outside torch, counted: one pass, and ``back(...)`` gradients of each."""
+        if self._inside is not None:
+            return ask(*args, **options)
+        n = len(args[0] if args else options["x"])
+        self.forwards += n
+        self.backwards += 0 if back is None else n * back(*args, **options)
+        self._inside = self
+        try:
+            return ask(*args, **options)
+        finally:
+            self._inside = None
+
+    @contextmanager
+    def watched(self, modules: Iterable[nn.Module]) -> Iterator[bool]:
+        """Count what enters the modules themselves; says whether that is possible for all."""
+        seen = True
+        with ExitStack() as stack:
+            for module in modules:
+                if not _hears(module):
+                    seen = False
+                    continue
+                enter = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                leave = module.register_forward_hook(self._leave, always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+            yield seen
+
+    def _enter(
+        self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._inside is not None:
+            return None
+        self._inside = module
+        for k, value in enumerate(args):
+            if isinstance(value, Tensor):
+                return (*args[:k], self._entering(value), *args[k + 1 :]), named
+        for key, value in named.items():
+            if isinstance(value, Tensor):
+                return args, {**named, key: self._entering(value)}
+        self.known = False
+        return None
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if self._inside is module:
+            self._inside = None
+
+    def _entering(self, x: Tensor) -> Tensor:
+        """``x`` on its way in. As a view of its own, whose gradient is this one pass's."""
+        if x.ndim == 0 or _hidden(x):
+            self.known = False
+            return x
+        self.forwards += len(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)
+            x.register_hook(partial(self._back, len(x)))
+        return x
+
+    def _back(self, n: int, slope: Tensor) -> None:
+        self.backwards += n
+        if _hidden(slope):  # several gradients in one go
+            self.known = False
+
+
+_open: ContextVar[Passes | None] = ContextVar("passes", default=None)
+
+
+@contextmanager
+def counted(model: LossModel) -> Iterator[tuple[LossModel, Passes]]:
+    """Inside, passes through ``model`` are counted.
+
+    The module is given back without a trace. A module that torch has compiled in place or scripted
+    shows only what goes through the :class:`LossModel`: if that is nothing, nothing is known.
+
+    Yields:
+        The model to be used, and the count.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> x, y = torch.rand(8, 4), torch.zeros(8, dtype=torch.long)
+        >>> with counted(LossModel(torch.nn.Linear(4, 3))) as (model, passes):
+        ...     x_adv = PGD(eps=0.1, steps=5)(model, x, y)
+        >>> passes.forwards, passes.backwards
+        (40, 40)
+    """
+    passes = Passes()
+    before = _open.set(passes)
+    try:
+        with passes.watched([model.module]) as seen:
+            yield replace(model, forward=partial(passes.through, model)), passes
+    finally:
+        _open.reset(before)
+        if not seen and not passes.forwards:
+            passes.known = False
+
+
+@contextmanager
+def watching(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """For an adapter: inside, what enters these modules counts too, if anybody counts.
+
+    Nothing at all means that the passes went another way, and that the count is not known.
+    """
+    passes = _open.get()
+    if passes is None:
+        yield
+        return
+    before = passes.forwards
+    with passes.watched(modules):
+        yield
+    passes.known &= passes.forwards > before
+
+
+@contextmanager
+def asking(model: Any, methods: Mapping[str, Callable[..., int] | None]) -> Iterator[None]:
+    """For an adapter of something that is no torch module: calls of its methods count.
+
+    Nothing at all means that the passes went another way, and that the count is not known.
+
+    Args:
+        model: Has the methods; its attributes come back as they were.
+        methods: Names, each with how many gradients of each example a call gives; ``None`` is a
+            forward pass alone. The first argument holds the examples.
+    """
+    passes = _open.get()
+    if passes is None:
+        yield
+        return
+    before, own, saved = passes.forwards, vars(model), dict(vars(model))
+    for name, back in methods.items():
+        if hasattr(model, name):
+            own[name] = partial(passes.asked, getattr(model, name), back)
+    try:
+        yield
+    finally:
+        for name in methods:
+            own.pop(name, None)
+            if name in saved:
+                own[name] = saved[name]
+    passes.known &= passes.forwards > before
+
+
+def _hidden(tensor: Tensor) -> bool:
+    """Whether a tensor stands for more than its shape says."""
+    for wrapped in _WRAPPERS:  # a generator would take longer than the checks
+        if wrapped(tensor):
+            return True
+    return False
+
+
+def _hears(module: nn.Module) -> bool:
+    """Whether hooks are run: a module compiled in place has left them behind."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    return not compiled and not isinstance(module, torch.jit.ScriptModule)
