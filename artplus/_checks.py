@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from artplus.errors import ConfigurationError, DataError
+from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.mapped import Inputs, chunks
 
 
@@ -142,6 +142,25 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
     else:
         raise DataError(
             f"{name} must be ({n},) class numbers or ({n}, classes) rows, got {tuple(y.shape)}"
+        )
+
+
+def several_logits(outputs: torch.Tensor) -> None:
+    """Refuse a single output under a loss over classes: there is no class to lose to.
+
+    Args:
+        outputs: Predictions, ``(batch, classes)``.
+
+    Raises:
+        UnsupportedEstimatorError: if there is one column.
+    """
+    if outputs.ndim == 2 and outputs.shape[1] == 1:
+        raise UnsupportedEstimatorError(
+            "a classifier under cross-entropy must return logits (batch, classes) with at least "
+            f"two classes, got {tuple(outputs.shape)}: the softmax of one output is 1 whatever the "
+            "input, so nothing is learned and no attack succeeds. One logit for two classes: give "
+            "loss=torch.nn.BCEWithLogitsLoss(). Else give the model an output for each class; a "
+            "regression wants a loss such as MSELoss."
         )
 
 

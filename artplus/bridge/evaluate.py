@@ -13,7 +13,7 @@ from art.attacks import EvasionAttack
 from art.estimators import BaseEstimator
 from torch import Tensor, nn
 
-from artplus import modes
+from artplus import _checks, modes
 from artplus.attacks import Attack
 from artplus.attacks._base import Budget
 from artplus.bridge import predict_only
@@ -321,9 +321,11 @@ def _subject(
     if isinstance(estimator, BaseEstimator) and not isinstance(
         getattr(estimator, "model", None), nn.Module
     ):
+        inputs = predict_only.inputs(estimator, x)
+        predict_only.check_columns(estimator, inputs)
         return _Subject(
             predict_only.answers(estimator),
-            predict_only.inputs(estimator, x),
+            inputs,
             predict_only.labels(y),
             predict_only.box(estimator),
             type(estimator).__name__,
@@ -363,6 +365,8 @@ def _module(
         model = LossModel(model.module, Criterion(binary_loss(loss)), two_logits(model.module), 2)
     elif model.classes is None and model.criterion.over_classes:
         first = _prediction(model, inputs)
+        if first is not None:
+            _checks.several_logits(first)
         found = None if first is None or first.ndim != 2 else first.shape[1]
         model = replace(model, classes=found)
     return _Subject(model, inputs, labels, space, name, None)

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from art.estimators.classification import ClassifierMixin
+from art.estimators.classification import (
+    BlackBoxClassifier,
+    BlackBoxClassifierNeuralNetwork,
+    ClassifierMixin,
+)
 from torch import Tensor, nn
 
 from artplus import _checks, passes
@@ -87,6 +91,26 @@ def inputs(estimator: Any, x: Any) -> Inputs:
     tensor = as_inputs(np.asarray(x)).to(torch.float32)
     _checks.inputs(tensor, shape=tuple(estimator.input_shape))
     return tensor
+
+
+def check_columns(estimator: Any, x: Inputs) -> None:
+    """Refuse a black box with another number of columns than classes.
+
+    ART copies a single column to every class, without a word: then all classes tie.
+
+    Raises:
+        UnsupportedEstimatorError: with both numbers.
+    """
+    if not isinstance(estimator, (BlackBoxClassifier, BlackBoxClassifierNeuralNetwork)):
+        return
+    first, _ = estimator._apply_preprocessing(x[:1].numpy(), y=None, fit=False)
+    shape, classes = np.shape(estimator._predict_fn(first)), int(estimator.nb_classes)
+    if shape != (1, classes):
+        raise UnsupportedEstimatorError(
+            f"predict_fn must return a column for each of nb_classes={classes}, "
+            f"(batch, {classes}), got {shape} for one input. From one probability p of class 1 "
+            "make two columns: numpy.stack([1 - p, p], axis=1)."
+        )
 
 
 def labels(y: Any) -> Tensor:

@@ -36,6 +36,7 @@ def make_bench(
     Raises:
         DataError: for inputs or labels that cannot be meant.
         ConfigurationError: for a mask that does not fit.
+        UnsupportedEstimatorError: for a single output under a loss over classes.
     """
     x, y = _floats(as_inputs(x), model.module), as_tensor(y).detach()
     _checks.inputs(x, low=space.low, high=space.high)
@@ -51,6 +52,7 @@ def make_bench(
             f"a classifier must predict (batch, classes), got {tuple(outputs.shape)} for one "
             "example. Give the model the loss it was trained on if it is no classifier."
         )
+    _checks.several_logits(outputs)
     classes = outputs.shape[1]
     _checks.class_labels(y, n=len(x), classes=classes)
     y = y.long() if y.ndim == 1 else y.to(x.dtype)

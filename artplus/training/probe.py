@@ -155,6 +155,7 @@ def check_labels(model: LossModel, source: Arrays | Loaded, looked_at: Batch | N
 
 
 def _classifier(model: LossModel, predictions: Tensor) -> LossModel:
+    _checks.several_logits(predictions)
     if predictions.ndim != 2 or predictions.shape[1] < 2:
         raise UnsupportedEstimatorError(
             "a classifier must return logits (batch, classes) with at least two classes, got "

@@ -265,6 +265,14 @@ def test_more_outputs_than_classes():
         train(estimator)
 
 
+def test_one_output_under_cross_entropy():
+    """One logit is for BCEWithLogitsLoss; the softmax of one output is always 1."""
+    estimator = classifier(nn.Linear(6, 1), nb_classes=2)
+    x, y = arrays(8, classes=2)
+    with refused(estimator.model, UnsupportedEstimatorError, r"got \(8, 1\).*BCEWithLogitsLoss"):
+        train(estimator, x, y)
+
+
 @pytest.mark.parametrize("kind", ["tuple", "flat"])
 def test_outputs_that_are_no_logits(kind):
     """A tuple, or one value per example, is no row of logits."""

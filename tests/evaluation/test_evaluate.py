@@ -19,6 +19,7 @@ from art.attacks.evasion import (
 from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 from art.estimators.classification import (
     BlackBoxClassifier,
+    BlackBoxClassifierNeuralNetwork,
     PyTorchClassifier,
     SklearnClassifier,
 )
@@ -29,7 +30,9 @@ from torch import nn
 from artplus import evaluate
 from artplus.attacks import PGD, Cycle, fgm
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.evaluation import judge
 from artplus.evaluation.analyses import Smoothing, Transfer
+from artplus.model import LossModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::artplus.errors.SlowPathWarning")
 N = 24
@@ -424,6 +427,33 @@ def test_what_cannot_be_judged_is_refused(
         quiet(Several(), x, y, eps=0.1)
     with pytest.raises(DataError, match="at least one example"):
         quiet(module, x[:0], y[:0], eps=0.1)
+
+
+@pytest.mark.parametrize("attacks", ["quick", ["square"], [PGD(eps=0.1)]], ids=str)
+def test_one_output_under_cross_entropy_is_refused(attacks: Any) -> None:
+    """Its softmax is 1 whatever the input: said at once, at every door, whatever the labels."""
+    x = np.random.default_rng(0).random((8, 4)).astype(np.float32)
+    y = (x[:, 0] > 0.5).astype(int)
+    module = nn.Linear(4, 1)
+    estimator = PyTorchClassifier(module, nn.CrossEntropyLoss(), (4,), 2, clip_values=(0, 1))
+    remedy = r"at least two classes, got \(1, 1\).*BCEWithLogitsLoss"
+    for target, labels in ((module, y), (module, 0 * y), (module, y.astype(float)), (estimator, y)):
+        with pytest.raises(UnsupportedEstimatorError, match=remedy):
+            quiet(target, x, labels, attacks=attacks, eps=0.1)
+    with pytest.raises(UnsupportedEstimatorError, match=remedy):
+        judge(LossModel(module), x, 0 * y, {"pgd": PGD(eps=0.1)}, progress=False)
+    clipped = {"loss": nn.BCEWithLogitsLoss(), "clip_values": (0.0, 1.0)}
+    assert quiet(module, x, y, attacks=attacks, eps=0.1, **clipped).clean_accuracy is not None
+
+
+@pytest.mark.parametrize("kind", [BlackBoxClassifier, BlackBoxClassifierNeuralNetwork])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_black_box_must_answer_for_every_class(columns: int, kind: type) -> None:
+    """ART copies one column to all classes and then all tie; here that is refused."""
+    x, y = np.random.default_rng(0).random((8, 4)).astype(np.float32), np.arange(8) % 2
+    box = kind(lambda z: z[:, :columns], (4,), 2, clip_values=(0, 1))
+    with pytest.raises(UnsupportedEstimatorError, match=rf"\(batch, 2\), got \(1, {columns}\)"):
+        quiet(box, x, y, attacks=["square"], eps=0.1)
 
 
 def test_unknown_keywords_raise(classifier: PyTorchClassifier, data: tuple[Any, Any]) -> None:
