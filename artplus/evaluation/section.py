@@ -244,6 +244,8 @@ class Section:
         blocks: What it shows, in order.
         figures: Its key numbers by name, for other programs; finite.
         notes: What a reader should know: attack, radius, norm, n, seed, what was left out.
+        settings: Under which it was asked, by name, so that two sections can be told apart: the
+            fields of the analysis, and the report's ball and seed.
     """
 
     name: str
@@ -252,3 +254,4 @@ class Section:
     blocks: tuple[Block, ...] = ()
     figures: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()

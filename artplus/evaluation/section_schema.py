@@ -48,6 +48,7 @@ def encode_section(section: Section) -> Plain:
         "blocks": [_encode_block(block) for block in section.blocks],
         "figures": {name: _number(value) for name, value in section.figures},
         "notes": list(section.notes),
+        "settings": dict(section.settings),
     }
 
 
@@ -70,6 +71,7 @@ def decode_section(data: Mapping[str, Any]) -> Section:
         blocks=tuple(_decode_block(block) for block in data["blocks"]),
         figures=tuple((name, float(value)) for name, value in data["figures"].items()),
         notes=tuple(data["notes"]),
+        settings=tuple((name, str(value)) for name, value in data.get("settings", {}).items()),
     )
 
 

@@ -20,6 +20,7 @@ from artplus.evaluation.analyses._base import (
     list_analyses,
     make_analysis,
 )
+from artplus.evaluation.analyses._settings import settings
 from artplus.evaluation.section import Section
 from artplus.evaluation.untouched import untouched
 
@@ -65,7 +66,7 @@ def run(analyses: Sequence[Analysis], subject: Subject) -> tuple[Section, ...]:
             if subject.before is not None:
                 stack.enter_context(untouched(subject.before.module))
             stack.enter_context(seeding.seeded(seeding.derived(subject.seed, name)))
-            section = _answer(analysis, subject)
+            section = replace(_answer(analysis, subject), settings=settings(analysis, subject))
         sections.append(_renamed(section, {other.name for other in sections}))
     return tuple(sections)
 

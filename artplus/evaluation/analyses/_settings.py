@@ -1,0 +1,55 @@
+"""Under which settings a question was asked, as short texts that tell two askings apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from artplus import described
+from artplus.evaluation import wording
+from artplus.evaluation.analyses._base import Subject
+
+LONGEST = 80
+"""Characters of a setting that are kept; of a longer one its beginning and a digest."""
+
+
+def settings(analysis: Any, subject: Subject) -> tuple[tuple[str, str], ...]:
+    """The analysis's fields by name, and what it takes from the report: ball, seed, n.
+
+    Models and tokenizers are named by their class: which weights they have is not said.
+    """
+    found: dict[str, str] = {}
+    if dataclasses.is_dataclass(analysis):
+        found = {name: _short(value) for name, value in described.members(analysis).items()}
+    report = subject.report
+    if report.eps is not None and report.norm is not None:
+        found["ball of the report"] = wording.ball(report.norm, report.eps)
+    found["seed of the report"] = str(subject.seed)
+    found["examples of the report"] = str(report.n)
+    return tuple(found.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        text = str(
+            np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value).tolist()
+        )
+    elif isinstance(value, dict):
+        text = ", ".join(f"{name}: {_short(own)}" for name, own in value.items())
+    elif isinstance(value, (list, tuple)):
+        text = ", ".join(map(_short, value))
+    elif (
+        value is None
+        or isinstance(value, (bool, int, float, str, np.generic))
+        or dataclasses.is_dataclass(value)
+    ):
+        text = described.text(value)
+    else:
+        text = getattr(value, "__qualname__", type(value).__qualname__)
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:40]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
