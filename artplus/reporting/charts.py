@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -20,7 +20,10 @@ POINTS = 3000
 READABLE = 120
 """Points of a curve that can be read off; of more, every so manieth. The line has them all."""
 
-_WIDTH, _RIGHT, _TOP, _BOTTOM = 880, 22, 34, 46
+WIDE, NARROW, SMALL = 880.0, 440.0, 300.0
+"""Widths of a chart: alone, beside another one, and among many."""
+
+_RIGHT, _TOP, _BOTTOM = 22, 34, 46
 
 
 @dataclass(frozen=True)
@@ -45,39 +48,54 @@ class _Frame:
     x: Axis
     y: Axis
     left: float
+    width: float
     height: float
 
     def across(self, value: float) -> float:
-        return round(self.x.place(value, self.left, _WIDTH - _RIGHT), 1)
+        return round(self.x.place(value, self.left, self.width - _RIGHT), 1)
 
     def down(self, value: float) -> float:
         return round(self.y.place(value, self.height - _BOTTOM, _TOP), 1)
 
 
-def curves(block: Curves) -> Drawing:
-    """Lines with their intervals as bands."""
+def curves(block: Curves, *, width: float = WIDE, dashed: Collection[int] = ()) -> Drawing:
+    """Lines with their intervals as bands.
+
+    Args:
+        block: The lines.
+        width: Of the picture; its texts keep their size.
+        dashed: Numbers of the lines that are dashed.
+    """
     positions = [p for series in block.series for p in series.x]
     heights = [
         v for series in block.series for part in (series.y, series.low, series.high) for v in part
     ]
+    marks = 6 if width == WIDE else 3
     frame = _frame(
-        axis(positions, block.x_unit, tight=True, marks=6), axis(heights, block.y_unit), 350
+        axis(positions, block.x_unit, tight=True, marks=marks),
+        axis(heights, block.y_unit),
+        width,
+        {WIDE: 350, NARROW: 280}.get(width, 210),
     )
     bands = [_band(frame, s, k) for k, s in enumerate(block.series) if s.low]
-    lines = [_line(frame, s, k) for k, s in enumerate(block.series)]
-    marks = [_readings(frame, block, s, k) for k, s in enumerate(block.series)]
+    lines = [_line(frame, s, k, k in dashed) for k, s in enumerate(block.series)]
+    readings = [_readings(frame, block, s, k) for k, s in enumerate(block.series)]
     return Drawing(
-        _svg(frame, block, [*bands, *lines, *marks], "curves"),
-        tuple((s.name, f"s{k % SERIES}", _key(k)) for k, s in enumerate(block.series)),
+        _svg(frame, block, [*bands, *lines, *readings], "curves" + (" overlay" if dashed else "")),
+        tuple(
+            (s.name, f"s{k % SERIES}", _line_key(k, k in dashed) if dashed else _key(k))
+            for k, s in enumerate(block.series)
+        ),
     )
 
 
-def scatter(block: Scatter) -> Drawing:
+def scatter(block: Scatter, *, width: float = WIDE) -> Drawing:
     """Points by group, each with its label."""
     frame = _frame(
         axis([v for group in block.groups for v in group.x], "number"),
         axis([v for group in block.groups for v in group.y], "number"),
-        460,
+        width,
+        460 if width == WIDE else 400,
     )
     total = sum(len(group.x) for group in block.groups)
     stride = max(1, math.ceil(total / POINTS))
@@ -89,11 +107,11 @@ def scatter(block: Scatter) -> Drawing:
     )
 
 
-def _frame(x: Axis, y: Axis, height: float) -> _Frame:
-    return _Frame(x, y, 16 + 7.6 * max(map(len, y.labels), default=1), height)
+def _frame(x: Axis, y: Axis, width: float, height: float) -> _Frame:
+    return _Frame(x, y, 16 + 7.6 * max(map(len, y.labels), default=1), width, height)
 
 
-def _line(frame: _Frame, series: Series, number: int) -> Markup:
+def _line(frame: _Frame, series: Series, number: int, dashed: bool) -> Markup:
     """The line, broken where there is no value."""
     parts, pen = [], "M"
     for x, y in zip(series.x, series.y, strict=True):
@@ -102,7 +120,8 @@ def _line(frame: _Frame, series: Series, number: int) -> Markup:
             continue
         parts.append(f"{pen}{frame.across(x)} {frame.down(y)}")
         pen = "L"
-    return tag("path", class_=f"line s{number % SERIES}", d="".join(parts))
+    dash = " earlier" if dashed else ""
+    return tag("path", class_=f"line s{number % SERIES}{dash}", d="".join(parts))
 
 
 def _band(frame: _Frame, series: Series, number: int) -> Markup:
@@ -133,10 +152,9 @@ def _readings(frame: _Frame, block: Curves, series: Series, number: int) -> Mark
         told = wording.measured(y, *ends, block.y_unit)
         head = f"{block.x_label}: {wording.cell(series.x[k], block.x_unit)}"
         at = frame.across(series.x[k]), frame.down(y)
-        marks.append(
-            _mark(*at, number, 4.2 if stride == 1 else 1.6, head, f"{series.name}: {told}")
-        )
-    return Markup("").join(marks)
+        size = (4.2 if frame.width > SMALL else 3.4) if stride == 1 else 1.6
+        marks.append(_mark(*at, number, size, head, f"{series.name}: {told}"))
+    return tag("g", marks)
 
 
 def _points(frame: _Frame, block: Scatter, group: Group, number: int, stride: int) -> Markup:
@@ -176,9 +194,17 @@ def _key(number: int) -> Markup:
     return tag("svg", [mark], class_="key", viewBox="0 0 14 14", aria_hidden="true")
 
 
+def _line_key(number: int, dashed: bool) -> Markup:
+    """The sign of a line where some are dashed."""
+    dash = " earlier" if dashed else ""
+    line = tag("path", class_=f"line s{number % SERIES}{dash}", d="M1 7H33")
+    mark = tag("path", class_=f"mark s{number % SERIES}", d=_shape(17, 7, number, 4.2))
+    return tag("svg", [line, mark], class_="key long", viewBox="0 0 34 14", aria_hidden="true")
+
+
 def _svg(frame: _Frame, block: Curves | Scatter, content: Sequence[Markup], kind: str) -> Markup:
     """Axes, their names, and what is drawn between them."""
-    left, right, floor = frame.left, _WIDTH - _RIGHT, frame.height - _BOTTOM
+    left, right, floor = frame.left, frame.width - _RIGHT, frame.height - _BOTTOM
     parts: list[Markup] = []
     for value, label in zip(frame.y.ticks, frame.y.labels, strict=True):
         y = frame.down(value)
@@ -198,8 +224,8 @@ def _svg(frame: _Frame, block: Curves | Scatter, content: Sequence[Markup], kind
     return tag(
         "svg",
         [*parts, *content],
-        class_=f"plot {kind}",
-        viewBox=f"0 0 {_WIDTH} {frame.height:g}",
+        class_=f"plot {kind}" + ("" if frame.width == WIDE else " narrow"),
+        viewBox=f"0 0 {frame.width:g} {frame.height:g}",
         role="img",
         tabindex=0,
         aria_label=f"{name} Arrow keys read the values.",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.intervals import Interval
-from artplus.evaluation.paired import paired_bootstrap
 from artplus.evaluation.text import aligned
+from artplus.reporting import alike
+from artplus.reporting.change import Paired, paired, signed
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -19,16 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """One attack before and after; accuracies in [0, 1], or losses in regression."""
+    """One attack before and after; accuracies in [0, 1], or losses in regression.
+
+    Attributes:
+        name: ``clean``, an attack's name, or ``worst case``.
+        before: Its value before; ``None`` if unknown.
+        after: Its value afterwards.
+        paired: Examples gained and lost; ``None`` in regression, or if a side is unknown.
+        ball: What it was allowed; both balls, if they differ.
+        alike: Whether the two values are of the same ball, so that their difference says something.
+    """
 
     name: str
     before: float | None
     after: float | None
+    paired: Paired | None = None
+    ball: str = ""
+    alike: bool = True
 
     @property
     def change(self) -> float | None:
-        """After less before."""
-        if self.before is None or self.after is None:
+        """After less before; ``None`` where they do not compare."""
+        if self.before is None or self.after is None or not self.alike:
             return None
         return self.after - self.before
 
@@ -39,40 +52,67 @@ class Comparison:
 
     Attributes:
         lines: Clean, each attack of either report, and the worst case.
-        gained: Examples that withstand every attack only afterwards; ``None`` in regression, or
-            if no attack worked in one of the reports.
-        lost: Examples that did so only before.
-        p_value: Of McNemar's exact test that gains and losses are equally likely.
-        interval: 95 % interval of the change of robust accuracy: a paired bootstrap, 10,000
-            resamples with seed 0.
         accuracy: Whether the lines hold accuracies, not losses.
         notes: Why the comparison is not quite like for like.
+        broken: When the evaluation was broken: ``before``, ``after``, both or neither.
     """
 
     lines: tuple[Line, ...]
-    gained: int | None
-    lost: int | None
-    p_value: float | None
     accuracy: bool
     notes: tuple[str, ...] = ()
-    interval: Interval | None = None
+    broken: tuple[str, ...] = ()
+
+    @property
+    def gained(self) -> int | None:
+        """Examples that withstand every attack only afterwards; ``None`` if that is unknown."""
+        worst = self.lines[-1].paired
+        return None if worst is None else worst.gained
+
+    @property
+    def lost(self) -> int | None:
+        """Examples that did so only before."""
+        worst = self.lines[-1].paired
+        return None if worst is None else worst.lost
+
+    @property
+    def p_value(self) -> float | None:
+        """Of McNemar's exact test that gains and losses in the worst case are equally likely."""
+        worst = self.lines[-1].paired
+        return None if worst is None else worst.p_value
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % interval of the change of robust accuracy: a paired bootstrap."""
+        worst = self.lines[-1].paired
+        return None if worst is None else worst.interval
+
+    @property
+    def headline(self) -> str:
+        """What was gained and lost, in the worst case and without an attack, in one sentence."""
+        clean, worst = self.lines[0], self.lines[-1]
+        text = f"{self._moved(worst, 'worst-case')}; {self._moved(clean, 'clean')}."
+        if self.broken:
+            when = " and ".join(self.broken)
+            return f"The evaluation {when} is broken, so this says nothing of robustness: {text}"
+        return text[0].upper() + text[1:]
 
     @property
     def verdict(self) -> str:
-        """The result in a sentence."""
-        worst = self.lines[-1]
-        if worst.before is None or worst.after is None:
-            return "No attack worked on one of the two, so they cannot be compared."
-        text = (
-            f"In the worst case: {self.shown(worst.before)} before, {self.shown(worst.after)} after"
+        """The headline, and the examples that it rests on."""
+        found = (
+            (self.lines[-1].paired, "in the worst case"),
+            (self.lines[0].paired, "without an attack"),
         )
-        if self.gained is None:
-            return text + "."
-        return (
-            f"{text}; {wording.plural(self.gained, 'example')} gained, {self.lost} lost "
-            f"(McNemar's exact test: p {_p(self.p_value)})."
-            + ("" if self.interval is None else f" Change {_points(*self.interval)}.")
-        )
+        counts = [
+            f"{wording.plural(pairs.gained, 'example')} gained, {pairs.lost} lost {when}"
+            for pairs, when in found
+            if pairs is not None
+        ]
+        if not counts:
+            return self.headline
+        tests = "McNemar's exact tests" if len(counts) > 1 else "McNemar's exact test"
+        intervals = "intervals" if len(counts) > 1 else "interval"
+        return f"{self.headline} {'; '.join(counts)} ({tests}; 95% {intervals}: paired bootstrap)."
 
     def shown(self, value: float | None) -> str:
         """A value of a line as text."""
@@ -80,12 +120,10 @@ class Comparison:
 
     def shown_change(self, line: Line) -> str:
         """A change as text: percentage points of accuracy, or units of the loss."""
-        if line.change is None:
-            return wording.NONE
-        return f"{100 * line.change:+.1f} pts" if self.accuracy else f"{line.change:+.4g}"
+        return signed(line.change, "percent" if self.accuracy else "number")
 
     def cells(self) -> list[tuple[str, ...]]:
-        """Heading and lines as text."""
+        """Heading and lines as text: value before and after, and the change."""
         measure = "accuracy" if self.accuracy else "loss"
         return [
             (measure, "before", "after", "change"),
@@ -100,23 +138,59 @@ class Comparison:
             ),
         ]
 
+    def full(self) -> list[tuple[str, ...]]:
+        """:meth:`cells` with the ball, and in classification how sure each change is."""
+        head, *rows = self.cells()
+        found = [(*head, "ball"), *((*r, n.ball) for r, n in zip(rows, self.lines, strict=True))]
+        if not self.accuracy:
+            return found
+        tests = [_tested(line.paired) for line in self.lines]
+        return [
+            (*row, *test)
+            for row, test in zip(
+                found, [("95% interval", "gained", "lost", "p"), *tests], strict=True
+            )
+        ]
+
     def __str__(self) -> str:
         lines = aligned(self.cells())
         rule = "─" * max(map(len, lines))
         body = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", self.verdict]
         return "\n".join([*body, *(f"· {note}" for note in self.notes)])
 
+    def _moved(self, line: Line, what: str) -> str:
+        """What became of one accuracy or loss, without a full stop."""
+        what = f"{what} {'accuracy' if self.accuracy else 'loss'}"
+        old, new = self.shown(line.before), self.shown(line.after)
+        if line.before is None or line.after is None:
+            missing = "in both" if line.before is line.after else (
+                "before" if line.before is None else "after"
+            )  # fmt: skip
+            return f"{what} cannot be compared, since no attack worked {missing}"
+        if line.change is None:
+            return f"{what} was {old} before and is {new} after, not within the same ball"
+        # By what is shown: a change that rounds away is none to the reader.
+        by = self.shown_change(line).lstrip("+-").replace("pts", "points")
+        if not any(digit in by for digit in "123456789"):
+            text = f"{what} stayed at {new}"
+        else:
+            text = f"{what} {'rose' if line.change > 0 else 'fell'} by {by}, from {old} to {new}"
+        if line.paired is None:
+            return text
+        return f"{text} (95% interval {line.paired.points}, p {line.paired.p})"
+
 
 def compare(before: Report, after: Report) -> Comparison:
     """Set two reports on the same examples against each other.
+
+    Values within different balls stand beside each other without a difference, and a note says so.
 
     Args:
         before: For instance of the model as it was.
         after: For instance of the hardened model.
 
     Raises:
-        ConfigurationError: if they are not on the same examples, not of the same task, or an
-            attack has another ball in the one than in the other.
+        ConfigurationError: if they are not on the same examples, or not of the same task.
     """
     if before.n != after.n or before.data_hash != after.data_hash:
         raise ConfigurationError(
@@ -126,99 +200,59 @@ def compare(before: Report, after: Report) -> Comparison:
     if (before.clean_accuracy is None) != (after.clean_accuracy is None):
         raise ConfigurationError("one report is of a classifier, the other of a regression")
     accuracy = before.clean_accuracy is not None
-    old, new = ({r.name: r for r in report.attacks} for report in (before, after))
-    for name in old.keys() & new.keys():
-        if wording.ball(old[name].norm, old[name].eps) != wording.ball(
-            new[name].norm, new[name].eps
-        ):
-            raise ConfigurationError(
-                f"attack {name!r} had {wording.ball(old[name].norm, old[name].eps)} before and "
-                f"{wording.ball(new[name].norm, new[name].eps)} after; judge both by one radius"
-            )
-    names = [*old, *(name for name in new if name not in old)]
-    gained, lost, p_value = _paired(before, after)
+    sides = (before, after)
+    old, new = ({r.name: r for r in report.attacks} for report in sides)
+    clean_old, clean_new = (r.clean_accuracy if accuracy else r.clean_loss for r in sides)
+    worst = [r.robust_accuracy if accuracy else r.robust_loss for r in sides]
+    one = alike.one_ball(before, after) or None in worst
     return Comparison(
         lines=(
-            Line(wording.CLEAN, *_pair(before.clean_accuracy, after.clean_accuracy,
-                                       before.clean_loss, after.clean_loss)),
-            *(Line(name, _value(old, name), _value(new, name)) for name in names),
-            Line(wording.WORST, *_pair(before.robust_accuracy, after.robust_accuracy,
-                                       before.robust_loss, after.robust_loss, accuracy)),
+            Line(
+                wording.CLEAN,
+                clean_old,
+                clean_new,
+                paired(before.correct_clean, after.correct_clean),
+            ),
+            *(_line(name, old, new) for name in {**old, **new}),
+            Line(
+                wording.WORST,
+                worst[0],
+                worst[1],
+                paired(before.correct_robust, after.correct_robust) if one else None,
+                alike=one,
+            ),
         ),
-        gained=gained,
-        lost=lost,
-        p_value=p_value,
         accuracy=accuracy,
-        notes=_notes(before, after),
-        interval=_change(before, after),
-    )  # fmt: skip
+        notes=alike.reports(before, after),
+        broken=tuple(
+            when
+            for when, report in (("before", before), ("after", after))
+            if report.verdict == "broken"
+        ),
+    )
 
 
-def _pair(
-    old: float | None,
-    new: float | None,
-    old_loss: float | None,
-    new_loss: float | None,
-    accuracy: bool | None = None,
-) -> tuple[float | None, float | None]:
-    """Both accuracies, or in regression both losses."""
-    classes = old is not None if accuracy is None else accuracy
-    return (old, new) if classes else (old_loss, new_loss)
+def _line(name: str, old: Mapping[str, AttackResult], new: Mapping[str, AttackResult]) -> Line:
+    """One attack, which may be in only one of the reports, or broken there."""
+    both = [result for side in (old, new) if (result := side.get(name)) is not None]
+    balls = list(dict.fromkeys(alike.ball(result) for result in both))
+    was, now = (None if r is None or r.broken else r for r in (old.get(name), new.get(name)))
+    one = len(balls) == 1
+    return Line(
+        name,
+        None if was is None else _value(was),
+        None if now is None else _value(now),
+        paired(was.correct, now.correct) if one and was is not None and now is not None else None,
+        " → ".join(balls),
+        one,
+    )
 
 
-def _value(results: Mapping[str, AttackResult], name: str) -> float | None:
-    if name not in results or results[name].broken is not None:
-        return None
-    result = results[name]
+def _value(result: AttackResult) -> float | None:
     return result.metrics.get("loss") if result.accuracy is None else result.accuracy
 
 
-def _paired(before: Report, after: Report) -> tuple[int | None, int | None, float | None]:
-    """Gains, losses, and how likely so uneven a split is by chance."""
-    old, new = before.correct_robust, after.correct_robust
-    if old is None or new is None:
-        return None, None, None
-    gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
-    if gained + lost == 0:
-        return gained, lost, 1.0
-    from scipy.stats import binomtest
-
-    return gained, lost, float(binomtest(gained, gained + lost).pvalue)
-
-
-def _change(before: Report, after: Report) -> Interval | None:
-    old, new = before.correct_robust, after.correct_robust
-    return None if old is None or new is None else paired_bootstrap(old, new)
-
-
-def _notes(before: Report, after: Report) -> tuple[str, ...]:
-    notes = [
-        f"The evaluation {when} is {report.verdict}: {', '.join(r.name for r in report.reasons)}."
-        for when, report in (("before", before), ("after", after))
-        if report.reasons
-    ]
-    old, new = ({result.name for result in report.working} for report in (before, after))
-    if old != new:
-        notes.append(
-            "The worst cases are not over the same attacks: "
-            f"{', '.join(sorted(old ^ new))} counted in only one of the reports."
-        )
-    differ = [
-        result.name
-        for result in before.attacks
-        for other in after.attacks
-        if result.name == other.name and dict(result.params) != dict(other.params)
-    ]
-    if differ:
-        notes.append(f"Not with the same settings in both: {', '.join(differ)}.")
-    return tuple(notes)
-
-
-def _points(low: float, high: float) -> str:
-    return f"between {100 * low:+.1f} and {100 * high:+.1f} pts (95% interval, paired bootstrap)"
-
-
-def _p(value: float | None) -> str:
-    if value is None or value >= 0.001:
-        return f"= {wording.number(value)}"
-    return "< 0.001"
+def _tested(pairs: Paired | None) -> tuple[str, ...]:
+    if pairs is None:
+        return (wording.NONE,) * 4
+    return pairs.points, str(pairs.gained), str(pairs.lost), pairs.p.removeprefix("= ")

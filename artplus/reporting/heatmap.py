@@ -9,14 +9,14 @@ from markupsafe import Markup
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import Matrix
-from artplus.reporting.charts import Drawing
+from artplus.reporting.charts import WIDE, Drawing
 from artplus.reporting.palette import LEVELS
 from artplus.reporting.tags import tag
 
 CELLS = 2500
 """Of a larger matrix the cells carry no values to read off, to keep the page small."""
 
-_WIDTH, _CHARACTER, _LONGEST = 880.0, 7.2, 22
+_CHARACTER, _LONGEST = 7.2, 22
 _WRITTEN = 14
 """Up to so many columns have their values written in them."""
 
@@ -30,14 +30,20 @@ class _Grid:
     wide: float
     tall: float
     upright: bool
+    brief: bool
 
     def corner(self, row: int, column: int) -> tuple[float, float]:
         return round(self.left + column * self.wide, 1), round(self.top + row * self.tall, 1)
 
 
-def matrix(block: Matrix) -> Drawing:
-    """The cells, with their values written in them where there is room."""
-    grid = _grid(block)
+def matrix(block: Matrix, *, half: bool = False) -> Drawing:
+    """The cells, with their values written in them where there is room.
+
+    Args:
+        block: The values.
+        half: Draw it for half the page's width, with shares as whole percentages.
+    """
+    grid = _grid(block, half or is_narrow(block), half)
     told = len(block.rows) * len(block.columns) <= CELLS
     width = max(320.0, grid.left + grid.wide * len(block.columns) + 10)
     height = grid.top + grid.tall * len(block.rows) + 6
@@ -77,15 +83,15 @@ def level(value: float, low: float, high: float) -> int:
     return round((LEVELS - 1) * min(1.0, max(0.0, share)))
 
 
-def _grid(block: Matrix) -> _Grid:
+def _grid(block: Matrix, half: bool, brief: bool) -> _Grid:
     columns = max(1, len(block.columns))
     left = 14 + _CHARACTER * min(_LONGEST, max(map(len, block.rows), default=0))
-    room = (_WIDTH if columns <= _WRITTEN else _WIDTH / 2) - left - 10
+    room = (WIDE / 2 if half else WIDE) - left - 10
     wide = min(66.0, max(9.0, room / columns))
     longest = min(_LONGEST, max(map(len, block.columns), default=0))
     upright = longest * _CHARACTER <= wide - 2 or _stride(block.columns, wide) > 1
     return _Grid(left, 46.0 if upright else 34 + 0.8 * _CHARACTER * longest, wide,
-                 min(wide, 36.0), upright)  # fmt: skip
+                 min(wide, 36.0), upright, brief)  # fmt: skip
 
 
 def _stride(names: tuple[str, ...], room: float) -> int:
@@ -97,7 +103,9 @@ def _stride(names: tuple[str, ...], room: float) -> int:
 def _cells(block: Matrix, grid: _Grid, told: bool) -> Markup:
     low, high = span(block)
     texts = [[wording.cell(value, block.unit) for value in row] for row in block.values]
-    longest = max((len(text) for row in texts for text in row), default=0)
+    brief = grid.brief and block.unit == "percent"
+    inside = [[_brief(value) for value in row] for row in block.values] if brief else texts
+    longest = max((len(text) for row in inside for text in row), default=0)
     written = len(block.columns) <= _WRITTEN and grid.wide >= 6.6 * longest + 4 and grid.tall >= 18
     parts = []
     for r, row in enumerate(block.values):
@@ -115,7 +123,7 @@ def _cells(block: Matrix, grid: _Grid, told: bool) -> Markup:
                 tag("rect", class_=f"cell h{step}", x=x, y=y, width=wide, height=tall, **data)
             )
             if written:
-                text, low_y = texts[r][c], round(y + grid.tall / 2 + 4.2, 1)
+                text, low_y = inside[r][c], round(y + grid.tall / 2 + 4.2, 1)
                 parts.append(tag("text", text, class_=f"in-cell on-h{step}", x=middle, y=low_y))
     return Markup("").join(parts)
 
@@ -133,6 +141,12 @@ def _names(block: Matrix, grid: _Grid) -> Markup:
         y = round(grid.top + (r + 0.5) * grid.tall + 4, 1)
         parts.append(tag("text", _short(block.rows[r]), class_="tick end", x=grid.left - 7, y=y))
     return Markup("").join(parts)
+
+
+def _brief(value: float | None) -> str:
+    """A share without decimals."""
+    known = value is not None and math.isfinite(value)
+    return f"{100 * value:.0f}%" if known and value is not None else wording.NONE
 
 
 def _short(name: str) -> str:

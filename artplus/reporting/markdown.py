@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from artplus.evaluation import wording
-from artplus.reporting import section_markdown
-from artplus.reporting.comparison import compare
+from artplus.reporting import comparison_markdown, section_markdown
 from artplus.reporting.section_markdown import escaped as escaped
 from artplus.reporting.section_markdown import table as table
 
 if TYPE_CHECKING:
-    from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
 
 
 def render(report: Report, before: Report | None = None) -> str:
-    """Verdict, tables and how to repeat it, as GitHub-flavoured Markdown.
+    """Verdict, tables and how to repeat it, as GitHub-flavoured Markdown; or a comparison.
 
     Args:
         report: The report.
@@ -25,6 +23,8 @@ def render(report: Report, before: Report | None = None) -> str:
     Raises:
         ConfigurationError: if ``before`` is on other examples.
     """
+    if before is not None:
+        return comparison_markdown.render(before, report)
     rows = wording.rows(report)
     cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
     parts = [
@@ -34,11 +34,7 @@ def render(report: Report, before: Report | None = None) -> str:
     ]
     if report.verdict is not None:
         parts.append(escaped(wording.trust(report)))
-        parts += [_alarm(finding) for finding in report.reasons]
-    if before is not None:
-        comparison = compare(before, report)
-        parts += ["## Before and after", table(comparison.cells()), escaped(comparison.verdict)]
-        parts += [f"- {escaped(note)}" for note in comparison.notes]
+        parts += [section_markdown.alarm(finding) for finding in report.reasons]
     parts += ["## Attacks", table(cells)]
     remarks = [
         f"- **{escaped(r.name)}** does not count: {escaped(r.broken)}" for r in rows if r.broken
@@ -56,8 +52,3 @@ def render(report: Report, before: Report | None = None) -> str:
         f"{report.date}; {escaped(versions)}; data {report.data_hash}."
     )
     return "\n\n".join(parts) + "\n"
-
-
-def _alarm(finding: Finding) -> str:
-    text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
-    return f"{text} {escaped(finding.remedy)}".rstrip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import (
@@ -19,6 +19,9 @@ from artplus.evaluation.section import (
 )
 from artplus.reporting import views
 
+if TYPE_CHECKING:
+    from artplus.evaluation.finding import Finding
+
 ROWS = 40
 """Rows of a table that are written."""
 
@@ -33,7 +36,7 @@ def lines(section: Section) -> list[str]:
     """Paragraphs, the heading first."""
     parts = [f"## {escaped(section.title)}", escaped(section.summary)]
     for block in section.blocks:
-        parts += _block(block)
+        parts += block_lines(block)
     if section.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in section.notes))
     return parts
@@ -55,7 +58,14 @@ def escaped(text: str) -> str:
     return text
 
 
-def _block(block: Block) -> list[str]:
+def alarm(finding: Finding) -> str:
+    """What a check of the evaluation says against it."""
+    text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
+    return f"{text} {escaped(finding.remedy)}".rstrip()
+
+
+def block_lines(block: Block) -> list[str]:
+    """A block as paragraphs, its caption first."""
     caption = [escaped(block.caption)] if block.caption else []
     return [*caption, *_SHOW[type(block)](block)]
 
@@ -66,11 +76,17 @@ def _values(block: Table | Curves | Matrix) -> list[str]:
     if found is None or not found[1]:
         return []
     columns, rows = found
+    return cut([columns, *(tuple(row) for row in rows)])
+
+
+def cut(cells: list[tuple[str, ...]]) -> list[str]:
+    """A table, its heading first, cut to a size that is read."""
+    columns, *rows = cells
     if len(columns) > COLUMNS:
         return [f"A table of {len(rows)} × {len(columns)} is in the HTML page and the JSON."]
-    cut = len(rows) - ROWS
-    more = [f"{cut} further rows are in the JSON."] if cut > 0 else []
-    return [table([columns, *(tuple(row) for row in rows[:ROWS])]), *more]
+    further = len(rows) - ROWS
+    more = [f"{further} further rows are in the JSON."] if further > 0 else []
+    return [table([columns, *rows[:ROWS]]), *more]
 
 
 def _curves(block: Curves) -> list[str]:

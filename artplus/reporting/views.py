@@ -12,7 +12,6 @@ from typing import Any
 from artplus.evaluation import wording
 from artplus.evaluation.section import (
     Block,
-    Cell,
     Curves,
     Gallery,
     Matrix,
@@ -25,9 +24,9 @@ from artplus.evaluation.section import (
 )
 from artplus.reporting import charts, heatmap
 from artplus.reporting.pictures import coloured
-
-ROWS = 300
-"""Rows of a table on the page; the JSON has them all."""
+from artplus.reporting.tables import ROWS as ROWS
+from artplus.reporting.tables import TableView as TableView
+from artplus.reporting.tables import table_view as table_view
 
 _TEXT: Unit = "text"
 
@@ -36,26 +35,11 @@ STRENGTHS = 5
 
 
 @dataclass(frozen=True)
-class TableView:
-    """A table as text, with what its rows are sorted by.
-
-    Attributes:
-        columns: Names, each with whether it holds numbers.
-        rows: For each cell the text and the key.
-        note: What is left out.
-    """
-
-    columns: tuple[tuple[str, bool], ...]
-    rows: tuple[tuple[tuple[str, str], ...], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class BlockView:
     """A block of a section, by the name of the macro that shows it.
 
     Attributes:
-        kind: ``table``, ``chart``, ``heat``, ``gallery`` or ``passages``.
+        kind: ``table``, ``chart``, ``charts``, ``heat``, ``gallery`` or ``passages``.
         caption: What it shows.
         content: What the macro needs.
         table: The same values as a table, for those who do not see the picture; ``None`` if there
@@ -81,14 +65,44 @@ class SectionView:
 
 def sections(given: Sequence[Section]) -> list[SectionView]:
     """Everything that the page's template needs, each section under an anchor of its own."""
-    views: list[SectionView] = []
-    for section in given:
-        anchor = "section-" + re.sub("[^a-z0-9]+", "-", section.name.lower()).strip("-")
-        if any(view.anchor == anchor for view in views):
-            anchor += f"-{len(views)}"
-        blocks = tuple(_SHOW[type(block)](block) for block in section.blocks)
-        views.append(SectionView(anchor, section.title, section.summary, blocks, section.notes))
-    return views
+    return [
+        SectionView(
+            anchor, section.title, section.summary, tuple(map(block_view, section.blocks)),
+            section.notes,
+        )
+        for anchor, section in zip(anchors([s.name for s in given]), given, strict=True)
+    ]  # fmt: skip
+
+
+def anchors(names: Sequence[str]) -> list[str]:
+    """Where links lead, one for each section."""
+    found: list[str] = []
+    for name in names:
+        anchor = "section-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+        found.append(anchor if anchor not in found else f"{anchor}-{len(found)}")
+    return found
+
+
+def block_view(block: Block) -> BlockView:
+    """A block over the whole width of the page."""
+    return _SHOW[type(block)](block)
+
+
+def half_view(block: Block) -> BlockView:
+    """A block over half of it."""
+    if isinstance(block, Curves):
+        drawing = charts.curves(block, width=charts.NARROW)
+        return BlockView("chart", block.caption, drawing, folded(_values(block)))
+    if isinstance(block, Scatter):
+        return BlockView("chart", block.caption, charts.scatter(block, width=charts.NARROW))
+    if isinstance(block, Matrix):
+        return _matrix(block, half=True)
+    return block_view(block)
+
+
+def curve_values(block: Curves) -> TableView | None:
+    """What curves say as a table; ``None`` if it would be larger than anyone reads."""
+    return folded(_values(block))
 
 
 def cells_of(block: Block) -> tuple[tuple[str, ...], list[list[str]]] | None:
@@ -99,38 +113,26 @@ def cells_of(block: Block) -> tuple[tuple[str, ...], list[list[str]]] | None:
     ])  # fmt: skip
 
 
-def table_view(block: Table) -> TableView:
-    """The first :data:`ROWS` rows as text and keys."""
-    numeric = [unit != "text" for unit in block.units]
-    rows = tuple(
-        tuple((wording.cell(c, u), _key(c)) for c, u in zip(row, block.units, strict=True))
-        for row in block.rows[:ROWS]
-    )
-    cut = len(block.rows) - len(rows)
-    note = f"The first {ROWS} of {len(block.rows):,} rows; the JSON has them all." if cut else ""
-    return TableView(tuple(zip(block.columns, numeric, strict=True)), rows, note)
-
-
 def _table(block: Table) -> BlockView:
     return BlockView("table", block.caption, table_view(block))
 
 
 def _curves(block: Curves) -> BlockView:
     values = _values(block)
-    return BlockView("chart", block.caption, charts.curves(block), _folded(values))
+    return BlockView("chart", block.caption, charts.curves(block), folded(values))
 
 
-def _matrix(block: Matrix) -> BlockView:
+def _matrix(block: Matrix, *, half: bool = False) -> BlockView:
     low, high = heatmap.span(block)
     # An end that is nothing beside the other is zero to the eye.
     low, high = (0.0 if abs(end) < 1e-3 * (high - low) else end for end in (low, high))
     content = {
-        "drawing": heatmap.matrix(block),
+        "drawing": heatmap.matrix(block, half=half),
         "low": wording.cell(low, block.unit),
         "high": wording.cell(high, block.unit),
         "half": heatmap.is_narrow(block),
     }
-    return BlockView("heat", block.caption, content, _folded(_values(block)))
+    return BlockView("heat", block.caption, content, folded(_values(block)))
 
 
 def _scatter(block: Scatter) -> BlockView:
@@ -189,20 +191,11 @@ def _curve_values(block: Curves) -> Table:
     )
 
 
-def _folded(table: Table | None) -> TableView | None:
+def folded(table: Table | None) -> TableView | None:
     """What the page offers to unfold; nothing if it would be larger than anyone reads."""
     if table is None or len(table.columns) > 24 or len(table.rows) > ROWS:
         return None
     return table_view(table)
-
-
-def _key(cell: Cell) -> str:
-    """What a cell is sorted by; what has no value comes last."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and math.isinf(cell):
-        return "1e999" if cell > 0 else "-1e999"
-    return cell if isinstance(cell, str) else repr(float(cell))
 
 
 def _strength(weight: float) -> str:

@@ -14,7 +14,7 @@
   // Tables sort by their headings' buttons; what has no value stays last.
   const status = document.querySelector("#status");
   for (const table of document.querySelectorAll("table.sorts")) {
-    const heads = [...table.tHead.rows[0].cells];
+    const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
     heads.forEach((head, column) => {
       const label = head.firstElementChild;
       label.addEventListener("click", () => {
@@ -56,7 +56,18 @@
     const heat = plot.classList.contains("heat");
     let shown = null;
 
-    const together = mark => curves ? marks.filter(m => m.dataset.x === mark.dataset.x) : [mark];
+    // All lines at one position; of a line without a value there, its nearest if that is near.
+    const lines = [...new Set(marks.map(mark => mark.parentNode))];
+    const together = mark => {
+      if (!curves) return [mark];
+      return lines.flatMap(own => {
+        const far = m => Math.abs(at(m)[0] - at(mark)[0]);
+        const best = marks.filter(m => m.parentNode === own).reduce((a, b) => far(b) < far(a) ? b : a);
+        return far(best) < (plot.classList.contains("overlay") ? 14 : 1e-9) ? [best] : [];
+      });
+    };
+    const told = (one, mark) => one.dataset.x === mark.dataset.x ? one.dataset.tip
+      : `${one.dataset.tip} at ${one.dataset.head.split(": ").pop()}`;
     const hide = () => {
       if (!shown) return;
       for (const mark of marks) mark.classList.remove("on");
@@ -86,7 +97,7 @@
         const written = text && text.tagName === "text" ? text : null;
         mark.parentNode.append(...(written ? [mark, written] : [mark]));
       }
-      tip.replaceChildren(line(mark.dataset.head, "b"), ...group.map(one => line(one.dataset.tip, "div")));
+      tip.replaceChildren(line(mark.dataset.head, "b"), ...group.map(one => line(told(one, mark), "div")));
       tip.hidden = false;
       place();
       if (cursor && curves) {
@@ -94,7 +105,7 @@
         cursor.setAttribute("x2", at(mark)[0]);
         cursor.style.visibility = "visible";
       }
-      if (loud) status.textContent = [mark.dataset.head, ...group.map(one => one.dataset.tip)].join(". ");
+      if (loud) status.textContent = [mark.dataset.head, ...group.map(one => told(one, mark))].join(". ");
     };
 
     plot.addEventListener("pointermove", event => {

@@ -1,0 +1,96 @@
+"""How much something changed: examples gained and lost with a test, values with their sign."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from artplus.evaluation import wording
+from artplus.evaluation.intervals import Interval
+from artplus.evaluation.paired import paired_bootstrap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from artplus.evaluation.section import Cell, Unit
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two accuracies on the same examples.
+
+    Attributes:
+        gained: Examples that are right only afterwards.
+        lost: Examples that were so only before.
+        p_value: Of McNemar's exact test that gains and losses are equally likely.
+        interval: 95 % interval of the change: a paired bootstrap, 10,000 resamples with seed 0.
+    """
+
+    gained: int
+    lost: int
+    p_value: float
+    interval: Interval
+
+    @property
+    def points(self) -> str:
+        """The interval in percentage points."""
+        low, high = self.interval
+        return f"{points(low)} to {points(high)}"
+
+    @property
+    def p(self) -> str:
+        """The p-value with its sign of comparison; a tiny one as a bound."""
+        return "< 0.001" if self.p_value < 0.001 else f"= {self.p_value:.2g}"
+
+
+def paired(old: NDArray[Any] | None, new: NDArray[Any] | None) -> Paired | None:
+    """Gains and losses, and how likely so uneven a split is by chance.
+
+    Args:
+        old: ``(n,)`` booleans, which examples were right before; ``None`` if unknown.
+        new: The same afterwards.
+    """
+    if old is None or new is None:
+        return None
+    gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
+    p_value = 1.0
+    if gained + lost:
+        from scipy.stats import binomtest
+
+        p_value = float(binomtest(gained, gained + lost).pvalue)
+    return Paired(gained, lost, p_value, paired_bootstrap(old, new))
+
+
+def signed(value: float | None, unit: Unit) -> str:
+    """A difference as text: points of a percentage, else a number with its sign.
+
+    Example:
+        >>> signed(0.125, "percent"), signed(-3.0, "count"), signed(0.5, "number")
+        ('+12.5 pts', '-3', '+0.5')
+    """
+    if value is None or not math.isfinite(value):
+        return wording.NONE
+    if unit == "percent":
+        return f"{points(value)} pts"
+    if value == 0:
+        return "0"
+    return f"{value:+,.0f}" if unit == "count" else f"{value:+.3g}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points; without a sign where nothing is left of it.
+
+    Example:
+        >>> points(0.125), points(-1e-9)
+        ('+12.5', '0.0')
+    """
+    text = f"{100 * share:+.1f}"
+    return "0.0" if text in {"+0.0", "-0.0"} else text
+
+
+def difference(old: Cell, new: Cell) -> float | None:
+    """The later value less the earlier, where both are numbers."""
+    if isinstance(old, (int, float)) and isinstance(new, (int, float)):
+        return float(new) - float(old)
+    return None
