@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from artplus import modes, passes, seeding
 from artplus.attacks import Budget, Inner
 from artplus.attacks._base import scaled
-from artplus.bridge import quirks
+from artplus.bridge import certified, quirks
 from artplus.errors import ArtplusWarning, ConfigurationError, UnsupportedEstimatorError
 from artplus.functional import class_index
 from artplus.geometry import clip
@@ -111,6 +111,7 @@ class ArtAttack:
         seed = int(torch.randint(2**31, (), generator=generator, device=device))
         with ExitStack() as stack:
             stack.enter_context(modes.crafting(model.module))
+            stack.enter_context(certified.concrete(model.module))
             stack.enter_context(quirks.weights_aside(model.module))
             stack.enter_context(quirks.settings(self.attack, len(x), self.scale))
             stack.enter_context(quirks.float32(self.attack))

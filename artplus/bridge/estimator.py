@@ -16,6 +16,7 @@ from art.estimators.regression.pytorch import PyTorchRegressor
 from torch import Tensor, nn
 
 from artplus import _checks
+from artplus.bridge import certified
 from artplus.criterion import Criterion, LossFunction, criterion
 from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
 from artplus.mapped import Inputs, Rows, is_mapped
@@ -84,9 +85,11 @@ def view(estimator: Any) -> EstimatorView:
     """Return the :class:`EstimatorView` of an ART estimator that holds a torch module.
 
     Supported: ``PyTorchClassifier`` and subclasses, ``HuggingFaceClassifierPyTorch``,
-    ``PyTorchRegressor``. Predictions equal the estimator's own, in evaluation mode, without its
-    postprocessing. Preprocessing is applied as ART does: what is meant for fitting in train mode,
-    what is meant for prediction in evaluation mode, so attacks see what prediction will.
+    ``PyTorchRegressor``; of ART's certified estimators what they predict for points
+    (:mod:`artplus.bridge.certified`). Predictions equal the estimator's own, in evaluation mode,
+    without its postprocessing. Preprocessing is applied as ART does: what is meant for fitting in
+    train mode, what is meant for prediction in evaluation mode, so attacks see what prediction
+    will.
 
     Raises:
         UnsupportedEstimatorError: for an estimator without a torch module, of another kind, with
@@ -132,10 +135,12 @@ def _refuse_overridden_sequential(module: nn.Module) -> None:
 
 def _forward(estimator: Any, module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Raw inputs to predictions; ``None`` where that is the module alone."""
+    plain = certified.layers(module)
+    predict = module if plain is None else plain
     hugging_face = isinstance(estimator, HuggingFaceClassifierPyTorch)
     operations = [op for op in estimator.preprocessing_operations if not _is_identity(op)]
     if not operations and not (hugging_face and estimator.processor is not None):
-        return None
+        return plain
     if not estimator.all_framework_preprocessing:
         names = ", ".join(type(op).__name__ for op in operations)
         raise UnsupportedEstimatorError(
@@ -151,7 +156,7 @@ def _forward(estimator: Any, module: nn.Module) -> Callable[[Tensor], Tensor] | 
                 f"the preprocessing turned {len(x)} examples into {len(ready)} while training; "
                 "augment in the data loader instead, or construct it with augmentation=False"
             )
-        outputs: Tensor = estimator._model(ready)[-1] if hugging_face else module(ready)
+        outputs: Tensor = estimator._model(ready)[-1] if hugging_face else predict(ready)
         return outputs
 
     return preprocessed

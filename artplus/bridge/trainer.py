@@ -15,6 +15,7 @@ from art.defences.trainer.trainer import Trainer
 from torch import Tensor
 
 from artplus.attacks import Attack, Average, Combination, Cycle, WorstOf, members
+from artplus.bridge import certified
 from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import view
 from artplus.errors import ConfigurationError, DataError
@@ -136,6 +137,7 @@ class AdversarialTrainerPlus(Trainer):
     ) -> None:
         super().__init__(classifier)
         self._view = view(classifier)
+        certified.refuse_training(classifier)
         check_optimizer(self._view.model.module, classifier.optimizer)
         objective = make_loss(loss, lam)
         if inner not in ("objective", "attack"):

@@ -159,8 +159,8 @@ def chain(bench: Bench) -> list[nn.Module]:
         ConfigurationError: with the first layer that is not, or if the model does more than its
             layers.
     """
-    module = bench.model.module
-    layers = _flat(module)
+    model = bench.model
+    layers = _flat(model.forward if isinstance(model.forward, nn.Module) else model.module)
     for layer in layers:
         if type(layer) not in (*_MONOTONE, *_BOX_TO_BOX, *_AFFINE):
             raise ConfigurationError(
