@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from artplus.evaluation.section import Section
 
 NOTHING = "nothing"
+_OF_THE_REPORT = {"seed of the report", "examples of the report"}
 
 
 def ball(result: AttackResult) -> str:
@@ -99,15 +100,15 @@ def _attacks(before: Report, after: Report) -> list[str]:
 def sections(before: Section, after: Section) -> tuple[str, ...]:
     """A sentence for each setting under which one section was asked and the other was not.
 
-    Sections that do not tell their settings, as in reports of older versions, are told apart by
-    their notes.
+    Other seeds and other examples of the whole reports are said once, by :func:`reports`. Sections
+    that do not tell their settings, as in reports of older versions, are told apart by their notes.
     """
     old, new = dict(before.settings), dict(after.settings)
     if old and new:
         return tuple(
             f"{name}: {old.get(name, NOTHING)} before, {new.get(name, NOTHING)} after."
             for name in [*old, *(name for name in new if name not in old)]
-            if old.get(name) != new.get(name)
+            if old.get(name) != new.get(name) and name not in _OF_THE_REPORT
         )
     if before.notes != after.notes:
         return ("Not known to be measured alike: what the notes say of the two differs.",)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import Cell, Table, Unit
 from artplus.reporting.change import difference, signed
-from artplus.reporting.overlay import is_other, thing
+from artplus.reporting.own import thing
 from artplus.reporting.tables import Entry, TableView, entry, limited
 
 _Column = tuple[str, list[str], list[bool], list[list[Entry]]]
@@ -67,7 +68,7 @@ def _by_key(table: Table, keys: int) -> dict[tuple[Cell, ...], tuple[Cell, ...]]
     """Rows by what they are of; ``None`` if two are of the same."""
     found: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
     for row in table.rows:
-        key = tuple(thing(c) if isinstance(c, str) and not is_other(c) else c for c in row[:keys])
+        key = tuple(thing(c) if isinstance(c, str) else c for c in row[:keys])
         if key in found:
             return None
         found[key] = row
@@ -98,7 +99,8 @@ def _column(
         ]
         by = difference(was, now)
         text = signed(by, unit).removesuffix(" pts")
-        cells.append([*texts, (text, "" if by is None else repr(by))])
+        known = by is not None and math.isfinite(by)
+        cells.append([*texts, (text, repr(by) if known else "")])
     if all(row[0] == row[1] for row in cells):
         return name, [""], [unit != "text"], [row[:1] for row in cells]
     if unit == "text":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from artplus.evaluation.section import Curves, Matrix, Scatter, Series
+from artplus.reporting.own import plain, thing
 
 SIDES = ("before", "after")
-_OWN = ("", "model", "after")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def overlaid(before: Curves, after: Curves) -> Overlay | None:
     common = [line for line in before.series if line in after.series]
     if len(common) == max(len(before.series), len(after.series)):
         common = []  # the same report twice: the lines are of two models all the same
-    kept = [(s, line) for s, line in lines if line not in common and not is_other(line.name)]
+    kept = [(side, line) for side, line in lines if line not in common]
     own = {(side, thing(line.name)): line for side, line in kept}
     if len(own) < len(kept):
         return None
@@ -83,7 +82,6 @@ def overlaid(before: Curves, after: Curves) -> Overlay | None:
             if (side, name) in own:
                 label = f"{name}, {SIDES[side]}" if len(things) > 1 else SIDES[side]
                 found.append((side, name, replace(own[side, name], name=label)))
-    found += _foreign(lines, common, own)
     return Overlay(
         replace(after, series=tuple(line for _, _, line in found)),
         frozenset(k for k, (side, _, _) in enumerate(found) if side == 0),
@@ -95,30 +93,6 @@ def same_axes(before: Curves, after: Curves) -> bool:
     """Whether positions and heights mean the same, norm and unit included."""
     axes = ("x_label", "y_label", "x_unit", "y_unit")
     return all(getattr(before, name) == getattr(after, name) for name in axes)
-
-
-def thing(name: str) -> str:
-    """What a line or row is of, without the word for its model.
-
-    An analysis that was given the model before names its own lines ``after``, or, for instance,
-    ``after, clean``; else they are ``model``, or ``clean``.
-
-    Example:
-        >>> thing("after, clean"), thing("model"), thing("all, after"), thing("class 3")
-        ('clean', 'model', 'all', 'class 3')
-    """
-    parts = [part for part in name.split(", ") if part not in SIDES]
-    return ", ".join(parts) if ", ".join(parts) not in _OWN else "model"
-
-
-def is_other(name: str) -> bool:
-    """Whether a line is of the model before, inside a report that was given it."""
-    return "before" in name.split(", ")
-
-
-def plain(caption: str) -> str:
-    """A caption without the words that tell two models apart."""
-    return re.sub(r"[ ,]*\b(before|after|hardening)\b", "", caption)
 
 
 def aligned(before: Scatter, after: Scatter) -> tuple[Scatter, Scatter]:
@@ -139,20 +113,3 @@ def one_scale(
     """Both with the same shades, from the least to the greatest that either has."""
     span = min(low for low, _ in spans), max(high for _, high in spans)
     return replace(before, span=span), replace(after, span=span)
-
-
-def _foreign(
-    lines: Sequence[tuple[int, Series]],
-    common: Sequence[Series],
-    own: dict[tuple[int, str], Series],
-) -> list[tuple[int | None, str | None, Series]]:
-    """What a report says itself of an earlier model; left out where it says the same."""
-    found: list[tuple[int | None, str | None, Series]] = []
-    for side, line in lines:
-        if line in common or not is_other(line.name):
-            continue
-        same = own.get((0, thing(line.name)))
-        if same is None or (same.x, same.y) != (line.x, line.y):
-            label = f"{line.name}, in the report {SIDES[side]}"
-            found.append((side, thing(line.name), replace(line, name=label)))
-    return found

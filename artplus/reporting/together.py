@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from artplus.evaluation.section import Block, Curves, Gallery, Matrix, Scatter, Section, Table
 from artplus.reporting import alike, heatmap
 from artplus.reporting.joined import joined
-from artplus.reporting.overlay import Overlay, aligned, one_scale, overlaid, plain
+from artplus.reporting.overlay import SIDES, Overlay, aligned, one_scale, overlaid
+from artplus.reporting.own import own, plain
 from artplus.reporting.tables import TableView
 
 
@@ -41,12 +42,14 @@ class Together:
         after: As the report after has it.
         shown: Its blocks.
         warnings: What was not measured alike.
+        left_out: What of it is not shown.
     """
 
     before: Section | None
     after: Section | None
     shown: tuple[Shown, ...]
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def section(self) -> Section:
@@ -69,8 +72,14 @@ def _pair(before: Section | None, after: Section | None) -> Together:
         blocks = [*(before.blocks if before else ()), *(after.blocks if after else ())]
         lone = tuple(Beside(b if before else None, b if after else None) for b in blocks)
         return Together(before, after, lone)
-    shown = tuple(_shown(old, new) for old, new in _matched(before.blocks, after.blocks))
-    return Together(before, after, shown, alike.sections(before, after))
+    (old, cut_old), (new, cut_new) = own(before), own(after)
+    left_out = tuple(
+        f"What the report {when} says of a model earlier than its own is left out here."
+        for when, cut in zip(SIDES, (cut_old, cut_new), strict=True)
+        if cut
+    )
+    shown = tuple(_shown(*pair) for pair in _matched(old.blocks, new.blocks))
+    return Together(before, after, shown, alike.sections(before, after), left_out)
 
 
 def _matched(
@@ -81,7 +90,7 @@ def _matched(
     partner: dict[int, Block] = {}
     for alike_ in (
         lambda old, new: old.caption == new.caption,
-        lambda old, new: plain(old.caption) == plain(new.caption) and "before" not in new.caption,
+        lambda old, new: plain(old.caption) == plain(new.caption),
         lambda old, new: True,
     ):
         for k, block in enumerate(after):
@@ -100,8 +109,9 @@ def _shown(before: Block | None, after: Block | None) -> Shown:
         view = joined(before, after)
         return Beside(before, after) if view is None else Joined(view, after.caption)
     if isinstance(before, Matrix) and isinstance(after, Matrix):
-        names = ("caption", "rows", "columns", "unit")
-        if all(getattr(before, name) == getattr(after, name) for name in names):
+        names = ("rows", "columns", "unit")
+        same = all(getattr(before, name) == getattr(after, name) for name in names)
+        if same and plain(before.caption) == plain(after.caption):
             spans = [heatmap.span(block) for block in (before, after)]
             return Beside(*one_scale(before, after, spans), "One scale for both.")
         return Beside(before, after, "Not of the same, so each has a scale of its own.")
@@ -124,7 +134,9 @@ def _galleries(before: Gallery, after: Gallery) -> Beside:
     """The examples that both show first, each beside itself."""
     sides = [{row[0].title: row for row in block.rows if row} for block in (before, after)]
     common = [title for title in sides[1] if title in sides[0]]
-    if any(len(own) < len(block.rows) for own, block in zip(sides, (before, after), strict=True)):
+    if any(
+        len(known) < len(block.rows) for known, block in zip(sides, (before, after), strict=True)
+    ):
         return Beside(before, after)  # rows of one title: their order tells them apart
     if not common:
         return Beside(before, after, "Each report shows examples of its own.")
@@ -135,11 +147,11 @@ def _galleries(before: Gallery, after: Gallery) -> Beside:
         replace(
             block,
             rows=(
-                *(own[title] for title in common),
+                *(known[title] for title in common),
                 *(row for row in block.rows if row and row[0].title not in common),
             ),
         )
-        for block, own in zip((before, after), sides, strict=True)
+        for block, known in zip((before, after), sides, strict=True)
     ]
     note = "The examples that both reports show come first, each beside itself."
     return Beside(blocks[0], blocks[1], "" if len(common) == max(map(len, sides)) else note)

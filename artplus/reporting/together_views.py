@@ -88,6 +88,7 @@ def notes(pair: Together) -> tuple[tuple[str, str], ...]:
     return (
         *(("", note) for note in common),
         *((when, note) for when, own in sides.items() for note in own if note not in common),
+        *(("", note) for note in pair.left_out),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -14,49 +12,8 @@ import pytest
 
 from artplus.evaluation import AttackResult, Finding, Report
 from artplus.reporting import html
+from tests.reporting.browsing import Opened, colour, first_column, luminance
 from tests.reporting.samples import EVIL, made, sections
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no browser driver: pip install playwright"
-)
-
-# The names under which systems install Chromium; Playwright's own download is not asked for.
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason=f"no browser: none of {', '.join(NAMES)} is installed"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window, for every test of this file."""
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-class Opened:
-    """A page from the disk, and all that it asked the network for or complained about."""
-
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        size = {"width": 1000, "height": 800}
-        # Without smooth scrolling, so that nothing is still on its way when a test looks.
-        self.context = browser.new_context(viewport=size, reduced_motion="reduce", **options)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.errors.append(message.text))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.errors.append("dialog"), dialog.dismiss()))
-        self.page.goto(path.as_uri())
-
-    def quiet(self) -> bool:
-        """Nothing was complained about, and only the page and ``data:`` were loaded."""
-        return not self.errors and all(u.startswith(("file:", "data:")) for u in self.requests)
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +31,6 @@ def opened(browser: Any, path: Path) -> Iterator[Opened]:
     yield view
     assert view.quiet(), (view.errors, view.requests)
     view.context.close()
-
-
-def first_column(table: Any) -> list[str]:
-    return table.locator("tbody.sortable tr td:first-child").all_inner_texts()
-
-
-def colour(page: Any, selector: str, what: str) -> str:
-    return str(page.eval_on_selector(selector, f"e => getComputedStyle(e).{what}"))
-
-
-def luminance(css: str) -> float:
-    linear = []
-    for channel in map(int, re.findall(r"\d+", css)[:3]):
-        c = channel / 255
-        linear.append(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_hostile_names_are_shown_and_do_not_run(opened: Opened) -> None:
@@ -181,42 +122,7 @@ def test_theme_follows_the_system_until_the_button_is_used(browser: Any, path: P
 def test_every_text_is_readable_as_it_is_drawn(browser: Any, path: Path, scheme: str) -> None:
     """Computed colours of every text against the ground behind it: at least 4.5 to 1."""
     view = Opened(browser, path, color_scheme=scheme)
-    worst = view.page.evaluate(
-        """() => {
-          const parse = css => (css.match(/[\\d.]+/g) || []).map(Number);
-          const over = (top, under) => {
-            const a = top.length > 3 ? top[3] : 1;
-            return [0, 1, 2].map(k => a * top[k] + (1 - a) * under[k]);
-          };
-          const ground = element => {
-            if (!element) return [255, 255, 255];
-            const css = getComputedStyle(element).backgroundColor;
-            const own = parse(css);
-            if (css.startsWith("color(srgb")) [0, 1, 2].forEach(k => { own[k] *= 255; });
-            return own.length === 4 && own[3] === 0 ? ground(element.parentElement)
-              : over(own, ground(element.parentElement));
-          };
-          const light = rgb => {
-            const [r, g, b] = rgb.map(v => v / 255)
-              .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-          };
-          const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-          const found = [];
-          const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-          while (walk.nextNode()) {
-            const element = walk.currentNode.parentElement;
-            const box = element.getBoundingClientRect();
-            if (!walk.currentNode.textContent.trim() || !box.width) continue;
-            if (element.closest("script, .in-cell")) continue;
-            const style = getComputedStyle(element);
-            const ink = parse(element instanceof SVGElement ? style.fill : style.color);
-            found.push([ratio(light(ink.slice(0, 3)), light(ground(element))), element.outerHTML]);
-          }
-          found.sort((a, b) => a[0] - b[0]);
-          return [found.length, ...found[0]];
-        }"""
-    )
+    worst = view.faintest()
     assert worst[0] > 100 and worst[1] >= 4.5, worst
     view.context.close()
 

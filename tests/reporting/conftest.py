@@ -1,0 +1,24 @@
+"""The browser that pages are tried in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.reporting.browsing import CHROMIUM, NAMES
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, where there is one and something that drives it."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no browser driver: pip install playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
