@@ -21,8 +21,8 @@ def compare(
     Args:
         before: ``.json`` that evaluate wrote.
         after: Another one, on the same examples.
-        output: Files to write: the report ``after`` with what changed, each in the form of its
-            suffix.
+        output: Files to write, each in the form of its suffix: both reports side by side, section
+            by section; as ``.txt`` what changed, and the report ``after``.
         overwrite: Replace them.
 
     Raises:

@@ -25,7 +25,8 @@ def save(report: Report, path: str | Path, *, before: Report | None = None) -> P
         report: The report.
         path: Ends in ``.html`` (a page of its own, no network), ``.md``, ``.txt`` (the terminal's
             table), ``.png`` (bars) or ``.json`` (everything). The folder must exist.
-        before: A report on the same examples to compare with; for ``.html``, ``.md`` and ``.txt``.
+        before: A report on the same examples: ``.html`` and ``.md`` then show both side by side,
+            ``.txt`` what changed and then ``report``.
 
     Returns:
         The path.
