@@ -21,6 +21,7 @@ ROOT = Path(artplus.__file__).parent
 ORDER = [
     *(
         "errors",
+        "allocator",
         "convolution",
         "registry",
         "mapped",

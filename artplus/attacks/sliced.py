@@ -1,4 +1,4 @@
-"""An attack on slices of the batch, one after the other: same examples, less memory, more speed."""
+"""An attack on slices of the batch, one after the other: same examples, less memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class Sliced:
 
     Attacks treat each example by itself and run in evaluation mode, so slices give what the whole
     batch gives, up to the rounding of convolutions; random starts are drawn in the same order. It
-    pays where activations of a whole batch are larger than the processor's fast memory, or where
-    memory is short; the step on the weights still sees the whole batch.
+    is for where memory is short; the step on the weights still sees the whole batch.
 
     Args:
         attack: What to run.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from artplus import _checks, ranks
+from artplus import _checks, allocator, ranks
 from artplus.attacks._base import Attack
 from artplus.described import Identity
 from artplus.errors import ConfigurationError
@@ -36,6 +36,7 @@ from artplus.model import LossModel, device_of
 from artplus.spaces import InputSpace
 
 
+@allocator.keeping()
 def judge(
     model: LossModel,
     x: Values | Rows,

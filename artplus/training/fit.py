@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import _checks, ranks
+from artplus import _checks, allocator, ranks
 from artplus.attacks import Attack, Combination
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
@@ -30,7 +30,7 @@ from artplus.training.loop import run
 from artplus.training.measured import settle
 from artplus.training.method import Method, make_method
 from artplus.training.numerics import Compile, Numerics, Precision
-from artplus.training.probe import check_labels, check_optimizer, first, probe, slice_size
+from artplus.training.probe import check_labels, check_optimizer, first, probe
 from artplus.training.state import State
 from artplus.training.steps import Fitting, Step, standard
 
@@ -119,12 +119,11 @@ def train(
     device = engine.connect(model.module)
     prepare = prepare or tensor_pair(method.space, _dtype(model.module))
     found = None if plan.resume is None else plan.resume.load()
-    with seeded(plan.seed) as seed:
+    with allocator.keeping(), seeded(plan.seed) as seed:
         seed = _apart(seed, plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
         source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
         model = probe(model, source, method)
-        method = replace(method, slice_size=method.slice_size or slice_size(model, source))
         note = _settle(engine, model, source, method, plan, found and found[1])
         engine.prepare(model, optimizer)
         try:

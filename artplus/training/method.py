@@ -43,7 +43,7 @@ class Method:
             multiplies the mean over the attacked examples alone; where it has none, as ``at``, the
             rest counts with its clean loss, which is ART's ``ratio``.
         slice_size: Most examples that the attack takes at a time; ``None`` is the whole batch. Set
-            by training where slices are faster, see :func:`artplus.training.probe.slice_size`.
+            by training to its ``micro_batch``.
 
     Example:
         >>> import torch
@@ -252,7 +252,7 @@ class Method:
 
 
 _SLICED = (PGD, APGD, WorstOf)
-"""Attacks that gain from slices: they run on the device and treat each example by itself."""
+"""Attacks that can work in slices: they run on the device and treat each example by itself."""
 
 
 def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> None:

@@ -20,12 +20,6 @@ from artplus.model import LossModel
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
 
-ACTIVATIONS = 7 * 2**19
-"""Bytes of the largest activation, 3.5 MiB, above which a CPU slows down: when the activations of a
-batch are freed, the allocator gives their pages back and has them cleared anew at every step.
-Measured: slices at this size ran PGD 1.3 to 1.9 times as fast on networks above it, smaller ones no
-faster; networks below lose by slices."""
-
 LOOK = 32
 """Examples looked at: enough to tell probabilities from logits."""
 
@@ -70,33 +64,6 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             "model's weights finite, and the labels in the form that the loss expects?"
         )
     return model
-
-
-def slice_size(model: LossModel, source: Arrays | Loaded) -> int | None:
-    """How many examples an attack should take at a time; ``None`` is the whole batch.
-
-    On a CPU, so many that the largest activation stays below :data:`ACTIVATIONS`, in multiples of
-    16 and at least 16; on other devices the whole batch.
-    """
-    x = first(source).x[:1]
-    if x.device.type != "cpu":
-        return None
-    largest = 0
-
-    def measure(module: nn.Module, inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel() * output.element_size())
-
-    hooks = [child.register_forward_hook(measure) for child in model.module.modules()]
-    try:
-        with modes.crafting(model.module), torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    fits = ACTIVATIONS // max(1, largest)
-    return max(16, fits // 16 * 16)
 
 
 def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
