@@ -59,7 +59,8 @@ def joined(before: Table, after: Table) -> TableView | None:
         columns += list(zip(own, numeric, strict=True))
     view = limited(columns, rows, heads if any(span > 1 for _, span in heads) else [])
     if len(common) == len(order):
-        return view
+        alike = all(len(parts) == 1 for _, parts, _, _ in groups)
+        return replace(view, note=f"{view.note} Alike in both reports.".strip()) if alike else view
     lone = f"{wording.NONE}: not among the rows that this report has."
     return replace(view, note=f"{view.note} {lone}".strip())
 

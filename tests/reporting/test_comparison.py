@@ -112,6 +112,7 @@ def test_other_balls_are_shown_without_a_difference() -> None:
     assert "Attack pgd had L∞ ≤ 0.1 before and L∞ ≤ 0.2 after" in notes
     assert "The worst cases are not within the same ball" in notes
     page = html.render(made(eps=0.2), made(eps=0.1))
+    assert "not to be compared, see below" in page
     assert "Not quite like for like." in page and "judge both by one radius" in page
     norms = compare(made(stood={"a": [1, 1, 1, 1]}), made(stood={"b": [1, 1, 1, 1]}, eps=0.3))
     assert norms.lines[-1].change is None
@@ -288,6 +289,14 @@ def test_rows_of_one_report_only_have_gaps_that_are_explained() -> None:
     cells = {row[0]: row for row in view.cells()}
     assert cells["ant"][1:3] == ("–", "3") and cells["cat"][1:3] == ("7", "–")
     assert cells["dog"][4:7] == ("50.0%", "50.0%", "0.0")
+
+
+def test_tables_that_agree_are_shown_once_and_said_so() -> None:
+    """Nothing would tell otherwise that both reports are meant."""
+    table = by_class(("cat", 7, 0.9, "80–95%", 3.0))
+    view = joined(table, table)
+    assert view is not None and view.note == "Alike in both reports." and view.heads == ()
+    assert view.cells()[1] == ("cat", "7", "90.0%\n(80–95%)", "3")
 
 
 def test_words_that_tell_what_a_row_is_stay_one_column() -> None:
