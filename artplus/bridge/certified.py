@@ -90,8 +90,6 @@ def _plain(layer: Any) -> nn.Module:
         return dense
     if kind in ("ZonoReLU", "PyTorchIntervalReLU"):
         return nn.ReLU()
-    if kind == "PyTorchIntervalFlatten":
-        return nn.Flatten()
     raise UnsupportedEstimatorError(
         f"{type(layer).__module__}.{kind} is a certified layer that is not known here; known are "
         "those that ART makes of Conv2d, Linear and ReLU. Evaluate the network that the estimator "

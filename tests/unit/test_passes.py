@@ -271,6 +271,22 @@ def test_methods_outside_torch_count_their_examples() -> None:
     assert vars(model) == {"predict": own}
 
 
+def test_a_view_inside_another_door_counts_nothing_more() -> None:
+    """What answers outside torch may itself ask the model that is counted."""
+    net, _ = spied()
+    x, _ = data(net)
+
+    class Model:
+        def predict(self, x: Any) -> Any:
+            return model(x)
+
+    with counted(LossModel(net)) as (model, passes):
+        outside = Model()
+        with asking(outside, {"predict": None}):
+            outside.predict(x)
+    assert passes.forwards == N
+
+
 def test_passes_in_crafting_are_counted_once() -> None:
     """The flags and the faster gradient that crafting sets are no other door."""
     net, _ = spied()
