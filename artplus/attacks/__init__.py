@@ -18,6 +18,7 @@ from artplus.attacks.combine import members as members
 from artplus.attacks.fab import FAB as FAB
 from artplus.attacks.fmn import FMN as FMN
 from artplus.attacks.pgd import PGD as PGD
+from artplus.attacks.relay import Relay as Relay
 from artplus.attacks.sliced import Sliced as Sliced
 from artplus.attacks.square import Square as Square
 
@@ -34,6 +35,7 @@ __all__ = [
     "Cycle",
     "Inner",
     "Relative",
+    "Relay",
     "Sliced",
     "Square",
     "WorstOf",

@@ -12,6 +12,7 @@ from torch import Tensor
 from artplus import modes
 from artplus.attacks._base import Attack, Budget, Inner, own_loss
 from artplus.attacks._found import judge
+from artplus.attacks.relay import Relay
 from artplus.attacks.sliced import Sliced
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
@@ -96,6 +97,8 @@ def _each(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
         return replace(attack, attacks=tuple(_each(one, change) for one in attack.attacks))
     if isinstance(attack, Sliced):
         return replace(attack, attack=_each(attack.attack, change))
+    if isinstance(attack, Relay):
+        return Relay(_each(attack.first, change), _each(attack.then, change))
     return change(attack)
 
 

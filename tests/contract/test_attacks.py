@@ -22,6 +22,7 @@ from artplus.attacks import (
     Combination,
     Cycle,
     Relative,
+    Relay,
     Sliced,
     Square,
     WorstOf,
@@ -76,6 +77,12 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
     "worst": (
         lambda eps, norm: WorstOf([fgm(eps, norm=norm), PGD(eps=eps, norm=norm, steps=2)]),
         (np.inf, 2),
+    ),
+    "relay": (
+        lambda eps, norm: Relay(
+            Square(eps=eps, norm=norm, queries=10), APGD(eps=eps, norm=norm, steps=4, loss="margin")
+        ),
+        (np.inf, 2, 1),
     ),
     "sliced": (lambda eps, norm: Sliced(PGD(eps=eps, norm=norm, steps=3), 4), (np.inf, 2)),
 }

@@ -1,0 +1,135 @@
+"""One attack begins where another ended: a black box finds the slope, gradients climb it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artplus import modes
+from artplus.attacks._base import Attack, Budget, Inner, Relative, take
+from artplus.errors import ConfigurationError
+from artplus.model import LossModel
+from artplus.spaces import InputSpace
+
+
+@dataclass(frozen=True)
+class Relay:
+    r"""Run ``first``, and ``then`` from where it ended on what it did not fool.
+
+    .. math:: x' = A_2(x; \text{start} = A_1(x))
+
+    Where a model masks its gradients around ``x``, an attack that follows them from there gets
+    nowhere, and so does a random start near by. A few hundred queries of
+    :class:`~artplus.attacks.Square` leave that region without a gradient; most often they fool
+    nothing by themselves, but from where they end gradients lead on.
+
+    Args:
+        first: Finds the start. What it fools is left as it is.
+        then: Begins there, with the same ball.
+
+    Raises:
+        ConfigurationError: at construction, if the two have different balls or only one is
+            targeted.
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import APGD, Square
+        >>> from artplus.model import LossModel
+        >>> model = LossModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)))
+        >>> x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 2])
+        >>> attack = Relay(Square(eps=0.1, queries=20), APGD(eps=0.1, steps=5, loss="margin"))
+        >>> bool((attack(model, x, y) - x).abs().max() <= 0.1 + 1e-6)
+        True
+    """
+
+    first: Attack
+    then: Attack
+
+    def __post_init__(self) -> None:
+        for attack in (self.first, self.then):
+            if not isinstance(attack, Attack):
+                raise ConfigurationError(
+                    f"Relay runs attacks of artplus, got {type(attack).__name__}. Translate an ART "
+                    "attack first: artplus.bridge.attacks.as_attack(attack)."
+                )
+        if self.first.norm != self.then.norm or not _same(self.first.eps, self.then.eps):
+            raise ConfigurationError(
+                "both attacks of a Relay need the same eps and norm, or the second would begin "
+                f"outside its ball; got eps={self.first.eps!r} in norm {self.first.norm} and "
+                f"eps={self.then.eps!r} in norm {self.then.norm}"
+            )
+        if self.targeted != bool(getattr(self.first, "targeted", False)):
+            raise ConfigurationError(
+                "one attack of this Relay is targeted and the other is not: y cannot be both "
+                "targets and true labels"
+            )
+
+    @property
+    def eps(self) -> Budget:
+        """Radius of both."""
+        return self.then.eps
+
+    @property
+    def norm(self) -> float:
+        """Norm of both."""
+        return self.then.norm
+
+    @property
+    def targeted(self) -> bool:
+        """Whether they take targets for ``y``."""
+        return bool(getattr(self.then, "targeted", False))
+
+    @property
+    def climbs_own(self) -> bool:
+        """Whether either climbs a loss of its own, and so takes no inner loss."""
+        return any(bool(getattr(a, "climbs_own", False)) for a in (self.first, self.then))
+
+    @property
+    def random_start(self) -> bool:
+        """Whether the first begins at a random point, so that no noise need be added."""
+        return bool(getattr(self.first, "random_start", True))
+
+    def __call__(
+        self,
+        model: LossModel,
+        x: Tensor,
+        y: Tensor,
+        *,
+        space: InputSpace = InputSpace(),
+        inner: Inner | None = None,
+        start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Craft; see :class:`artplus.attacks.Attack`."""
+        x = x.detach()
+        x_adv = self.first(model, x, y, space=space, inner=inner, start=start, generator=generator)
+        rows = torch.arange(len(x), device=x.device)
+        # A radius per example belongs to the whole batch.
+        if model.criterion.over_classes and not isinstance(self.eps, (np.ndarray, Tensor)):
+            with modes.crafting(model.module), torch.no_grad():
+                rows = (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
+            if not len(rows):
+                return x_adv
+        further = self.then(
+            model,
+            x[rows],
+            y[rows],
+            space=replace(space, mask=take(space.mask, rows, x)),
+            inner=inner,
+            start=x_adv[rows],
+            generator=generator,
+        )
+        return x_adv.index_copy(0, rows, further)
+
+    def with_eps(self, scale: float) -> Relay:
+        """The same with radius and step length of both attacks multiplied by ``scale``."""
+        return Relay(self.first.with_eps(scale), self.then.with_eps(scale))
+
+
+def _same(eps: Budget, other: Budget) -> bool:
+    if isinstance(eps, Relative) or isinstance(other, Relative):
+        return bool(eps == other)
+    return np.array_equal(torch.as_tensor(eps).cpu().numpy(), torch.as_tensor(other).cpu().numpy())
