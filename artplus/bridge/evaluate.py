@@ -44,7 +44,7 @@ from artplus.mapped import Inputs, as_inputs, as_tensor, is_mapped
 from artplus.model import LossModel, as_loss_model, device_of
 from artplus.spaces import InputSpace
 
-CUMULATIVE = ("standard", "plus", "rand")
+CUMULATIVE = ("quick", "standard", "plus", "rand")
 """Suites whose attacks each run on what the ones before left standing, as AutoAttack's do."""
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Square, bim, fgm, mim
+from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Relay, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
 from artplus.attacks._goal import LossName
 from artplus.errors import ConfigurationError
@@ -145,6 +145,22 @@ def _square(threat: Threat) -> Attack:
     """5000 queries, no gradients."""
     _needs(threat, 2, "square")
     return Square(eps=threat.eps, norm=threat.norm)
+
+
+@register_attack("square_fab")
+def _square_fab(threat: Threat) -> Attack:
+    """FAB towards the likeliest wrong class, 60 steps, from where 300 queries of Square end."""
+    _needs(threat, 2, "square_fab")
+    fab = FAB(eps=threat.eps, norm=threat.norm, steps=60, targets=1)
+    return Relay(Square(eps=threat.eps, norm=threat.norm, queries=300), fab)
+
+
+@register_attack("square_apgd")
+def _square_apgd(threat: Threat) -> Attack:
+    """APGD on the margin, 20 steps, from where 300 queries of Square end."""
+    _needs(threat, 2, "square_apgd")
+    climb = APGD(eps=threat.eps, norm=threat.norm, steps=20, loss="margin", until_fooled=True)
+    return Relay(Square(eps=threat.eps, norm=threat.norm, queries=300), climb)
 
 
 def apgd(threat: Threat, *, steps: int) -> APGD:

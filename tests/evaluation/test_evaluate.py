@@ -118,7 +118,9 @@ def test_default_is_the_quick_suite_and_needs_eps(
 ) -> None:
     """A radius is never guessed."""
     report = quiet(classifier, *data, eps=0.1)
-    assert [result.name for result in report.attacks] == ["apgd_ce", "apgd_t", "fab_t", "square"]
+    names = [result.name for result in report.attacks]
+    assert names == ["apgd_ce", "apgd_t", "fab_t", "square_fab", "square_apgd"]
+    assert report.only_survivors
     assert report.robust_accuracy <= min(result.accuracy for result in report.attacks)
     for attacks in ("quick", ["fgsm"], [DeepFool(classifier, verbose=False)]):
         with pytest.raises(ConfigurationError, match="needs eps="):

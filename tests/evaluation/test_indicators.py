@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from artplus import evaluate
-from artplus.attacks import APGD, PGD, Square
+from artplus.attacks import APGD, PGD, Relay, Square
 from artplus.attacks._base import look
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
@@ -47,8 +47,10 @@ def data(n=72):
 
 
 def judged(module, attacks=None, **options):
-    """A report with findings; the suite quick unless attacks are given."""
+    """A report with findings; unless attacks are given, of the suite quick as evaluate runs it."""
     x, y = data()
+    if attacks is None:
+        options = {"only_survivors": True} | options
     attacks = attacks or make_suite("quick", Threat(EPS, torch.inf, 10, (1, 8, 8)))
     model = module if isinstance(module, LossModel) else LossModel(module)
     return judge(model, x, y, attacks, space=BOX, checks=True, progress=False, **options)
@@ -326,6 +328,25 @@ def test_square_after_survivors_is_judged_by_what_it_adds():
     finding = found(report, "Square against white box")
     apgd, square = (result.accuracy for result in report.attacks)
     assert finding.verdict == "suspicious" and finding.figure == pytest.approx(apgd - square)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["last", "in the middle"])
+@pytest.mark.parametrize("led", [False, True], ids=["alone", "leading"])
+def test_square_is_counted_where_it_stands(last, led):
+    """Alone or as the first of a relay; what falls after it is not its doing."""
+    rounded = Around(base(), before=defences.rounded)
+    square = Square(eps=EPS, queries=300)
+    if led:
+        square = Relay(square, PGD(eps=EPS, steps=1))
+    attacks = {"apgd": APGD(eps=EPS, steps=5, loss="ce"), "square": square}
+    if last:
+        attacks["more"] = APGD(eps=EPS, steps=5, loss="dlr")
+    report = judged(rounded, attacks, only_survivors=True)
+    finding = found(report, "Square against white box")
+    before, after = (result.accuracy for result in report.attacks[:2])
+    assert finding.verdict == "suspicious" and finding.figure == pytest.approx(before - after)
+    only = judged(rounded, {"square": square}, only_survivors=True)
+    assert "Square against white box" not in {each.name for each in only.findings}
 
 
 def test_broken_attacks_are_found():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from artplus.attacks import APGD, Square
+from artplus.attacks import APGD, Attack, Relay, Square
 from artplus.evaluation.finding import Finding, Level
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.stability import span
 from artplus.evaluation.probe import STEPS, Probe
+from artplus.evaluation.report import Report
 from artplus.evaluation.wording import percent, plural
 
 GAP = 0.002
@@ -34,21 +37,17 @@ def attacks_worked(probe: Probe) -> Finding:
 
 
 def square_beats_white_box(probe: Probe) -> Finding | None:
-    """By how much Square alone lowers the accuracy that all other attacks left; over all examples.
+    """By how much Square lowers the accuracy that all other attacks left; over all examples.
 
+    Whether it is on its own or leads another attack off (:class:`~artplus.attacks.Relay`).
     AutoAttack warns above 0.2 points. Here the gap must also be more than the chance of the draw,
     in a sign test of the examples that fell to one side alone.
     """
     report = probe.report
-    squares = [r for r in report.working if isinstance(probe.attacks[r.name], Square)]
-    others = [r.correct for r in report.working if r not in squares and r.correct is not None]
-    if not squares or not others or squares[0].correct is None:
+    blind = [name for name in report.correct if _blind(probe.attacks[name])]
+    if not blind or len(blind) == len(report.correct):
         return None
-    stood = np.logical_and.reduce(others)
-    square = squares[0].correct
-    new, lost = int((stood & ~square).sum()), int((square & ~stood).sum())
-    if report.only_survivors:  # Square was not shown what fell before: nothing to set against it
-        lost = 0
+    new, lost = _fallen(report, blind)
     gap, name = (new - lost) / report.n, "Square against white box"
     if gap <= GAP or not surprising(new, lost):
         return Finding(name, "ok", gap, "Square finds no more than the gradient attacks do.")
@@ -56,10 +55,37 @@ def square_beats_white_box(probe: Probe) -> Finding | None:
         name,
         "suspicious",
         gap,
-        f"Square, which sees no gradients, felled {plural(new, 'example')} that withstood every "
-        "attack with gradients.",
+        f"{plural(new, 'example')} fell to Square, which sees no gradients, or from where it "
+        "ended, and withstood every attack that follows gradients from the input.",
         _MASKED,
     )
+
+
+def _blind(attack: Attack) -> bool:
+    """Whether it begins without gradients."""
+    return isinstance(attack.first if isinstance(attack, Relay) else attack, Square)
+
+
+def _fallen(report: Report, blind: Collection[str]) -> tuple[int, int]:
+    """Examples that fell to the attacks named alone, and to the others alone.
+
+    Where only survivors are attacked, what fell before was not shown to the attacks named: then
+    nothing is set against what they felled.
+    """
+    correct = report.correct
+    if report.only_survivors:
+        before = [report.correct_clean, *correct.values()]
+        fell = [
+            int((stood & ~own).sum())
+            for stood, (name, own) in zip(before, correct.items(), strict=False)
+            if name in blind
+        ]
+        return sum(fell), 0
+    sighted, unsighted = (
+        np.logical_and.reduce([own for name, own in correct.items() if (name in blind) == side])
+        for side in (False, True)
+    )
+    return int((sighted & ~unsighted).sum()), int((unsighted & ~sighted).sum())
 
 
 def white_box_strongest(probe: Probe) -> Finding | None:
