@@ -6,7 +6,8 @@ For each model and norm: ``standard`` and the authors' AutoAttack (the package `
 left out where that is not installed) at the same settings, batch size and number of threads, in
 turn on chunks of one batch, so that whatever else the machine does hits both alike; then
 ``quick``; then ``standard`` and ART's ``AutoAttack`` at ART's defaults, in turn, on fewer images,
-since that takes long. Times are seconds of the processor, of this process alone.
+since that takes long; and the authors' once more with another seed, which tells how much of a
+difference is the draw's. Times are seconds of the processor, of this process alone.
 
 Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
 goes on where it was. Several runs on different ``--models`` need outputs of their own, which
@@ -121,7 +122,7 @@ def suite(net: nn.Module, name: str, eps: float, norm: float, batch: int) -> Run
     return run
 
 
-def authors(net: nn.Module, eps: float, norm: float, batch: int) -> Run | None:
+def authors(net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0) -> Run | None:
     """The authors' standard AutoAttack; ``None`` where it is not installed."""
     try:
         from pyautoattack import AutoAttack
@@ -130,7 +131,7 @@ def authors(net: nn.Module, eps: float, norm: float, batch: int) -> Run | None:
     kind = {np.inf: "Linf", 2.0: "L2"}[norm]
 
     def run(x: Tensor, y: Tensor) -> np.ndarray:
-        attack = AutoAttack(net, norm=kind, eps=eps, seed=0, version="standard")
+        attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard")
         x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
         return right(net, x, x_adv, y, eps, norm)
 
@@ -218,22 +219,32 @@ def joined(chunks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, float]:
     return stood, sum(chunk[name]["cpu"] for chunk in chunks)
 
 
+COMPARED = (
+    ("authors", "standard", "authors", "authors"),
+    ("authors", "standard", "quick", "quick"),
+    ("art", "standard", "art", "ART"),
+    ("authors", "authors", "again", "again"),
+)
+"""Part and name of a run, and of the one that it is held against."""
+
+
 def table(rows: dict[str, Any]) -> str:
     """What was found, a line for each model, norm and comparison."""
     lines = []
     for key, parts in rows.items():
-        for part, other in (("authors", "authors"), ("authors", "quick"), ("art", "ART")):
-            chunks, others = parts.get(part), parts.get("quick" if other == "quick" else part)
-            if not chunks or not others or other not in others[0] or len(chunks) != len(others):
+        for one, name, two, other in COMPARED:
+            chunks, others = parts.get(one), parts.get(two)
+            if not chunks or not others or other not in others[0] or name not in chunks[0]:
                 continue
-            (a, mine), (b, theirs) = joined(chunks, "standard"), joined(others, other)
+            both = slice(min(len(chunks), len(others)))
+            (a, mine), (b, theirs) = joined(chunks[both], name), joined(others[both], other)
             lines.append(
                 f"{key:18} n={len(a):4} clean {parts['clean']:5.1%}  "
-                f"standard {a.mean():5.1%} in {mine:5.0f} s  "
+                f"{name:8} {a.mean():5.1%} in {mine:5.0f} s  "
                 f"{other:7} {b.mean():5.1%} in {theirs:5.0f} s  "
-                f"standard less {other} {100 * (a.mean() - b.mean()):+5.2f} points "
-                f"(fooled by {other} alone {int((a & ~b).sum())}, by standard alone "
-                f"{int((b & ~a).sum())})  time {other} / standard {theirs / mine:5.2f}"
+                f"{name} less {other} {100 * (a.mean() - b.mean()):+5.2f} points "
+                f"(fooled by {other} alone {int((a & ~b).sum())}, by {name} alone "
+                f"{int((b & ~a).sum())})  time {other} / {name} {theirs / mine:5.2f}"
             )
     return "\n".join(lines)
 
@@ -261,6 +272,9 @@ def measure(options: argparse.Namespace) -> None:
             if "quick" in options.parts:
                 runs = {"quick": suite(net, "quick", eps, norm, batch)}
                 side_by_side(ledger, key, "quick", runs, x, y, batch)
+            if "again" in options.parts and (peer := authors(net, eps, norm, batch, seed=1)):
+                few = slice(0, options.again_n)
+                side_by_side(ledger, key, "again", {"again": peer}, x[few], y[few], batch)
             if "art" in options.parts:
                 few = slice(0, options.art_n)
                 both = {"standard": standard, "ART": arts(net, eps, norm, batch)}
@@ -278,11 +292,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
     parser.add_argument("--norms", nargs="*", choices=list(NORMS), default=list(NORMS))
     parser.add_argument(
-        "--parts", nargs="*", choices=["authors", "quick", "art"],
-        default=["authors", "quick", "art"], help="what standard is held against",
+        "--parts", nargs="*", choices=["authors", "quick", "art", "again"],
+        default=["authors", "quick", "art", "again"], help="what is held against what",
     )  # fmt: skip
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--art-n", type=int, default=100, help="images for ART")
+    parser.add_argument("--again-n", type=int, default=500, help="images for another seed")
     parser.add_argument("--batch-size", type=int, default=250, help="the authors' default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--merge", type=Path, nargs="*", help="outputs to put into this one")

@@ -24,12 +24,16 @@ ROUNDS = (3, 9)
 BATCHES = 400
 """Most batches of a turn."""
 
+ENOUGH, PATIENCE = 10, 15.0
+"""Batches that every turn has, so that what a training does once counts little, unless they take
+more than so many seconds."""
+
 
 def race(task: Task, contenders: Mapping[str, Epoch], seconds: float) -> dict[str, list[float]]:
     """Seconds a batch, round after round, of contenders that share the task's data.
 
     Every contender warms up, which also tells how many batches make a turn of its fair share of
-    ``seconds``. Then rounds follow until the time is used up.
+    ``seconds``, or of :data:`ENOUGH` batches. Then rounds follow until the time is used up.
     """
     turn = seconds / len(contenders) / (ROUNDS[1] - 1)
     begin = time.perf_counter()
@@ -54,7 +58,8 @@ def _batches(task: Task, epoch: Epoch, turn: float) -> int:
         if took > turn / 4:
             break
         n *= 4
-    return max(1, min(BATCHES, round(n * turn / took)))
+    enough = max(1, min(ENOUGH, round(n * PATIENCE / took)))
+    return max(enough, min(BATCHES, round(n * turn / took)))
 
 
 def timed(epoch: Epoch, x: np.ndarray, y: np.ndarray) -> float:
