@@ -11,6 +11,7 @@ from torch import Tensor
 from artplus import _checks, modes
 from artplus.attacks import _l1_ball
 from artplus.attacks._base import Budget, Inner, check_budget, column, look, resolve, scaled
+from artplus.attacks._nearest import Nearest
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
 from artplus.geometry import clip, geometry
@@ -142,7 +143,7 @@ class FMN:
         unit = space.width() or 1.0
         z = x if start is None else x + space.restrict(clip(start.detach(), space) - x)
         radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
-        best, nearest, last = x, radius.clone(), z
+        found = Nearest(z, radius)
         with modes.crafting(model.module):
             for k in range(self.steps):
                 share = (1 + math.cos(math.pi * k / self.steps)) / 2
@@ -151,23 +152,19 @@ class FMN:
                 value, wrong, slope = look(lambda point: _judged(model, point, y), z)
                 slope = space.restrict(slope)
                 length = ball.length(z - x)
-                nearer = wrong & (length < nearest)
-                best = torch.where(column(nearer, x), z, best)
-                nearest = torch.where(nearer, length, nearest)
+                found = found.better(Nearest(z, length.where(wrong, math.inf)))
                 # A little beyond: on the boundary itself rounding may keep the model right.
                 reach = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
-                grown = torch.where(nearest.isinf(), reach, radius * (1 + gamma))
-                radius = torch.where(wrong, torch.minimum(radius * (1 - gamma), nearest), grown)
+                grown = torch.where(found.distance.isinf(), reach, radius * (1 + gamma))
+                shrunk = torch.minimum(radius * (1 - gamma), found.distance)
+                radius = torch.where(wrong, shrunk, grown)
                 step = geometry(2).steepest(slope)
-                last, z = z, self._onto(z + alpha * step, x, radius, space)
+                z = self._onto(z + alpha * step, x, radius, space)
             # The point after the last step has not been looked at yet.
             with torch.no_grad():
                 wrong = model.wrong(model(z), y)
-        length = ball.length(z - x)
-        nearer = wrong & (length < nearest)
-        nearest = torch.where(nearer, length, nearest)
-        best = torch.where(column(nearer, x), z, best)
-        return torch.where(column(nearest.isinf(), x), last, best), nearest
+        found = found.better(Nearest(z, ball.length(z - x).where(wrong, math.inf)))
+        return found.x_adv, found.distance
 
     def _onto(self, z: Tensor, x: Tensor, radius: Tensor, space: InputSpace) -> Tensor:
         """The Euclidean projection on the ball of each example's radius, and the box."""
