@@ -71,7 +71,7 @@ def settle(
     batch: Batch,
     *,
     steps: int | None,
-) -> str | None:
+) -> str:
     """Fix what ``engine`` was told to choose by itself; return what was chosen, in words.
 
     The settings: fp32, channels last (if inputs are images), bf16, and both; then, if the training
@@ -81,16 +81,13 @@ def settle(
     resumed run keeps that of its beginning. Weights, buffers and random streams stay untouched.
 
     Args:
-        engine: Unprepared.
+        engine: Unprepared, with something to choose.
         model: Not wrapped.
         method: Says how many gradients the attack takes to one pass of the weights.
         batch: As large as those of the training.
         steps: Planned steps of the weights; ``None`` if unknown, then nothing is compiled.
     """
     wished = engine.wished
-    if wished.settled:
-        engine.numerics = wished
-        return None
     gradients = _gradients(method)
     fixed = replace(wished, compile=wished.compile is True)
     trials = _measure(model, batch, _candidates(fixed, batch), gradients)

@@ -224,11 +224,15 @@ def test_a_trial_leaves_everything_as_it_was(graded):
     assert "channels last" in note
 
 
-def test_settled_settings_need_no_trial():
+def refuse(*args, **options):
+    raise AssertionError("nothing is to be measured here")
+
+
+def test_settled_settings_need_no_trial(monkeypatch):
     """And what was asked for beside stays."""
+    monkeypatch.setattr(import_module("artplus.training.fit"), "settle", refuse)
     engine = Engine(precision="bf16")
-    model = LossModel(net())
-    assert measured.settle(engine, model, make_method("at", eps=0.1), Batch(X, Y), steps=1) is None
+    assert not trained(net(), engine=engine).notes
     assert engine.numerics == Numerics(precision="bf16")
 
 
@@ -250,9 +254,6 @@ def test_the_choice_is_noted_and_kept_by_a_resumed_run(tmp_path, monkeypatch):
 
     reference = once(Checkpoint(tmp_path, every_steps=1, keep=9))
     assert reference[1] == ["arithmetic: chosen"]
-
-    def refuse(*args, **options):
-        raise AssertionError("a resumed run must not measure again")
 
     monkeypatch.setattr(import_module("artplus.training.fit"), "settle", refuse)
     for path in checkpoint.listed(tmp_path).values():
