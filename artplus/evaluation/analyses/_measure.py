@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,6 +95,18 @@ def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:
     return float(flags.mean()), wilson(int(flags.sum()), len(flags))
 
 
+def shares(name: str, x: Sequence[float], values: Iterable[Bools]) -> Series:
+    """A line of shares with their intervals: at each ``x`` that of true values there."""
+    found = [share(flags) for flags in values]
+    return Series(
+        name=name,
+        x=tuple(float(place) for place in x),
+        y=tuple(value for value, _ in found),
+        low=tuple(low for _, (low, _) in found),
+        high=tuple(high for _, (_, high) in found),
+    )
+
+
 def survival(name: str, radii: Sequence[float], fell: NDArray[np.float64]) -> Series:
     """Share of examples whose nearest known mistake is farther than each radius, with intervals.
 
@@ -103,14 +115,7 @@ def survival(name: str, radii: Sequence[float], fell: NDArray[np.float64]) -> Se
         radii: Ascending.
         fell: ``(n,)`` distance of each example's nearest known mistake; infinite if none is known.
     """
-    shares = [share(~reached(fell, radius)) for radius in radii]
-    return Series(
-        name=name,
-        x=tuple(float(radius) for radius in radii),
-        y=tuple(value for value, _ in shares),
-        low=tuple(low for _, (low, _) in shares),
-        high=tuple(high for _, (_, high) in shares),
-    )
+    return shares(name, radii, [~reached(fell, radius) for radius in radii])
 
 
 def reached(fell: NDArray[np.float64], radius: float) -> Bools:

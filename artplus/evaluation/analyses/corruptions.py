@@ -20,9 +20,9 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._corrupt import CORRUPTIONS, Corrupt, applicable
-from artplus.evaluation.analyses._measure import Bools, mistakes, share, sides
+from artplus.evaluation.analyses._measure import Bools, mistakes, shares, sides
 from artplus.evaluation.bench import Bench
-from artplus.evaluation.section import Curves, Section, Series, Table, Unit
+from artplus.evaluation.section import Curves, Section, Table, Unit
 from artplus.spaces import InputSpace
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -162,18 +162,8 @@ class Corruptions:
         return found
 
     def _curves(self, own: dict[str, list[Bools]], kinds: Sequence[str]) -> Curves:
-        lines = []
-        for kind in kinds:
-            shares = [share(correct) for correct in (*own[""], *own[kind])]
-            lines.append(
-                Series(
-                    name=_readable(kind),
-                    x=(0.0, *(float(severity) for severity in self.severities)),
-                    y=tuple(value for value, _ in shares),
-                    low=tuple(low for _, (low, _) in shares),
-                    high=tuple(high for _, (_, high) in shares),
-                )
-            )
+        x = (0, *self.severities)
+        lines = [shares(_readable(kind), x, (*own[""], *own[kind])) for kind in kinds]
         return Curves(
             x_label="severity",
             y_label="accuracy",

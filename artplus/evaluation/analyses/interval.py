@@ -24,9 +24,9 @@ from artplus.evaluation.analyses._base import (
     need_classes,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import Bools, labels, share
+from artplus.evaluation.analyses._measure import Bools, labels, share, shares
 from artplus.evaluation.bench import Bench
-from artplus.evaluation.section import Curves, Section, Series
+from artplus.evaluation.section import Curves, Section
 from artplus.spaces import InputSpace
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -112,7 +112,6 @@ class IntervalBounds:
         index = first(subject, self.n)
         radii = list(self.eps or sorted({fraction * eps for fraction in FRACTIONS}))
         held = {radius: certified(subject.bench, index, radius) for radius in radii}
-        shares = [share(held[radius]) for radius in radii]
         at = share(held[eps] if eps in held else certified(subject.bench, index, eps))[0]
         robust = subject.report.correct_robust
         upper = None if robust is None else float(robust[index.numpy()].mean())
@@ -128,15 +127,7 @@ class IntervalBounds:
                 Curves(
                     x_label=f"{wording.norm_name(norm)} radius",
                     y_label="certified accuracy",
-                    series=(
-                        Series(
-                            name="certified",
-                            x=tuple(float(radius) for radius in radii),
-                            y=tuple(value for value, _ in shares),
-                            low=tuple(low for _, (low, _) in shares),
-                            high=tuple(high for _, (_, high) in shares),
-                        ),
-                    ),
+                    series=(shares("certified", radii, [held[radius] for radius in radii]),),
                     caption="Share of examples that no perturbation within the radius can turn.",
                 ),
             ),

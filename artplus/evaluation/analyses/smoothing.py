@@ -15,9 +15,9 @@ from artplus import _checks, seeding
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Setting, Subject, need_classes, register_analysis
-from artplus.evaluation.analyses._measure import labels, share
+from artplus.evaluation.analyses._measure import labels, share, shares
 from artplus.evaluation.bench import Bench
-from artplus.evaluation.section import Curves, Section, Series, Table
+from artplus.evaluation.section import Curves, Section, Table
 
 ABSTAIN = -1
 """The prediction of a smoothed model that cannot tell."""
@@ -123,7 +123,7 @@ class Smoothing:
         abstained = float((found.predictions == ABSTAIN).mean())
         top = float(found.radii[right].max(initial=0.0))
         radii = self.radii or np.linspace(0, max(top, sigma) * 1.02, 40).tolist()
-        shares = [share(right & (found.radii >= radius)) for radius in radii]
+        standing = [right & (found.radii >= radius) for radius in radii]
         accuracy = share(right)[0]
         middle = float(np.median(np.where(right, found.radii, 0.0)))
         report = subject.report
@@ -144,15 +144,7 @@ class Smoothing:
                 Curves(
                     x_label="L2 radius",
                     y_label="certified accuracy",
-                    series=(
-                        Series(
-                            name="certified",
-                            x=tuple(float(radius) for radius in radii),
-                            y=tuple(value for value, _ in shares),
-                            low=tuple(low for _, (low, _) in shares),
-                            high=tuple(high for _, (_, high) in shares),
-                        ),
-                    ),
+                    series=(shares("certified", radii, standing),),
                     caption="Share of examples that are right and certified to stay so within the "
                     "radius; no attack can lower it.",
                 ),
