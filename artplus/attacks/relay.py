@@ -106,13 +106,15 @@ class Relay:
         """Craft; see :class:`artplus.attacks.Attack`."""
         x = x.detach()
         x_adv = self.first(model, x, y, space=space, inner=inner, start=start, generator=generator)
-        rows = torch.arange(len(x), device=x.device)
-        # A radius per example belongs to the whole batch.
-        if model.criterion.over_classes and not isinstance(self.eps, (np.ndarray, Tensor)):
+        every = stand = torch.arange(len(x), device=x.device)
+        if model.criterion.over_classes:
             with modes.crafting(model.module), torch.no_grad():
-                rows = (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
-            if not len(rows):
+                stand = (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
+            if not len(stand):
                 return x_adv
+        # A radius per example belongs to the whole batch.
+        whole = isinstance(self.eps, (np.ndarray, Tensor))
+        rows = every if whole else stand
         further = self.then(
             model,
             x[rows],
@@ -122,7 +124,7 @@ class Relay:
             start=x_adv[rows],
             generator=generator,
         )
-        return x_adv.index_copy(0, rows, further)
+        return x_adv.index_copy(0, stand, further[stand] if whole else further)
 
     def with_eps(self, scale: float) -> Relay:
         """The same with radius and step length of both attacks multiplied by ``scale``."""

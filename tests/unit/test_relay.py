@@ -134,3 +134,10 @@ def test_equal_radii_of_any_kind_go_together() -> None:
     """Numbers, relative ones, arrays and tensors."""
     for eps in (0.1, Relative(0.1), np.full(2, 0.1), torch.full((2,), 0.1)):
         assert Relay(PGD(eps=eps), PGD(eps=eps)).eps is eps
+
+
+def test_what_the_first_fooled_stays_where_the_radius_is_an_array() -> None:
+    """The second is run on the whole batch there, which is no reason to take its word for all."""
+    x, y, radii = torch.tensor([[0.4], [0.1]]), torch.zeros(2, dtype=torch.long), np.full(1, 0.5)
+    x_adv = Relay(Seen(0.2, [], radii), Seen(-0.3, [], radii))(ramp(), x, y)
+    torch.testing.assert_close(x_adv, torch.tensor([[0.6], [0.0]]))
