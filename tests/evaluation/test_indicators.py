@@ -349,6 +349,24 @@ def test_square_is_counted_where_it_stands(last, led):
     assert "Square against white box" not in {each.name for each in only.findings}
 
 
+def test_square_is_not_credited_with_the_mistakes_of_a_broken_attack():
+    """They count against the model, so Square was never shown them."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Straying(Forgetful):
+        """Fools many inside its ball, and leaves it once."""
+
+        def __call__(self, model, x, y, **options):
+            x_adv = APGD(eps=self.eps, loss="margin")(model, x, y, **options)
+            return torch.cat([x_adv[:1] + 1, x_adv[1:]])
+
+    attacks = {"apgd": PGD(eps=EPS / 50, steps=1), "bad": Straying(4 * EPS)}
+    report = judged(base(), {**attacks, "square": Square(eps=EPS, queries=2)}, only_survivors=True)
+    assert report.attacks[1].fooled.sum() > 9 and report.attacks[2].attacked < 60
+    finding = found(report, "Square against white box")
+    assert (finding.verdict, finding.figure) == ("ok", 0.0)
+
+
 def test_broken_attacks_are_found():
     """Some that broke are suspicious; if none worked the evaluation is broken."""
 

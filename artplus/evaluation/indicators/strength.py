@@ -63,7 +63,9 @@ def square_beats_white_box(probe: Probe) -> Finding | None:
 
 def _blind(attack: Attack) -> bool:
     """Whether it begins without gradients."""
-    return isinstance(attack.first if isinstance(attack, Relay) else attack, Square)
+    while isinstance(attack, Relay):
+        attack = attack.first
+    return isinstance(attack, Square)
 
 
 def _fallen(report: Report, blind: Collection[str]) -> tuple[int, int]:
@@ -74,13 +76,14 @@ def _fallen(report: Report, blind: Collection[str]) -> tuple[int, int]:
     """
     correct = report.correct
     if report.only_survivors:
-        before = [report.correct_clean, *correct.values()]
-        fell = [
-            int((stood & ~own).sum())
-            for stood, (name, own) in zip(before, correct.items(), strict=False)
-            if name in blind
-        ]
-        return sum(fell), 0
+        stood, new = report.correct_clean, 0
+        for result in report.attacks:
+            if result.correct is None:  # broken, but the mistakes that it found count
+                stood = stood if result.fooled is None else stood & ~result.fooled
+                continue
+            new += int((stood & ~result.correct).sum()) if result.name in blind else 0
+            stood = result.correct
+        return new, 0
     sighted, unsighted = (
         np.logical_and.reduce([own for name, own in correct.items() if (name in blind) == side])
         for side in (False, True)
