@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from artplus import described
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Subject
+from artplus.mapped import as_tensor
 
 LONGEST = 80
 """Characters of a setting that are kept; of a longer one its beginning and a digest."""
@@ -35,9 +38,7 @@ def settings(analysis: Any, subject: Subject) -> tuple[tuple[str, str], ...]:
 
 def _short(value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
-        text = str(
-            np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value).tolist()
-        )
+        text = _array(value)
     elif isinstance(value, dict):
         text = ", ".join(f"{name}: {_short(own)}" for name, own in value.items())
     elif isinstance(value, (list, tuple)):
@@ -53,3 +54,15 @@ def _short(value: Any) -> str:
     if len(text) <= LONGEST:
         return text
     return f"{text[:40]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
+def _array(value: Tensor | NDArray[Any]) -> str:
+    """All entries of a short one; shape and digest of one that is long."""
+    if isinstance(value, Tensor):
+        value = value.detach().to_dense()
+    long = math.prod(value.shape) > LONGEST
+    if isinstance(value, np.ndarray):
+        if not long or value.dtype.kind not in "biuf":
+            return str(value.tolist())
+        value = as_tensor(value)
+    return f"{described.shape(value)} {described.digest(value)}" if long else str(value.tolist())

@@ -78,3 +78,16 @@ def test_analyses_that_are_plain_functions_have_the_report_s() -> None:
 
     (only,) = asked(ask)
     assert set(only) == {"ball of the report", "seed of the report", "examples of the report"}
+
+
+def test_tensors_of_every_kind_are_told() -> None:
+    """What NumPy has no type for, what is sparse, and long ones, whose values are not written."""
+    one, two, three, four = asked(
+        Odd(groups=torch.tensor([0.5, 2.0], dtype=torch.bfloat16)),
+        Odd(groups=torch.tensor([0.0, 1.0], requires_grad=True).to_sparse()),
+        Odd(groups=torch.zeros(200, 300)),
+        Odd(groups=np.array(["left", "right"])),
+    )
+    assert one["groups"] == "[0.5, 2.0]" and two["groups"] == "[0.0, 1.0]"
+    assert three["groups"].startswith("(200, 300) float32 ")
+    assert four["groups"] == "['left', 'right']"
