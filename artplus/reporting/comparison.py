@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -169,6 +170,8 @@ class Comparison:
             return f"{what} cannot be compared, since no attack worked {missing}"
         if line.change is None:
             return f"{what} was {old} before and is {new} after, not within the same ball"
+        if not math.isfinite(line.change):
+            return f"{what} was {old} before and is {new} after"
         # By what is shown: a change that rounds away is none to the reader.
         by = self.shown_change(line).lstrip("+-").replace("pts", "points")
         if not any(digit in by for digit in "123456789"):

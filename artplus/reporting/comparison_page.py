@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from artplus.reporting.comparison import Comparison, Line, compare
 from artplus.reporting.exhibits import Exhibit, exhibits
 from artplus.reporting.overlay import SIDES
 from artplus.reporting.settings import settings
-from artplus.reporting.tables import TableView, limited
+from artplus.reporting.tables import TableView, limited, sort_key
 from artplus.reporting.together import together
 
 if TYPE_CHECKING:
@@ -63,19 +64,15 @@ def _keys(line: Line, width: int) -> list[str]:
     test = line.paired
     numbers = [line.before, line.after, line.change]
     tests = [None] * 4 if test is None else [test.interval[0], test.gained, test.lost, test.p_value]
-    found = [line.name, *map(_key, numbers), line.ball, *map(_key, tests)]
+    found = [line.name, *map(sort_key, numbers), line.ball, *map(sort_key, tests)]
     return found[:width]
 
 
 def _tone(line: Line, accuracy: bool) -> str:
     """Whether the change is for the better."""
-    if not line.change:
+    if not line.change or math.isnan(line.change):
         return ""
     return "up" if (line.change > 0) == accuracy else "down"
-
-
-def _key(value: float | None) -> str:
-    return "" if value is None else repr(float(value))
 
 
 def _examples(

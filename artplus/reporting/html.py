@@ -9,6 +9,7 @@ from artplus.reporting import comparison_page, page, views
 from artplus.reporting.bars import bars, scale
 from artplus.reporting.exhibits import exhibits
 from artplus.reporting.settings import settings
+from artplus.reporting.tables import sort_key
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -51,7 +52,7 @@ def _sort_keys(report: Report) -> list[list[str]]:
         losses = [] if accuracy else [result.metrics.get(name) for name in report.clean_metrics]
         cost = [_cost(result)] if wording.counted(report) else []
         values = [*accuracy, *losses, result.eps, result.max_norm, *cost, result.seconds]
-        keys.append([result.name, *("" if v is None else repr(float(v)) for v in values)])
+        keys.append([result.name, *map(sort_key, values)])
     return keys
 
 

@@ -18,6 +18,8 @@ _Column = tuple[str, list[str], list[bool], list[list[Entry]]]
 def joined(before: Table, after: Table) -> TableView | None:
     """One table of both; ``None`` if their rows or columns are not of the same things.
 
+    Also ``None`` if all is text and some of it is in one of them alone: nothing would say in which.
+
     Rows go together by their leading columns of text, or by the first where that is a number; at
     least half of the shorter table must find a partner. Values that are alike in every row, such as
     counts, are there once; an interval stands behind the value that it is of.
@@ -34,6 +36,8 @@ def joined(before: Table, after: Table) -> TableView | None:
         return None
     common = old.keys() & new.keys()
     if 2 * len(common) < min(len(old), len(new)):
+        return None
+    if keys == len(after.columns) and old.keys() != new.keys():
         return None
     order = [*new, *(key for key in old if key not in new)]
     pairs = [(old.get(key), new.get(key)) for key in order]

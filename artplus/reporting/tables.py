@@ -81,10 +81,11 @@ def limited(
 
 def entry(cell: Cell, unit: Unit) -> Entry:
     """A cell as text, and what it is sorted by; what has no value comes last."""
-    return wording.cell(cell, unit), _key(cell)
+    return wording.cell(cell, unit), sort_key(cell)
 
 
-def _key(cell: Cell) -> str:
+def sort_key(cell: Cell) -> str:
+    """What the page's script sorts a cell by; empty for what has no value."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, float) and math.isinf(cell):

@@ -106,7 +106,8 @@ def _shown(before: Block | None, after: Block | None) -> Shown:
     if isinstance(before, Curves) and isinstance(after, Curves):
         return overlaid(before, after) or Beside(before, after, _apart(before, after))
     if isinstance(before, Table) and isinstance(after, Table):
-        view = joined(before, after)
+        same = plain(before.caption) == plain(after.caption)
+        view = joined(before, after) if same else None
         return Beside(before, after) if view is None else Joined(view, after.caption)
     if isinstance(before, Matrix) and isinstance(after, Matrix):
         names = ("rows", "columns", "unit")

@@ -331,6 +331,24 @@ def test_tables_that_do_not_fit_stand_one_under_the_other() -> None:
 # --- pictures, points, cells ----------------------------------------------------------------------
 
 
+def test_tables_of_other_things_are_not_joined() -> None:
+    """Captions say what a table is of, but for the words that tell two models apart."""
+    options: dict[str, Any] = {"columns": ("true class", "examples"), "units": ("text", "count")}
+    clean = Table(**options, rows=(("cat", 4),), caption="Confusions without an attack.")
+    attacked = Table(**options, rows=(("cat", 9),), caption="Confusions under attack.")
+    assert shown(clean, attacked) == Beside(clean, attacked)
+    later = replace(attacked, caption="Confusions after hardening under attack.")
+    assert isinstance(shown(attacked, later), Joined)
+
+
+def test_words_of_one_report_alone_are_not_mixed_with_the_other_s() -> None:
+    """Where all columns are text no gap would say which of the reports has a row."""
+    words = Table(columns=("rule", "why"), units=("text", "text"), rows=(("a", "x"), ("b", "y")))
+    assert joined(words, replace(words, rows=(("a", "x"), ("c", "z")))) is None
+    same = joined(words, words)
+    assert same is not None and "Alike in both reports" in same.note
+
+
 def test_matrices_of_the_same_share_one_scale() -> None:
     """Equal shades mean equal values; where they are not of the same, each has its own, as told."""
     options: dict[str, Any] = {"row_label": "r", "column_label": "c", "rows": ("a",)}
@@ -529,3 +547,15 @@ def test_regressions_compare_by_their_losses() -> None:
     assert widths == [100.0]
     assert 'class="up">-7' in re.sub(r'class=" up"', 'class="up"', text)
     assert "loss | before | after" in markdown.render(after, before)
+
+
+def test_a_loss_that_is_not_finite_has_no_change_and_no_colour() -> None:
+    """Infinity less infinity is nothing, and from infinity to 9 is no standstill."""
+    wild, tame = (
+        made(regression=True, stood={"pgd": [loss] * 4}, sections=()) for loss in (math.inf, 8)
+    )
+    assert "Worst-case loss was inf before and is 9 after" in compare(wild, tame).headline
+    assert "Worst-case loss was inf before and is inf after" in compare(wild, wild).headline
+    assert not re.search(r'class="[^"]*(up|down)"', html.render(wild, wild))
+    for page in (html.render(wild), html.render(wild, tame)):
+        assert 'data-key="1e999"' in page and 'data-key="inf"' not in page
