@@ -9,7 +9,7 @@ from dataclasses import replace
 from artplus.evaluation import wording
 from artplus.evaluation.section import Cell, Table, Unit
 from artplus.reporting.change import difference, signed
-from artplus.reporting.own import thing
+from artplus.reporting.own import MODELS, thing
 from artplus.reporting.tables import Entry, TableView, entry, limited
 
 _Column = tuple[str, list[str], list[bool], list[list[Entry]]]
@@ -73,7 +73,10 @@ def _by_key(table: Table, keys: int) -> dict[tuple[Cell, ...], tuple[Cell, ...]]
     """Rows by what they are of; ``None`` if two are of the same."""
     found: dict[tuple[Cell, ...], tuple[Cell, ...]] = {}
     for row in table.rows:
-        key = tuple(thing(c) if isinstance(c, str) else c for c in row[:keys])
+        key = tuple(
+            thing(cell) if isinstance(cell, str) and heading in MODELS else cell
+            for cell, heading in zip(row[:keys], table.columns, strict=False)
+        )
         if key in found:
             return None
         found[key] = row

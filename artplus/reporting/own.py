@@ -8,20 +8,28 @@ is of the report's own is compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import TypeVar
 
 from artplus.evaluation.section import Block, Cell, Curves, Passages, Section, Table
 
+MODELS = frozenset({"", "model", "examples"})
+"""Headings of columns whose words may name a model. Under others, as "token", they are data."""
+
 _BEFORE = re.compile(r"\bbefore\b")
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 
 def own(section: Section) -> tuple[Section, bool]:
     """The section without what is of an earlier model, and whether anything was left out."""
     captions = {block.caption for block in section.blocks}
-    blocks = [_own(b) for b in section.blocks if not _is_other(b.caption, captions)]
+    blocks = [
+        _own(block)
+        for block in section.blocks
+        if (twin := _twin(block.caption)) == block.caption or twin not in captions
+    ]
     cut = len(blocks) < len(section.blocks) or any(
         new is not old for new, old in zip(blocks, section.blocks, strict=False)
     )
@@ -46,35 +54,44 @@ def plain(caption: str) -> str:
 def _own(block: Block) -> Block:
     """The block itself where nothing in it is of an earlier model."""
     if isinstance(block, Curves):
-        return _cut(block, "series", block.series, [line.name for line in block.series])
+        return _named(block, "series", block.series, [line.name for line in block.series])
     if isinstance(block, Table):
-        return _cut(block, "rows", block.rows, [_key(row) for row in block.rows])
+        names = [_words(row) for row in block.rows]
+        twins = [
+            tuple(
+                _twin(word) if heading in MODELS else word
+                for word, heading in zip(words, block.columns, strict=False)
+            )
+            for words in names
+        ]
+        return _cut(block, "rows", block.rows, names, twins)
     if isinstance(block, Passages):
-        return _cut(block, "passages", block.passages, [p.title for p in block.passages])
+        return _named(block, "passages", block.passages, [p.title for p in block.passages])
     return block  # a row of pictures has one scale, so it stays together
 
 
-def _cut(block: Block, field: str, parts: Sequence[T], names: Sequence[str]) -> Block:
-    kept = _kept(parts, names)
+def _named(block: Block, field: str, parts: Sequence[object], names: Sequence[str]) -> Block:
+    return _cut(block, field, parts, names, [_twin(name) for name in names])
+
+
+def _cut(
+    block: Block, field: str, parts: Sequence[object], names: Sequence[T], twins: Sequence[T]
+) -> Block:
+    """Without the parts whose twin of the later model is there too."""
+    every = set(names)
+    kept = tuple(
+        part
+        for part, name, twin in zip(parts, names, twins, strict=True)
+        if twin == name or twin not in every
+    )
     return block if len(kept) == len(parts) else replace(block, **{field: kept})  # type: ignore[arg-type]
 
 
-def _kept(parts: Sequence[T], names: Sequence[str]) -> tuple[T, ...]:
-    every = set(names)
-    return tuple(p for p, name in zip(parts, names, strict=True) if not _is_other(name, every))
+def _twin(name: str) -> str:
+    """What the same of the later model goes by; the name itself if it is of no earlier one."""
+    return _BEFORE.sub("after", name)
 
 
-def _is_other(name: str, every: Iterable[str]) -> bool:
-    """Whether the name is of an earlier model: its twin of the later one is there too."""
-    twin = _BEFORE.sub("after", name)
-    return twin != name and twin in every
-
-
-def _key(row: Sequence[Cell]) -> str:
+def _words(row: Sequence[Cell]) -> tuple[str, ...]:
     """The words at the row's beginning."""
-    words = []
-    for cell in row:
-        if not isinstance(cell, str):
-            break
-        words.append(cell)
-    return "\n".join(words)
+    return tuple(takewhile(lambda cell: isinstance(cell, str), row))  # type: ignore[arg-type]

@@ -449,6 +449,17 @@ def test_sections_asked_under_other_settings_are_warned_of() -> None:
     assert together([section(notes=("same",))], [section(notes=("same",))])[0].warnings == ()
 
 
+def test_words_that_are_data_name_no_model() -> None:
+    """A text may well hold the tokens “before” and “after”."""
+    tokens = Table(
+        columns=("token", "times"), units=("text", "count"),
+        rows=(("before", 3), ("after", 2), ("film", 9)),
+    )  # fmt: skip
+    (pair,) = together([section(tokens)], [section(tokens)])
+    assert isinstance(pair.shown[0], Joined) and pair.left_out == ()
+    assert pair.shown[0].view.cells()[1:] == [("before", "3"), ("after", "2"), ("film", "9")]
+
+
 def test_an_earlier_model_inside_a_report_is_left_out_with_a_word() -> None:
     """A report that measured two models gives its own; the word before alone is no sign of one."""
     both = section(
