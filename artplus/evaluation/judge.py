@@ -185,7 +185,7 @@ def judge(
         norm=norm,
         seed=seed,
         batch_size=batch_size,
-        only_survivors=only_survivors,
+        only_survivors=only_survivors and clean.wrong is not None,  # in regression all stand
         examples=shown,
         class_names=None if class_names is None else tuple(class_names),
         model=name or type(model.module).__name__,

@@ -28,6 +28,10 @@ _PASSES_TOLD = (
     "judge's predictions; a black box takes no backward pass."
 )
 
+_CUMULATIVE = (
+    "Accuracies are cumulative: each attack was run only on what the ones before it left standing."
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -192,7 +196,11 @@ def counted(report: Report) -> bool:
 
 def legend(report: Report) -> tuple[str, ...]:
     """What the headings of :func:`columns` do not say by themselves."""
-    return (_PASSES_TOLD,) if counted(report) else ()
+    cumulative = report.only_survivors and report.clean_accuracy is not None
+    return (
+        *((_CUMULATIVE,) if cumulative and len(report.attacks) > 1 else ()),
+        *((_PASSES_TOLD,) if counted(report) else ()),
+    )
 
 
 def rows(report: Report) -> list[Row]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import PGD, Square, fgm
+from artplus.criterion import criterion
 from artplus.evaluation import MinimumNorm, Report, judge, trial, wording
 from artplus.evaluation.report import Report as Whole
 from artplus.evaluation.threats import ThreatReport
@@ -172,3 +173,24 @@ def test_passes_read_as_people_write_them(
 ) -> None:
     """Whole where they are, one decimal below a hundred; no examples, no mean."""
     assert wording.passes(forwards, backwards, examples) == text
+
+
+def test_accuracies_that_are_cumulative_are_said_to_be() -> None:
+    """Beside every table; not where each attack saw all, and never in regression: there all stand.
+
+    A single attack has none before it.
+    """
+    words = "Accuracies are cumulative"
+    torch.manual_seed(0)
+    x, several = torch.rand(8, 4), {"a": PGD(eps=0.01), "b": PGD(eps=0.01)}
+    net = LossModel(nn.Linear(4, 3))
+    y = net(x).argmax(1)
+    shown = [(several, True), (several, False), ({"a": PGD(eps=0.01)}, True)]
+    for attacks, survivors in shown:
+        made = judge(net, x, y, attacks, progress=False, only_survivors=survivors)
+        for text in (str(made), markdown.render(made), card.render(made), html.render(made)):
+            assert (words in text) == (survivors and len(attacks) > 1)
+    line = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss()))
+    made = judge(line, x, torch.rand(8, 1), several, progress=False, only_survivors=True)
+    assert not made.only_survivors and {result.attacked for result in made.attacks} == {8}
+    assert words not in str(made) and "<dd>every example</dd>" in html.render(made)
