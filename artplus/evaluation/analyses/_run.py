@@ -66,7 +66,7 @@ def run(analyses: Sequence[Analysis], subject: Subject) -> tuple[Section, ...]:
             if subject.before is not None:
                 stack.enter_context(untouched(subject.before.module))
             stack.enter_context(seeding.seeded(seeding.derived(subject.seed, name)))
-            section = replace(_answer(analysis, subject), settings=settings(analysis, subject))
+            section = _answer(analysis, subject)
         sections.append(_renamed(section, {other.name for other in sections}))
     return tuple(sections)
 
@@ -86,7 +86,10 @@ def _one(analysis: Any) -> Analysis:
 def _answer(analysis: Analysis, subject: Subject) -> Section:
     name = type(analysis).__name__
     try:
-        return analysis(subject)
+        section = analysis(subject)
+        if not isinstance(section, Section):
+            raise TypeError(f"it returned {type(section).__name__} instead of a Section")
+        return replace(section, settings=settings(analysis, subject))
     except Exception as error:
         # Whatever goes wrong in here, the verdict of the attacks stands and must reach the user.
         # The traceback goes to the log.

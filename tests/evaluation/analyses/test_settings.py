@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from artplus.attacks import PGD
+from artplus.errors import ArtplusWarning
 from artplus.evaluation import judge
 from artplus.evaluation.analyses import Confusion, PerClass
 from artplus.evaluation.analyses._settings import LONGEST
@@ -91,3 +93,23 @@ def test_tensors_of_every_kind_are_told() -> None:
     assert one["groups"] == "[0.5, 2.0]" and two["groups"] == "[0.0, 1.0]"
     assert three["groups"].startswith("(200, 300) float32 ")
     assert four["groups"] == "['left', 'right']"
+
+
+def test_what_goes_wrong_around_an_analysis_costs_its_section_alone() -> None:
+    """No section came back, or a field that cannot be read: the report stands."""
+
+    @dataclass
+    class Unset:
+        n: int = field(init=False)
+
+        def __call__(self, subject: Any) -> Section:
+            return Section(name="unset", title="Unset", summary="Asked.")
+
+    model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(6, 4)
+    for analysis, reason in ((lambda subject: None, "returned NoneType"), (Unset(), "'n'")):
+        with pytest.warns(ArtplusWarning, match=reason):
+            report = judge(
+                model, x, model(x).argmax(1), {"pgd": PGD(eps=0.1, steps=2)}, progress=False,
+                analyses=[analysis],
+            )  # fmt: skip
+        assert "could not be answered" in report.sections[0].summary
