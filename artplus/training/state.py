@@ -122,7 +122,7 @@ class State:
         replayable: Whether a run can continue from the middle of an epoch over this data.
         engine: Where steps run.
         micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch.
-        moves: How often the weights have moved in this process.
+        moves: How often the weights have begun to move in this process.
         memory: What a step carries from batch to batch, by name.
         examples: How many the data has, where known.
         starts: Where attacks begin, if a callback remembers; else they begin by themselves.

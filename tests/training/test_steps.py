@@ -401,6 +401,23 @@ def test_an_error_after_the_weights_moved_is_raised():
     assert state.moves == 1 and state.micro_batch is None
 
 
+def test_an_error_while_the_weights_move_is_raised():
+    """An optimizer that runs out of memory on its way has moved some; a repeat would go on there."""
+
+    class Greedy(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            raise torch.OutOfMemoryError("simulated")
+
+    start = net()
+    moved, reference = copy.deepcopy(start), copy.deepcopy(start)
+    options = {"eps": 0.04, "batch_size": 24, "epochs": 1, "seed": 0, "progress": False}
+    fit(reference, (X, Y), torch.optim.SGD(reference.parameters(), lr=0.1), **options)
+    with pytest.raises(torch.OutOfMemoryError, match="simulated"):
+        fit(moved, (X, Y), Greedy(moved.parameters(), lr=0.1), **options)
+    assert same(weights(moved), weights(reference))
+
+
 @pytest.mark.parametrize("error", [ValueError("wrong"), RuntimeError("shapes do not match")])
 def test_other_errors_pass_untouched(error):
     """Only want of memory is met with smaller parts."""

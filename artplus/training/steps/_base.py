@@ -133,8 +133,9 @@ def move(state: State, gradients: Gradients) -> None:
     with marked("artplus: optimizer"):
         state.engine.unscale(state.optimizer)
         gradients()
-        state.engine.step(state.optimizer)
+        # Before: an optimizer that fails on its way has moved some of the weights.
         state.moves += 1
+        state.engine.step(state.optimizer)
 
 
 def measure(state: State, batch: Batch, seen: Seen) -> None:
