@@ -76,11 +76,13 @@ def overlaid(before: Curves, after: Curves) -> Overlay | None:
     if len(own) < len(kept):
         return None
     things = list(dict.fromkeys(name for _, name in own))
+    # Beside a line that both draw alike, only that of the model goes without a name.
+    alone = len(things) == 1 and (not common or things == ["model"])
     found: list[tuple[int | None, str | None, Series]] = [(None, None, line) for line in common]
     for name in things:
         for side in (0, 1):
             if (side, name) in own:
-                label = f"{name}, {SIDES[side]}" if len(things) > 1 else SIDES[side]
+                label = SIDES[side] if alone else f"{name}, {SIDES[side]}"
                 found.append((side, name, replace(own[side, name], name=label)))
     return Overlay(
         replace(after, series=tuple(line for _, _, line in found)),

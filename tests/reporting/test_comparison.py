@@ -190,6 +190,17 @@ def test_several_things_keep_their_names_and_stand_next_to_each_other() -> None:
     assert found.earlier == {1, 3}
 
 
+def test_the_only_thing_that_differs_keeps_its_name() -> None:
+    """Beside one that is alike in both, "before" alone tells of what only if it is the model."""
+    old, new = chart(line("a", 0.1), line("b", 0.2)), chart(line("a", 0.1), line("b", 0.3))
+    assert [s.name for s in shown(old, new).block.series] == ["a", "b, before", "b, after"]
+    old, new = (
+        chart(line("ideal", 1.0), line("model", 0.2)),
+        chart(line("ideal", 1.0), line("model", 0.3)),
+    )
+    assert [s.name for s in shown(old, new).block.series] == ["ideal", "before", "after"]
+
+
 def test_a_report_beside_itself_has_two_lines() -> None:
     """Equal values are no reason to draw one model only."""
     found = shown(chart(line("model", 0.5)), chart(line("model", 0.5)))
