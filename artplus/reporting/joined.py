@@ -18,7 +18,7 @@ _Column = tuple[str, list[str], list[bool], list[list[Entry]]]
 def joined(before: Table, after: Table) -> TableView | None:
     """One table of both; ``None`` if their rows or columns are not of the same things.
 
-    Also ``None`` if all is text and some of it is in one of them alone: nothing would say in which.
+    Also ``None`` if one has a row that the other has not and nothing in it would say which.
 
     Rows go together by their leading columns of text, or by the first where that is a number; at
     least half of the shorter table must find a partner. Values that are alike in every row, such as
@@ -37,8 +37,6 @@ def joined(before: Table, after: Table) -> TableView | None:
     common = old.keys() & new.keys()
     if 2 * len(common) < min(len(old), len(new)):
         return None
-    if keys == len(after.columns) and old.keys() != new.keys():
-        return None
     order = [*new, *(key for key in old if key not in new)]
     pairs = [(old.get(key), new.get(key)) for key in order]
     groups: list[_Column] = []
@@ -48,6 +46,9 @@ def joined(before: Table, after: Table) -> TableView | None:
             bounds = _interval_of(after, k)
             skip = k + 1 if bounds is not None else -1
             groups.append(_column(after.columns[k], after.units[k], pairs, k, bounds))
+    alike = all(len(parts) == 1 for _, parts, _, _ in groups)
+    if alike and len(common) < len(order):
+        return None
     rows = [
         [
             *(entry(cell, unit) for cell, unit in zip(key, after.units, strict=False)),
@@ -63,7 +64,6 @@ def joined(before: Table, after: Table) -> TableView | None:
         columns += list(zip(own, numeric, strict=True))
     view = limited(columns, rows, heads if any(span > 1 for _, span in heads) else [])
     if len(common) == len(order):
-        alike = all(len(parts) == 1 for _, parts, _, _ in groups)
         return replace(view, note=f"{view.note} Alike in both reports.".strip()) if alike else view
     lone = f"{wording.NONE}: not among the rows that this report has."
     return replace(view, note=f"{view.note} {lone}".strip())

@@ -312,14 +312,16 @@ def test_tables_that_agree_are_shown_once_and_said_so() -> None:
 
 def test_words_that_tell_what_a_row_is_stay_one_column() -> None:
     """The class of an example is the same in both reports, also where only one lists it."""
-    options: dict[str, Any] = {"columns": ("example", "true"), "units": ("count", "text")}
-    old = Table(rows=((1, "cat"), (2, "dog")), **options)
-    new = Table(rows=((2, "dog"), (3, "ant")), **options)
+    options: dict[str, Any] = {
+        "columns": ("example", "true", "loss"), "units": ("count", "text", "number"),
+    }  # fmt: skip
+    old = Table(rows=((1, "cat", 1.0), (2, "dog", 2.0)), **options)
+    new = Table(rows=((2, "dog", 3.0), (3, "ant", 4.0)), **options)
     view = joined(old, new)
     assert view is not None
-    assert view.cells()[1:] == [("2", "dog"), ("3", "ant"), ("1", "cat")]
-    other = joined(old, Table(rows=((1, "cat"), (2, "fox")), **options))
-    assert other is not None and other.cells()[2] == ("2", "dog", "fox")
+    assert [row[:2] for row in view.cells()[1:]] == [("2", "dog"), ("3", "ant"), ("1", "cat")]
+    other = joined(old, Table(rows=((1, "cat", 1.0), (2, "fox", 2.0)), **options))
+    assert other is not None and other.cells()[2] == ("2", "dog", "fox", "2")
 
 
 def test_tables_that_do_not_fit_stand_one_under_the_other() -> None:
@@ -353,9 +355,11 @@ def test_tables_of_other_things_are_not_joined() -> None:
 
 
 def test_words_of_one_report_alone_are_not_mixed_with_the_other_s() -> None:
-    """Where all columns are text no gap would say which of the reports has a row."""
+    """Where no value stands before and after no gap would say which of the reports has a row."""
     words = Table(columns=("rule", "why"), units=("text", "text"), rows=(("a", "x"), ("b", "y")))
     assert joined(words, replace(words, rows=(("a", "x"), ("c", "z")))) is None
+    told = Table(columns=("example", "class"), units=("count", "text"), rows=((1, "x"), (2, "y")))
+    assert joined(told, replace(told, rows=((1, "x"), (3, "z")))) is None
     same = joined(words, words)
     assert same is not None and "Alike in both reports" in same.note
 
