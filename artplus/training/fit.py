@@ -116,6 +116,7 @@ def train(
     """
     check_optimizer(model.module, optimizer)
     engine = plan.engine
+    _refuse_compiled(engine, method.objective)
     device = engine.connect(model.module)
     prepare = prepare or tensor_pair(method.space, _dtype(model.module))
     found = None if plan.resume is None else plan.resume.load()
@@ -150,6 +151,16 @@ def train(
         finally:
             engine.release(model.module)
     return state.history
+
+
+def _refuse_compiled(engine: Engine, objective: Objective) -> None:
+    """Torch's compiler has no second derivatives, and says so only in the middle of a step."""
+    if engine.compiles and objective.second_order:
+        raise ConfigurationError(
+            f"loss {objective.name!r} takes the gradient of a gradient, which torch.compile does "
+            "not support; leave out compile= (for an Accelerator its dynamo_backend), or take a "
+            "loss of first derivatives, such as 'at'"
+        )
 
 
 def _settle(
@@ -255,7 +266,8 @@ def fit(
             an ``Accelerator``; under ``torchrun`` or ``accelerate launch`` the default joins in.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest on the first batch
             whose results are those of fp32; see :mod:`artplus.training.measured`.
-        compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back.
+        compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back. Not for
+            losses of second derivatives, as ``"input_gradient"``.
         micro_batch: Most examples in one forward and backward pass, with the gradient of the whole
             batch all the same; ``None`` is the whole batch, and halves where memory runs out.
         seed: Two runs with the same seed are identical on one device; ``None`` draws one from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from artplus.model import LossModel
 from artplus.training.data import Batch
 from artplus.training.engines import Engine
 from artplus.training.method import Method
-from artplus.training.numerics import Numerics
+from artplus.training.numerics import Numerics, Precision
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +56,17 @@ class Trial:
 
     Attributes:
         numerics: The setting.
-        seconds: One training step: the attack's gradients and the weights' pass.
+        seconds: One training step: the attack's gradients and the weights' pass; NaN if it failed.
         reason: Why it was not admitted; empty if it was.
     """
 
     numerics: Numerics
     seconds: float
     reason: str = ""
+
+    def __str__(self) -> str:
+        took = "" if math.isnan(self.seconds) else f" {self.seconds * 1e3:.3g} ms"
+        return f"{self.numerics}{took}{self.reason and f' ({self.reason})'}"
 
 
 def settle(
@@ -74,11 +79,13 @@ def settle(
 ) -> str:
     """Fix what ``engine`` was told to choose by itself; return what was chosen, in words.
 
-    The settings: fp32, channels last (if inputs are images), bf16, and both; then, if the training
-    is long enough, the fastest of them compiled. A lower precision is admitted if mean loss and
-    input gradients on the batch are those of fp32 within :data:`LOSS_TOLERANCE` and
-    :data:`ALIGNMENT`. The choice depends on the machine and its load, so two runs may differ; a
-    resumed run keeps that of its beginning. Weights, buffers and random streams stay untouched.
+    The settings: fp32, channels last (if inputs are images), bf16, on a GPU fp16, and each with
+    channels last; then, if the training is long enough, the fastest of them compiled. A lower
+    precision is admitted if mean loss and input gradients on the batch are those of fp32 within
+    :data:`LOSS_TOLERANCE` and :data:`ALIGNMENT`; one that fails here is left out, and the note says
+    why. Torch's compiler has no second derivatives, so objectives that take them stay uncompiled.
+    The choice depends on the machine and its load, so two runs may differ; a resumed run keeps that
+    of its beginning. Weights, buffers and random streams stay untouched.
 
     Args:
         engine: Unprepared, with something to choose.
@@ -89,18 +96,20 @@ def settle(
     """
     wished = engine.wished
     gradients = _gradients(method)
-    fixed = replace(wished, compile=wished.compile is True)
+    fixed = replace(wished, compile=False) if wished.compile == "auto" else wished
     trials = _measure(model, batch, _candidates(fixed, batch), gradients)
     best = _fastest(trials)
-    if wished.compile == "auto":
+    second = wished.compile == "auto" and method.objective.second_order
+    if wished.compile == "auto" and not second:
         planned = 0.0 if steps is None else steps * best.seconds
         best = _compiled(model, batch, best, gradients, planned, trials)
     engine.numerics = best.numerics
-    told = "; ".join(
-        f"{trial.numerics} {trial.seconds * 1e3:.3g} ms" + (trial.reason and f" ({trial.reason})")
-        for trial in trials
-    )
+    told = "; ".join(str(trial) for trial in trials)
     note = f"arithmetic: {best.numerics}, by a trial of one step each: {told}"
+    if second:
+        note += (
+            f"; compilation not tried, as loss {method.objective.name!r} takes second derivatives"
+        )
     _log.info(note)
     return note
 
@@ -112,9 +121,12 @@ def _candidates(wished: Numerics, batch: Batch) -> list[Numerics]:
     layouts: list[bool | None] = [wished.channels_last]
     if wished.channels_last is None:
         layouts = [False, True] if batch.x.ndim == 4 else [False]
+    precisions: list[Precision] = ["fp32", "bf16"]
+    if batch.x.device.type == "cuda":  # processors compute it by detours
+        precisions.append("fp16")
     return [
         replace(wished, precision=precision, channels_last=layout)
-        for precision in ("fp32", "bf16")
+        for precision in precisions
         for layout in layouts
     ]
 
@@ -147,13 +159,8 @@ def _compiled(
         return best
     numerics = replace(best.numerics, compile=True)
     begin = time.perf_counter()
-    try:
-        measured = _measure(model, batch, [best.numerics, numerics], gradients)
-    except Exception as error:  # whatever a compiler raises, training can do without it
-        trials.append(Trial(numerics, float("nan"), f"failed: {type(error).__name__}"))
-        return best
+    plain, found = _measure(model, batch, [best.numerics, numerics], gradients)
     took = time.perf_counter() - begin
-    plain, found = measured
     saves = planned * (1 - found.seconds / plain.seconds)
     worth = found.seconds * GAIN < plain.seconds and saves > took
     trials.append(found if worth or found.reason else replace(found, reason="not worth it"))
@@ -163,14 +170,18 @@ def _compiled(
 def _measure(
     model: LossModel, batch: Batch, candidates: list[Numerics], gradients: int
 ) -> list[Trial]:
-    """Each candidate's time and whether its results are those of the first."""
+    """Each candidate's time and whether its results are those of the first.
+
+    An error of the first is raised; training can do without the others.
+    """
     module = model.module
     flags, streams = modes.flags(module), modes.RandomState(batch.x.device)
     before = streams.get()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     held = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]
-    seconds: list[list[float]] = [[] for _ in candidates]
-    results: list[tuple[Tensor, Tensor]] = []
+    seconds: dict[Numerics, list[float]] = {numerics: [] for numerics in candidates}
+    reasons: dict[Numerics, str] = {}
+    first: tuple[Tensor, Tensor] | None = None
     begin = time.perf_counter()
     try:
         modes.begin_training(module)
@@ -178,20 +189,28 @@ def _measure(
             for turn in range(1 + ROUNDS):  # the first one warms up, and compiles
                 if turn > 1 and time.perf_counter() - begin > PATIENCE:
                     break
-                for i, numerics in enumerate(candidates):
-                    found, took = _step(model, batch, numerics, optimizer, gradients)
-                    if turn == 0:
-                        results.append(found)
-                    else:
-                        seconds[i].append(took)
+                for numerics in [n for n in candidates if n in seconds]:
+                    try:
+                        found, took = _step(model, batch, numerics, optimizer, gradients)
+                    except Exception as error:  # whatever a compiler or a missing kernel raises
+                        if numerics == candidates[0]:
+                            raise
+                        del seconds[numerics]
+                        reasons[numerics] = _failure(error)
+                        continue
+                    if turn > 0:
+                        seconds[numerics].append(took)
+                        continue
+                    first = first or found
+                    reasons[numerics] = _reason(first, found)
     finally:
         streams.set(before)
         modes.restore(flags)
         for parameter, grad in zip(module.parameters(), held, strict=True):
             parameter.grad = grad
     return [
-        Trial(numerics, statistics.median(seconds[i]), _reason(results[0], results[i]))
-        for i, numerics in enumerate(candidates)
+        Trial(numerics, statistics.median(seconds.get(numerics, [math.nan])), reasons[numerics])
+        for numerics in candidates
     ]
 
 
@@ -218,7 +237,8 @@ def _step(
 
         def descend() -> None:
             optimizer.zero_grad(set_to_none=True)
-            engine.trained.loss(engine.trained(x), y).mean().backward()
+            engine.backward(engine.trained.loss(engine.trained(x), y).mean())
+            engine.unscale(optimizer)
 
         found, took = _timed(attack, device)
         spent += gradients * took
@@ -239,6 +259,12 @@ def _timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _failure(error: Exception) -> str:
+    """What went wrong, without what would help those who asked for the setting by name."""
+    what = (str(error).splitlines() or [""])[0].partition(";")[0]
+    return f"failed: {type(error).__name__}: {what}" if what else f"failed: {type(error).__name__}"
 
 
 def _reason(first: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> str:

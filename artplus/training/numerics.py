@@ -30,14 +30,16 @@ class Numerics:
     Attributes:
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"``: ``torch.autocast`` inside the network,
             its outputs brought back to fp32, so that losses, projections and perturbations are
-            fp32. ``"auto"`` tries bf16 and the layout on the first batch and takes the fastest;
-            see :mod:`artplus.training.measured`.
+            fp32. ``"auto"`` tries bf16, on a GPU fp16 too, and the layout on the first batch and
+            takes the fastest; see :mod:`artplus.training.measured`.
         channels_last: Images with their channels last in memory: faster convolutions on some
             processors. ``None`` is off, or part of what ``precision="auto"`` tries.
         compile: ``torch.compile`` of the network, once for the attack with its weights frozen, so
             that no gradient of theirs is computed, and once for training. ``"auto"`` tries it where
             training is long enough to earn the compilation back. ``"reduce-overhead"`` is torch's
-            mode of that name, which replays CUDA graphs; predictions are copied out of them.
+            mode of that name, which replays CUDA graphs; predictions are copied out of them. An
+            objective of second derivatives, as ``"input_gradient"``, is refused if compiled, and
+            ``"auto"`` does not try.
 
     Raises:
         ConfigurationError: for another value.
@@ -68,7 +70,8 @@ class Numerics:
 
     def __str__(self) -> str:
         layout = ", channels last" if self.channels_last else ""
-        return f"{self.precision}{layout}{', compiled' if self.compile else ''}"
+        mode = f" ({self.compile})" if isinstance(self.compile, str) else ""
+        return f"{self.precision}{layout}{f', compiled{mode}' if self.compile else ''}"
 
 
 PLAIN = Numerics()

@@ -19,7 +19,15 @@ from artplus.training import checkpoint, measured
 from artplus.training.callbacks import Callback, Checkpoint
 from artplus.training.data import Batch
 from artplus.training.engines import Engine, as_engine
-from artplus.training.numerics import GRADIENT_SCALE, Numerics, gradients_scaled, low_precision
+from artplus.training.numerics import (
+    GRADIENT_SCALE,
+    Copied,
+    Numerics,
+    Whole,
+    compiled,
+    gradients_scaled,
+    low_precision,
+)
 from tests.toys import arrays, cnn, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(24))
@@ -177,6 +185,7 @@ def test_settings_in_words():
     assert str(Numerics()) == "fp32"
     whole = Numerics(precision="bf16", channels_last=True, compile=True)
     assert str(whole) == "bf16, channels last, compiled"
+    assert str(Numerics(compile="reduce-overhead")) == "fp32, compiled (reduce-overhead)"
     assert not Numerics(precision="auto").settled and not Numerics(compile="auto").settled
 
 
@@ -323,17 +332,112 @@ def test_gradients_of_the_attack_are_counted():
 
 def test_a_failed_compilation_is_survived(monkeypatch):
     """Training can do without it, and the note says what failed."""
-    engine = Engine(compile="auto")
+    model, engine, step = net(), Engine(compile="auto"), measured._step
 
-    def measure(model, batch, candidates, gradients):
-        if any(c.compile for c in candidates):
-            raise RuntimeError("no compiler")
-        return [measured.Trial(c, 0.1) for c in candidates]
+    def fail(model, batch, numerics, *args):
+        if numerics.compile:
+            raise RuntimeError("no compiler\nand a page more")
+        return step(model, batch, numerics, *args)[0], 0.1
 
-    monkeypatch.setattr(measured, "_measure", measure)
+    monkeypatch.setattr(measured, "_step", fail)
+    before = looked_at(model)
     method = make_method("at", eps=0.1)
-    note = measured.settle(engine, LossModel(net()), method, Batch(X, Y), steps=10_000)
-    assert engine.numerics == Numerics() and "failed: RuntimeError" in note
+    note = measured.settle(engine, LossModel(model), method, Batch(X, Y), steps=10_000)
+    assert unchanged(before, looked_at(model))
+    assert engine.numerics == Numerics()
+    assert note.endswith("; fp32, compiled (failed: RuntimeError: no compiler)")
+
+
+def test_a_precision_that_this_machine_lacks_is_left_out(monkeypatch):
+    """Asked to choose, training takes what works and says what does not; fp32's own error shows."""
+
+    def refuse_bf16(engine, device):
+        if engine.numerics.precision in lacks:
+            raise ConfigurationError("this GPU has no bf16; use another precision")
+
+    monkeypatch.setattr(Engine, "_refuse_half", refuse_bf16)
+    lacks, model = ("bf16",), net()
+    history = trained(model, precision="auto")
+    (note,) = history.notes
+    assert note.startswith("arithmetic: fp32, by")
+    assert note.endswith("; bf16 (failed: ConfigurationError: this GPU has no bf16)")
+    lacks = ("fp32", "bf16")
+    with pytest.raises(ConfigurationError, match="no bf16; use another"):
+        trained(model, precision="auto")
+
+
+def test_a_candidate_that_fails_late_is_out(monkeypatch):
+    """Also if it was the fastest until then."""
+    calls = []
+
+    def step(model, batch, numerics, *args):
+        calls.append(numerics.precision)
+        if numerics.precision == fails and calls.count(fails) == 3:
+            raise torch.OutOfMemoryError("simulated")
+        return (torch.tensor(1.0), X), 0.1 if numerics.precision == "bf16" else 1.0
+
+    monkeypatch.setattr(measured, "_step", step)
+    fails, both = "bf16", [Numerics(), Numerics(precision="bf16")]
+    trials = measured._measure(LossModel(net()), Batch(X, Y), both, 1)
+    assert measured._fastest(trials).numerics == Numerics()
+    assert str(trials[1]) == "bf16 (failed: OutOfMemoryError: simulated)"
+    assert calls.count("bf16") == 3 and calls.count("fp32") == 1 + measured.ROUNDS
+    fails = "fp32"
+    calls.clear()
+    with pytest.raises(torch.OutOfMemoryError, match="^simulated$"):  # nothing to fall back on
+        measured._measure(LossModel(net()), Batch(X, Y), both, 1)
+
+
+def test_half_precision_is_tried_on_gpus_alone():
+    """On processors fp16 is slower; layouts are tried with each precision."""
+
+    class Images:
+        ndim = 4
+        device = torch.device("cuda")
+
+    found = measured._candidates(Numerics(precision="auto"), Batch(Images(), None))
+    assert [(n.precision, n.channels_last) for n in found] == [
+        (precision, last) for precision in ("fp32", "bf16", "fp16") for last in (False, True)
+    ]
+
+
+def test_a_trial_of_half_precision_scales_the_weights_gradients(monkeypatch):
+    """As training will; without it they vanish here, and the trial would time something else."""
+    seen = []
+    backward, unscale = Engine.backward, Engine.unscale
+    monkeypatch.setattr(Engine, "backward", lambda e, v: (seen.append("scale"), backward(e, v)))
+    monkeypatch.setattr(Engine, "unscale", lambda e, o: (seen.append("back"), unscale(e, o)))
+    model, half = net(), Numerics(precision="fp16")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    measured._step(LossModel(model), Batch(X, Y), Numerics(), optimizer, 1)
+    full = [p.grad.clone() for p in model.parameters()]
+    measured._step(LossModel(model), Batch(X, Y), half, optimizer, 1)
+    assert seen == ["scale", "back"] * 2
+    for parameter, slope in zip(model.parameters(), full, strict=True):
+        torch.testing.assert_close(parameter.grad, slope, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_automatic_precision_on_a_gpu_tries_both_halves():
+    """And trains with one of those that work there."""
+    model, data = cnn().cuda(), tuple(v.cuda() for v in IMAGES)
+    (note,) = trained(model, data=data, precision="auto", epochs=1).notes
+    assert "; bf16" in note and "; fp16" in note
+    assert all(v.isfinite().all() for v in weights(model).values())
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_a_precision_that_is_chosen_keeps_the_compilation_asked_for(monkeypatch, mode):
+    """Candidates are compared as they would be trained."""
+    monkeypatch.setattr(
+        measured, "_measure", lambda m, b, found, g: [measured.Trial(n, 0.1) for n in found]
+    )
+    engine = Engine(precision="auto", compile=mode)
+    method = make_method("at", eps=0.1)
+    note = measured.settle(engine, LossModel(net()), method, Batch(X, Y), steps=10)
+    assert engine.numerics == Numerics(channels_last=False, compile=mode)
+    assert ("reduce-overhead" in note) is (mode == "reduce-overhead")
 
 
 @pytest.mark.parametrize(
@@ -370,15 +474,106 @@ def test_a_compiled_run_is_the_plain_one_to_rounding(name):
     """Weights and figures; the flags of the parameters come back."""
     start = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     results = []
-    for compiled in (False, True):
+    for compiles in (False, True):
         model = copy.deepcopy(start)
         attack = PGD(eps=0.05, steps=2, step_size=0.01)
-        history = trained(model, objective=name, attack=attack, eps=None, compile=compiled)
+        history = trained(model, objective=name, attack=attack, eps=None, compile=compiles)
         assert all(p.requires_grad for p in model.parameters())
         results.append((weights(model), history.rows[-1]["loss"]))
     for key, value in results[0][0].items():
         torch.testing.assert_close(results[1][0][key], value, rtol=1e-3, atol=1e-4)
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_second_derivatives_are_not_compiled(monkeypatch, mode):
+    """Torch would say so in the middle of the first step."""
+    model = net()
+    model.register_forward_hook(lambda *_: refuse())
+    for engine in ({"compile": mode}, {"engine": Engine(compile=mode)}):
+        with pytest.raises(
+            ConfigurationError, match="'input_gradient' takes .* leave out compile="
+        ):
+            trained(model, objective="input_gradient", eps=None, **engine)
+
+
+def test_second_derivatives_are_never_tried_compiled(monkeypatch):
+    """The trial takes first derivatives only, and would admit it."""
+    tried, step = [], measured._step
+
+    def watch(model, batch, numerics, *args):
+        tried.append(numerics)
+        return step(model, batch, numerics, *args)[0], 60.0
+
+    monkeypatch.setattr(measured, "_step", watch)
+    history = trained(net(), objective="input_gradient", eps=None, compile="auto")
+    assert set(tried) == {Numerics()}
+    assert history.notes[0].endswith("not tried, as loss 'input_gradient' takes second derivatives")
+
+
+def test_replayed_predictions_are_copied():
+    """A graph writes each prediction where the last one was; kept ones and gradients are unhurt."""
+
+    class Replayed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.output = torch.zeros(24, 6)
+
+        def forward(self, x):
+            self.output.copy_(3 * x.detach())
+            return _Bound.apply(x, self.output)
+
+    class _Bound(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, output):
+            return output.view_as(output)
+
+        @staticmethod
+        def backward(ctx, slope):
+            return 3 * slope, None
+
+    for wrap, kept in ((lambda module: module, False), (Copied, True)):
+        module = wrap(Replayed())
+        x = X.clone().requires_grad_(True)
+        first = module(x)
+        module(X + 1)
+        assert torch.equal(first, 3 * X) is kept
+        if kept:
+            (slope,) = torch.autograd.grad(first.sum(), x)
+            assert torch.equal(slope, torch.full_like(X, 3))
+
+
+def test_only_replayed_graphs_are_copied(monkeypatch):
+    """The mode goes to torch by its name."""
+    asked = []
+
+    def compile(module, mode):
+        asked.append(mode)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile)
+    whole = Whole(LossModel(net()))
+    assert compiled(whole, Numerics(compile=False)) is whole
+    assert compiled(whole, Numerics(compile=True)) is whole
+    found = compiled(whole, Numerics(compile="reduce-overhead"))
+    assert isinstance(found, Copied) and found.inside is whole
+    assert asked == [None, "reduce-overhead"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replayed_graphs_train_as_the_plain_run():
+    """Attack and step through CUDA graphs, to rounding."""
+    start = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).cuda()
+    attack = PGD(eps=0.05, steps=3, step_size=0.01, random_start=False)
+    results = []
+    for mode in (False, "reduce-overhead"):
+        model = copy.deepcopy(start)
+        data = X.cuda(), Y.cuda()
+        trained(model, data=data, attack=attack, eps=None, compile=mode, epochs=4)
+        results.append(weights(model))
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, rtol=1e-3, atol=1e-4)
 
 
 # Engines by name

@@ -402,7 +402,7 @@ def test_an_error_after_the_weights_moved_is_raised():
 
 
 def test_an_error_while_the_weights_move_is_raised():
-    """An optimizer that runs out of memory on its way has moved some; a repeat would go on there."""
+    """An optimizer that fails on its way has moved some of them, where a repeat would go on."""
 
     class Greedy(torch.optim.SGD):
         def step(self, closure=None):

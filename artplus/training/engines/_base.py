@@ -64,6 +64,11 @@ class Engine:
         self.prepared = False
         self._scaler: torch.amp.GradScaler | None = None
 
+    @property
+    def compiles(self) -> bool:
+        """Whether it was told to compile, and not to find out whether that pays."""
+        return self.wished.compile is True or self.wished.compile == "reduce-overhead"
+
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, if any; return the device that batches go to."""
         if ranks.ranks() > 1:

@@ -66,6 +66,12 @@ class Accelerate(FSDP2):
         self._optimizer: Any = None
 
     @property
+    def compiles(self) -> bool:
+        """Whether the accelerator was told a dynamo backend."""
+        plugin = self.accelerator.state.dynamo_plugin
+        return bool(plugin.backend.value != "NO")
+
+    @property
     def _sharded(self) -> bool:
         return bool(getattr(self.accelerator, "is_fsdp2", False))
 
