@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from artplus import _checks, modes
 from artplus.attacks import Attack
 from artplus.attacks._base import Budget
-from artplus.bridge import predict_only
+from artplus.bridge import by_name, predict_only
 from artplus.bridge.art_attack import ArtAttack
 from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
@@ -60,6 +60,7 @@ class _Subject:
         name: For display.
         translated: An ART attack on this as an attack of artplus; ``None`` refuses ART attacks.
         gradients: False if only predictions can be had.
+        estimator: What ART's attacks by name are built on; ``None`` refuses them.
     """
 
     model: LossModel
@@ -69,6 +70,7 @@ class _Subject:
     name: str
     translated: Callable[[EvasionAttack], Any] | None
     gradients: bool = True
+    estimator: Any = None
 
     @property
     def classes(self) -> int | None:
@@ -128,7 +130,8 @@ def evaluate(  # type: ignore[misc]
         y: True labels: class numbers or rows; targets in regression.
         attacks: A suite (:func:`artplus.evaluation.list_suites`), one attack, a list of both or a
             mapping of attacks by name. An attack is a name
-            (:func:`artplus.evaluation.list_attacks`), an ART evasion attack built on this
+            (:func:`artplus.evaluation.list_attacks`, or one of ART's,
+            :data:`artplus.bridge.by_name.ART_NAMES`), an ART evasion attack built on this
             estimator, or one of ``artplus.attacks``. Targeted attacks aim at a class drawn
             uniformly from the wrong ones and succeed with any mistake.
         eps: Radius for suites and names, in the units of ``x``, which need it. Attack objects
@@ -198,7 +201,7 @@ def evaluate(  # type: ignore[misc]
         raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
     if checks == "auto":
         several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
-        checks = any(isinstance(a, str) and a not in list_attacks() for a in several)
+        checks = any(isinstance(a, str) and not by_name.is_attack(a) for a in several)
     order = geometry(norm).order
     subject = _subject(estimator, x, y, loss, clip_values)
     space = subject.space
@@ -298,6 +301,8 @@ def _recorded(result: AttackResult, attack: Attack) -> AttackResult:
         return result
     own = inside.attack
     settings = {key: plain(getattr(own, key, None)) for key in own.attack_params}
+    if "attack" in settings:  # SimBA's: in pixels or waves
+        settings["variant"] = settings.pop("attack")
     return replace(result, params={"attack": f"art {type(own).__name__}", **settings})
 
 
@@ -331,6 +336,7 @@ def _subject(
             type(estimator).__name__,
             lambda attack: predict_only.OwnAttack(attack, estimator=estimator),
             gradients=False,
+            estimator=estimator,
         )
     seen = view(estimator)
     inputs, labels = seen.prepare(x, y)
@@ -341,6 +347,7 @@ def _subject(
         seen.space,
         type(seen.model.module).__name__,
         lambda attack: as_attack(attack, estimator),
+        estimator=estimator,
     )
 
 
@@ -399,7 +406,7 @@ def _chosen(
     attacks: Any, threat: Threat | None, subject: _Subject
 ) -> tuple[dict[str, Attack], list[str]]:
     """The attacks by name, and what to say about them."""
-    if isinstance(attacks, str) and attacks not in list_attacks():
+    if isinstance(attacks, str) and not by_name.is_attack(attacks):
         return _suite(attacks, threat, subject), []
     if isinstance(attacks, Mapping):
         named = dict(attacks)
@@ -411,6 +418,8 @@ def _chosen(
 
 
 def _suite(name: str, threat: Threat | None, subject: _Subject) -> dict[str, Attack]:
+    if name not in list_suites():
+        raise by_name.unknown(name)
     if not subject.gradients:
         raise ConfigurationError(
             f"suite {name!r} needs gradients, and this estimator only predicts; use "
@@ -423,7 +432,12 @@ def _one(
     key: str, attack: Any, threat: Threat | None, subject: _Subject, notes: list[str]
 ) -> Attack:
     if isinstance(attack, str):
-        return make_attack(attack, _needed(threat, f"attack {attack!r}"))
+        if not (by_name.is_attack(attack) or attack in list_suites()):
+            raise by_name.unknown(attack)
+        needed = _needed(threat, f"attack {attack!r}")
+        if attack in list_attacks() or attack not in by_name.ART_NAMES:
+            return make_attack(attack, needed)
+        attack = _of_art(attack, needed, subject)
     if isinstance(attack, EvasionAttack):
         if subject.translated is None:
             raise ConfigurationError(
@@ -451,6 +465,15 @@ def _one(
     return MinimumNorm(attack, needed.eps, needed.norm)
 
 
+def _of_art(name: str, threat: Threat, subject: _Subject) -> EvasionAttack:
+    if subject.estimator is None:
+        raise ConfigurationError(
+            f"{name!r} is ART's and attacks an ART estimator; evaluate "
+            "artplus.wrap(model, x, y, clip_values=...) instead of the torch module"
+        )
+    return by_name.make_art_attack(name, subject.estimator, threat)
+
+
 def _needed(threat: Threat | None, what: str) -> Threat:
     if threat is None:
         raise ConfigurationError(
@@ -471,7 +494,7 @@ def _names(attacks: Sequence[Any], suite: Callable[[str], Mapping[str, Attack]])
     named: dict[str, Any] = {}
     for entry in attacks:
         base = entry if isinstance(entry, str) else type(entry).__name__
-        among = isinstance(entry, str) and entry in list_suites() and entry not in list_attacks()
+        among = isinstance(entry, str) and entry in list_suites() and not by_name.is_attack(entry)
         for name, attack in (suite(entry) if among else {base: entry}).items():
             key, count = name, 1
             while key in named:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from artplus.bridge.by_name import ART_NAMES
 from artplus.evaluation.analyses._base import analyses
 from artplus.evaluation.named import attacks
 from artplus.evaluation.suites import suites
@@ -24,7 +25,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
 
 
 def listing(*, kind: str | None = None) -> str:
-    """Every registered name with the first line of its documentation.
+    """Every registered name with the first line of its documentation; ART's attacks after ours.
 
     Args:
         kind: A key of :data:`REGISTRIES`; ``None`` is all of them.
@@ -33,8 +34,12 @@ def listing(*, kind: str | None = None) -> str:
     blocks = []
     for each in kinds:
         registry = REGISTRIES[each]
-        width = max(map(len, registry.names()), default=0)
-        lines = [f"  {name:{width}}  {_first_line(registry.get(name))}" for name in registry]
+        told = {name: _first_line(registry.get(name)) for name in registry}
+        if each == "attacks":
+            foreign = {name: entry for name, entry in ART_NAMES.items() if name not in told}
+            told |= {name: f"ART: {entry.about}" for name, entry in foreign.items()}
+        width = max(map(len, told), default=0)
+        lines = [f"  {name:{width}}  {about}" for name, about in told.items()]
         blocks.append("\n".join([each, *(line.rstrip() for line in lines)]))
     return "\n\n".join(blocks)
 

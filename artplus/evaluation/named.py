@@ -81,6 +81,12 @@ def _fgsm(threat: Threat) -> Attack:
     return fgm(threat.eps, norm=threat.norm)
 
 
+@register_attack("fgm")
+def _fgm(threat: Threat) -> Attack:
+    """One step: ART's name for fgsm."""
+    return _fgsm(threat)
+
+
 @register_attack("bim")
 def _bim(threat: Threat) -> Attack:
     """10 steps from the input itself."""
