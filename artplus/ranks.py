@@ -3,7 +3,8 @@
 ``torchrun`` and ``accelerate launch`` start the same program several times; ``torch.distributed``
 connects them, and each has a number, its *rank*. Where nothing is connected there is one process,
 of rank 0, and every function here is then trivial. All but :func:`rank`, :func:`ranks`,
-:func:`is_main` and :func:`share` are collective: every process must call them, in the same order.
+:func:`started`, :func:`launched_any`, :func:`is_main` and :func:`share` are collective: every
+process must call them, in the same order.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def ranks() -> int:
 def started() -> int:
     """How many processes a launcher started, whether they are connected yet or not."""
     return max(ranks(), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def launched_any() -> bool:
+    """Whether a launcher started this process, alone or with others, or it is connected."""
+    return _connected() or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def is_main() -> bool:

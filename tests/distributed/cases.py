@@ -23,6 +23,7 @@ from artplus.training.callbacks import (
     GradientClipping,
     WarmStart,
 )
+from artplus.training.engines import as_engine
 from artplus.training.steps import AWP, Free, standard
 
 N, FEATURES, CLASSES = 48, 6, 3
@@ -197,6 +198,27 @@ def sampled(engine: Any) -> list[list[float]]:
     return seen
 
 
+def half(engine: Any) -> dict[str, Any]:
+    """A run in a lower precision: what the network computes in, where, and what it ends with."""
+    model, where = net(), ["step"]
+    seen: dict[str, set[torch.dtype]] = {"attack": set(), "step": set(), "x_adv": set()}
+
+    def look(module: nn.Module, _: Any, out: Tensor) -> None:
+        if where[0] == "attack" or module.training:  # not what looks at the model beforehand
+            seen[where[0]].add(out.dtype)
+
+    class Watched(Nudged):
+        def __call__(self, model: Any, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+            where[0] = "attack"
+            x_adv = super().__call__(model, x, y, **options)
+            where[0] = "step"
+            seen["x_adv"].add(x_adv.dtype)
+            return x_adv
+
+    model[0].register_forward_hook(look)
+    return train(engine, model, attack=Watched()) | {"seen": seen}
+
+
 def communication(engine: Any, steps: int) -> int:
     """Messages between processes in one training step whose attack takes ``steps``."""
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -221,14 +243,19 @@ def work(rank: int, world: int, folder: str, name: str) -> None:
     found["batch norm"] = batch_norm(name, None)
     found["communication"] = [communication(name, steps) for steps in (1, 6)]
     if name == "ddp":
+        found["bf16"] = half(as_engine(name, precision="bf16"))
         found["sampled"] = sampled(name)
         found["random order"] = train(
             name, data=DataLoader(TensorDataset(*data()), 16, shuffle=True)
         )
     if name == "accelerate":
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         own = Accelerator(cpu=True, gradient_accumulation_steps=2)
         found["accumulating accelerator"] = train(own, **loss("trades"))
+        AcceleratorState._reset_state()  # one precision a process, unless told
+        found["bf16"] = half(Accelerator(cpu=True, mixed_precision="bf16"))
+        AcceleratorState._reset_state()
     found["interrupted"] = interrupted(name, path / "checkpoints")
     torch.save(found, path / f"{name}.{rank}.pt")

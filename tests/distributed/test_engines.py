@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -137,6 +139,91 @@ def test_an_accelerators_accumulation_splits_the_batch(ranks, alone):
         pytest.skip("only Accelerate has such a setting of its own")
     for own in found:
         close(own["accumulating accelerator"], alone["trades"])
+
+
+def near(found: dict[str, Any], full: dict[str, Any]) -> None:
+    """Attack and step in bf16, perturbations and weights in fp32, these near the run in fp32."""
+    assert found["seen"] == {
+        "attack": {torch.bfloat16}, "step": {torch.bfloat16}, "x_adv": {torch.float32}
+    }  # fmt: skip
+    gap = way = 0.0
+    for name, begin in cases.net().state_dict().items():
+        assert found["weights"][name].dtype == torch.float32
+        gap += float((found["weights"][name] - full["weights"][name]).norm())
+        way += float((full["weights"][name] - begin).norm())
+    assert 0 < gap < 0.1 * way
+
+
+def test_two_processes_in_bf16_are_near_those_in_fp32(ranks):
+    """By DDP and by Accelerate's own mixed precision; both processes hold the same weights."""
+    name, _, (first, second) = ranks
+    if name == "fsdp2":
+        pytest.skip("its arithmetic is that of DDP")
+    near(first["bf16"], first["at"])
+    near(second["bf16"], second["at"])
+    assert first["bf16"]["rows"] == second["bf16"]["rows"]
+    close(second["bf16"], first["bf16"])
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Makes an ``Accelerator``; what it leaves in the process is cleared away."""
+    accelerate = pytest.importorskip("accelerate")
+    from accelerate.state import AcceleratorState
+
+    with mock.patch.dict("os.environ"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        yield lambda **options: accelerate.Accelerator(cpu=True, **options)
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_an_accelerator_in_bf16_is_near_one_in_fp32(accelerator, alone):
+    """In one process, attack and step by its mixed precision."""
+    near(cases.half(accelerator(mixed_precision="bf16")), alone["at"])
+
+
+def test_an_accelerator_that_ignores_its_precision_is_refused(accelerator):
+    """It takes fp16 on a processor and trains in fp32 without a word."""
+    with pytest.raises(ConfigurationError, match="would train in fp32: .* device is cpu"):
+        as_engine(accelerator(mixed_precision="fp16"))
+
+
+def test_an_accelerator_that_compiles_takes_no_second_derivatives(accelerator):
+    """As with compile=."""
+    with pytest.raises(ConfigurationError, match="torch.compile does not .* its dynamo_backend"):
+        cases.train(accelerator(dynamo_backend="inductor"), **cases.loss("input_gradient"))
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_an_engine_of_several_processes_needs_a_launcher(monkeypatch, name):
+    """Both say so alike, before any work; a launcher of one process is enough."""
+    for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    model = cases.net()
+    before = cases.whole(model)
+    with pytest.raises(ConfigurationError, match=f"engine='{name}' is for .* Run torchrun"):
+        cases.train(name, model)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match="nothing was started"):
+        cases.train("auto", model)
+    assert not torch.distributed.is_initialized()
+    torch.testing.assert_close(cases.whole(model), before, rtol=0, atol=0)
+
+
+def one(_: int, folder: str, name: str) -> None:
+    """The same training in the one process that a launcher started."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    torch.set_num_threads(1)
+    torch.save(cases.CASES["at"](name), Path(folder) / "one.pt")
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_a_launcher_may_start_one_process(monkeypatch, tmp_path, alone, name):
+    """``torchrun --nproc_per_node 1``: what one process gives."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    torch.multiprocessing.spawn(one, (str(tmp_path), name), nprocs=1)
+    close(torch.load(tmp_path / "one.pt"), alone["at"])
 
 
 def test_an_unknown_engine_is_refused():

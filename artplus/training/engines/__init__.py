@@ -19,7 +19,7 @@ def as_engine(given: Any = "auto", **numerics: Any) -> Engine:
     """The engine that the user asked for.
 
     Args:
-        given: ``"torch"`` for one process, ``"ddp"`` and ``"fsdp2"`` under ``torchrun``,
+        given: ``"torch"`` for one process, ``"ddp"`` and ``"fsdp2"`` under ``torchrun`` alone,
             ``"accelerate"``; ``"auto"`` is Accelerate under its launcher, DDP where several
             processes were started, else one process. Or an engine, or an ``Accelerator``.
         numerics: Of :class:`~artplus.training.numerics.Numerics`, for an engine by name.

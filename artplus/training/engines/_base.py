@@ -201,10 +201,17 @@ class Engine:
 
 
 class Launched(Engine):
-    """An engine of the processes that ``torchrun`` started."""
+    """An engine of the processes that ``torchrun`` started, be it one."""
 
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, with NCCL for GPUs and gloo for processors."""
+        if not ranks.launched_any():
+            raise ConfigurationError(
+                f"engine={self.name!r} is for the processes that torchrun starts, but RANK and "
+                "WORLD_SIZE are not in the environment, so nothing was started. Run "
+                "torchrun --nproc_per_node 2 your_script.py, or leave out engine=: 'auto' takes "
+                "one process where there is one, and DDP under torchrun"
+            )
         device = device_of(module)
         ranks.join(device)
         return device

@@ -37,7 +37,8 @@ class Accelerate(FSDP2):
 
     Raises:
         ConfigurationError: if Accelerate is not installed; for DeepSpeed, Megatron and the first
-            FSDP, whose modules no attack can run on.
+            FSDP, whose modules no attack can run on; for fp16 on a processor, which Accelerate
+            ignores.
     """
 
     name = "accelerate"
@@ -60,6 +61,12 @@ class Accelerate(FSDP2):
             raise ConfigurationError(
                 f"attacks need gradients by the input, which {self.accelerator.distributed_type} "
                 "does not give; configure Accelerate for DDP or FSDP2 (fsdp_version: 2)"
+            )
+        if self.accelerator.mixed_precision == "fp16" and not self.accelerator.native_amp:
+            raise ConfigurationError(
+                "Accelerate would train in fp32: it has mixed_precision='fp16' on GPUs only, and "
+                f"this Accelerator's device is {self.accelerator.device}. Use 'bf16' or 'no', or "
+                "precision='fp16' without Accelerate"
             )
         self.accumulation = self.accelerator.gradient_accumulation_steps
         self._wrapped: nn.Module | None = None
