@@ -153,7 +153,7 @@ class AdversarialTrainerPlus(Trainer):
         self.method = make_method(
             objective,
             eps=eps if attack is None and objective.attacked else None,
-            norm=order,
+            norm=order if attack is None and objective.attacked else np.inf,
             attack=attack,
             space=space,
             label_smoothing=label_smoothing,

@@ -86,6 +86,11 @@ class Run:
             raise ConfigurationError(
                 f"step must be called as step(state, batch, gradients), got {self.step!r}"
             )
+        if self.scheduler_interval not in ("auto", "batch", "epoch"):
+            raise ConfigurationError(
+                "scheduler_interval must be 'auto', 'batch' or 'epoch', got "
+                f"{self.scheduler_interval!r}"
+            )
         if not isinstance(self.callbacks, Sequence):
             raise ConfigurationError(f"callbacks must be a list, got {self.callbacks!r}")
         for callback in self.callbacks:
@@ -243,7 +248,8 @@ def fit(
         objective: Registered loss name or an objective.
         lam: λ, a number or a schedule of the fraction of training done; ``None`` is the
             objective's published default.
-        attack: Instead of PGD from ``eps`` and ``norm``.
+        attack: Instead of PGD from ``eps`` and ``norm``, which are then left out. Several as
+            :class:`~artplus.attacks.Cycle`, ``Average`` or ``WorstOf``.
         eps: Radius of the default attack (10 steps of ``eps / 4``, random start).
         norm: ``numpy.inf``, 2 or 1.
         bounds: Least and greatest valid input; ``None`` is unbounded.

@@ -77,6 +77,8 @@ class Method:
                 f"loss {self.objective.name!r} needs an attack: give eps= (and norm=) for PGD, or "
                 "an attack"
             )
+        if self.attack is not None:
+            _refuse_foreign(self.attack)
         if self.objective.inner is not None and self.attack is not None:
             _refuse_disagreement(self.objective, self.attack)
 
@@ -255,6 +257,38 @@ _SLICED = (PGD, APGD, WorstOf)
 """Attacks that can work in slices: they run on the device and treat each example by itself."""
 
 
+def _refuse_foreign(attack: Any) -> None:
+    """A list, or an attack of another library: say what to make of it."""
+    if isinstance(attack, (list, tuple)):
+        raise ConfigurationError(
+            f"attack must be one attack, got a {type(attack).__name__} of {len(attack)}; say how "
+            "they go together: Cycle([...]) in turn, Average([...]) of the losses, or "
+            "WorstOf([...]) per example, all of artplus.attacks"
+        )
+    if not isinstance(attack, (Attack, Combination)):
+        raise ConfigurationError(
+            f"attack must be an attack of artplus.attacks, got {type(attack).__name__}; translate "
+            "an ART attack first: artplus.bridge.attacks.as_attack(attack, estimator)"
+        )
+
+
+def _refuse_norm(objective: Objective, attack: Attack | Combination | None, norm: float) -> None:
+    """A norm that nothing would use: equal to the attack's own or refused, never ignored."""
+    if norm == torch.inf:  # the default, so perhaps not asked for
+        return
+    if not objective.attacked:
+        raise ConfigurationError(
+            f"loss {objective.name!r} needs no adversarial examples, so norm={norm!r} would be "
+            "ignored; leave it out"
+        )
+    own = None if attack is None else members(attack, 0)[0].norm
+    if own is not None and norm != own:
+        raise ConfigurationError(
+            f"norm={norm!r} contradicts the attack's own norm {own:g}; leave out norm, which is "
+            "for the default attack"
+        )
+
+
 def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> None:
     """An attack that cannot climb the objective's own inner loss: say so, drop nothing."""
     for one in getattr(attack, "attacks", (attack,)):
@@ -302,7 +336,7 @@ def make_method(
             objective's published default.
         eps: Radius of the default attack: PGD, 10 steps of ``eps / 4``, random start.
         norm: Its norm.
-        attack: Instead of the default attack.
+        attack: Instead of the default attack; several as a combination.
         space: Bounds and mask.
         label_smoothing: See :class:`Method`.
         class_weight: See :class:`Method`.
@@ -310,7 +344,7 @@ def make_method(
 
     Raises:
         ConfigurationError: if both or neither of ``eps`` and ``attack`` are given where one is
-            needed.
+            needed, for a norm that is not the attack's, or something else than an attack.
     """
     objective = make_loss(loss, lam)
     if attack is not None and eps is not None:
@@ -322,7 +356,7 @@ def make_method(
             f"loss {objective.name!r} needs no adversarial examples, so eps= or attack= would be "
             "ignored; leave them out"
         )
-    return Method(
+    method = Method(
         objective=objective,
         attack=attack,
         space=space,
@@ -330,3 +364,5 @@ def make_method(
         class_weight=class_weight,
         attack_share=attack_share,
     )
+    _refuse_norm(objective, attack, norm)
+    return method

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from artplus import fit
+from artplus import AdversarialTrainerPlus, fit
 from artplus.attacks import PGD, Cycle, Relative
 from artplus.errors import (
     ArtplusWarning,
@@ -39,7 +39,7 @@ from artplus.training.callbacks import (
     default_warmup,
 )
 from artplus.training.data import Arrays
-from tests.toys import arrays, net, same, weights
+from tests.toys import arrays, classifier, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(24))
 
@@ -668,3 +668,13 @@ def test_a_monitor_that_never_appears_is_told():
         run(net(), Scripted([0.1, 0.2, 0.3]), KeepBest("val_robust"))
     with pytest.warns(ArtplusWarning, match="no column 'val_robust'"):
         run(net(), Scripted([0.1, 0.2, 0.3]), EarlyStopping(monitor="val_robust"))
+
+
+def test_an_unknown_interval_is_refused_also_without_a_scheduler():
+    """By both doors: an option that does nothing hides a mistake."""
+    model, match = net(), "scheduler_interval must be 'auto', 'batch' or 'epoch', got 'step'"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigurationError, match=match):
+        fit(model, (X, Y), optimizer, eps=0.1, scheduler_interval="step", progress=False)
+    with pytest.raises(ConfigurationError, match=match):
+        AdversarialTrainerPlus(classifier(), eps=0.1, scheduler_interval="step")

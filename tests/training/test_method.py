@@ -165,6 +165,13 @@ def test_at_averages_batch_statistics_over_its_attacked_batches():
     assert int(model[1].num_batches_tracked) == 2
 
 
+def test_a_norm_beside_an_attack_may_be_its_own():
+    """And a norm alone is that of the default attack."""
+    attack = PGD(eps=0.1, norm=2)
+    assert make_method("at", attack=attack, norm=2).attack == attack
+    assert make_method("at", eps=0.1, norm=2).attack.norm == 2
+
+
 @pytest.mark.parametrize(
     "options, error, match",
     [
@@ -194,6 +201,21 @@ def test_at_averages_batch_statistics_over_its_attacked_batches():
             ConfigurationError,
             "is targeted and would minimise it",
         ),
+        ({"attack": fixed(0.1), "norm": 2}, ConfigurationError, "norm=2 contradicts .* norm inf"),
+        (
+            {"attack": Cycle([PGD(eps=0.1, norm=2)]), "norm": 1},
+            ConfigurationError,
+            "norm=1 contradicts the attack's own norm 2",
+        ),
+        ({"loss": "input_gradient", "norm": 2}, ConfigurationError, "norm=2 would be ignored"),
+        (
+            {"attack": [fixed(0.1), fixed(0.2)]},
+            ConfigurationError,
+            r"got a list of 2; say how .* Cycle\(\[",
+        ),
+        ({"attack": ()}, ConfigurationError, "got a tuple of 0"),
+        ({"attack": "pgd"}, ConfigurationError, "attacks, got str; translate"),
+        ({"attack": 0.1, "loss": "trades"}, ConfigurationError, "got float"),
     ],
 )
 def test_methods_that_cannot_work(options, error, match):
