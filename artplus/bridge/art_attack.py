@@ -82,6 +82,12 @@ class ArtAttack:
         return usual if own == "wasserstein" else float(own)
 
     @property
+    def minimises(self) -> float | None:
+        """The norm that it makes small; ``None`` if it has a radius or makes none small."""
+        small = any(kind.__name__ in quirks.MINIMISES for kind in type(self.attack).__mro__)
+        return self.norm if small else None
+
+    @property
     def targeted(self) -> bool:
         """Whether ``y`` holds the classes to reach."""
         name = type(self.attack).__name__

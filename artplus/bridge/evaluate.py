@@ -457,12 +457,16 @@ def _one(
             notes.append(f"{key} has a radius of its own, so eps= did not change it.")
         return attack
     needed = _needed(threat, f"{key}, which has no radius of its own,")
-    if attack.norm != needed.norm:
+    if attack.minimises is None:
+        notes.append(
+            f"{key} makes no norm small: only examples that it leaves within eps say anything."
+        )
+    elif attack.minimises != needed.norm:
         notes.append(
             f"{key} makes {wording.norm_name(attack.norm)} small but is judged by "
             f"{wording.norm_name(needed.norm)}: weaker than an attack made for it."
         )
-    return MinimumNorm(attack, needed.eps, needed.norm)
+    return MinimumNorm(attack, needed.eps, needed.norm, attack.minimises == needed.norm)
 
 
 def _of_art(name: str, threat: Threat, subject: _Subject) -> EvasionAttack:

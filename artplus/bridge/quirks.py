@@ -50,8 +50,26 @@ NORMS = {
     "ElasticNet": 1.0,
     "NewtonFool": 2.0,
     "SignOPTAttack": 2.0,
+    "SimBA": 2.0,
     "VirtualAdversarialMethod": 2.0,
+    "ZooAttack": 2.0,
 }
+# What goes as far as it must and makes its norm small on the way; another attack without a radius
+# (a rotation, few features, NewtonFool's steps past the boundary) just ends somewhere.
+MINIMISES = frozenset(
+    {
+        "BoundaryAttack",
+        "BrendelBethgeAttack",
+        "CarliniL2Method",
+        "CarliniLInfMethod",
+        "DeepFool",
+        "ElasticNet",
+        "GeoDA",
+        "HopSkipJump",
+        "SignOPTAttack",
+        "ZooAttack",
+    }
+)
 # Their ``eps`` is no radius of a norm ball: a transport cost, a threshold.
 NO_RADIUS = frozenset({"Wasserstein", "GRAPHITEWhiteboxPyTorch", "GRAPHITEBlackbox"})
 # What an attack found for one batch and would apply to every later one.

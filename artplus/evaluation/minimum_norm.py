@@ -23,12 +23,16 @@ class MinimumNorm:
     Args:
         attack: Seeks short perturbations; its own ``eps`` is ignored.
         eps: Radius to judge by, in the units of ``x``.
-        norm: ``numpy.inf``, 2 or 1; the norm that the attack makes small.
+        norm: ``numpy.inf``, 2 or 1; the norm that it is judged by.
+        minimises: Whether the attack makes this norm small, so that needing more than ``eps`` is a
+            result. One that does not (a rotation, few features, another norm) shows nothing where
+            it goes farther, and is broken if it never came within ``eps``.
     """
 
     attack: Attack
     eps: Budget
     norm: float = torch.inf
+    minimises: bool = True
 
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)

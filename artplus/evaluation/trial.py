@@ -25,7 +25,7 @@ from artplus.evaluation.saved import Part
 from artplus.evaluation.settings import largest_radius, parameters
 from artplus.evaluation.sheet import Sheet
 from artplus.evaluation.verify import verify
-from artplus.evaluation.wording import number
+from artplus.evaluation.wording import norm_name, number
 from artplus.functional import class_index
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -258,7 +258,7 @@ def _outcome(
     record: Record,
 ) -> tuple[Outcome, Fate]:
     eps, attacked = largest_radius(attack, bench.x), len(record.sheet)
-    broken = _verdict(record, eps) if record.broken is None else record.broken[1]
+    broken = _verdict(record, attack, eps) if record.broken is None else record.broken[1]
     rows, done = targets.clone(), record.rows_done()
     rows.numpy()[targets.numpy()] = done.numpy()
     columns = record.sheet.columns if bool(done.all()) else record.sheet.rows(done)
@@ -294,17 +294,18 @@ def _outcome(
         seconds=record.seconds,
         forwards=forwards,
         backwards=backwards,
-        flags=_flags(record, fooled),
+        flags=_flags(record, attack, fooled),
         broken=broken,
         fooled=fooled,
     )
     return Outcome(result, record.fooled, record.held), Fate(rows, columns)
 
 
-def _verdict(record: Record, eps: float) -> str | None:
+def _verdict(record: Record, attack: Attack, eps: float) -> str | None:
     """Why a finished attack does not count, if it does not."""
     attacked = len(record.sheet)
     outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
+    (beyond,) = record.count(BEYOND)
     if outside_ball:
         return (
             f"left its ball on {outside_ball} of {attacked} examples "
@@ -317,17 +318,32 @@ def _verdict(record: Record, eps: float) -> str | None:
         )
     if attacked and eps > 0 and not changed:
         return f"returned all {attacked} inputs unchanged, so it shows nothing"
+    if beyond and beyond == changed and _strays(attack):
+        return (
+            f"never came within eps {number(eps)} in {norm_name(float(attack.norm))}, which it "
+            f"does not make small ({beyond} of {attacked} examples beyond), so it shows nothing"
+        )
     return None
 
 
-def _flags(record: Record, fooled: NDArray[np.bool_] | None) -> tuple[str, ...]:
+def _strays(attack: Attack) -> bool:
+    """Whether it goes as far as it likes in the norm that it is judged by."""
+    return isinstance(attack, MinimumNorm) and not attack.minimises
+
+
+def _flags(record: Record, attack: Attack, fooled: NDArray[np.bool_] | None) -> tuple[str, ...]:
     flags, attacked = [], len(record.sheet)
     changed, beyond = record.count(CHANGED, BEYOND)
     if fooled is not None:
         flags.append(
             f"{int(fooled.sum())} mistakes that it found inside the rules count against the model"
         )
-    if beyond:
+    if beyond and _strays(attack):
+        flags.append(
+            f"{beyond} of {attacked} examples came back farther than eps, in a norm that it does "
+            "not make small: it shows nothing of them, and they count as not fooled"
+        )
+    elif beyond:
         flags.append(f"{beyond} of {attacked} examples needed more than eps: not fooled")
     still = attacked - changed
     if changed and still:

@@ -14,6 +14,9 @@ from art.attacks.evasion import (
     FastGradientMethod,
     HopSkipJump,
     ProjectedGradientDescent,
+    SaliencyMapMethod,
+    ShadowAttack,
+    SpatialTransformation,
     SquareAttack,
 )
 from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
@@ -164,6 +167,41 @@ def test_minimum_norm_attacks_are_judged_within_eps(
     other = quiet(classifier, x, y, attacks=[attack], eps=0.1)
     assert any("makes L2 small but is judged by L∞" in note for note in other.notes)
     assert other.attacks[0].norm == math.inf and other.attacks[0].max_norm <= 0.1001
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda c: SpatialTransformation(c, max_rotation=60, num_rotations=3, verbose=False),
+        lambda c: SaliencyMapMethod(c, theta=0.9, verbose=False),
+        lambda c: ShadowAttack(c, nb_steps=3, learning_rate=20.0, batch_size=2, verbose=False),
+        lambda c: type("Mine", (SpatialTransformation,), {})(
+            c, max_rotation=60, num_rotations=3, verbose=False
+        ),
+    ],
+)
+def test_attacks_of_no_norm_are_not_taken_for_robustness(
+    make: Any, classifier: PyTorchClassifier, data: tuple[Any, Any]
+) -> None:
+    """A rotation, few features, shadows: far outside eps, they say nothing of what is within."""
+    x, y = data
+    attack = make(classifier)
+    report = quiet(classifier, x[2:8], y[2:8], attacks=[attack], eps=0.01)
+    assert "never came within eps 0.01 in L∞" in (report.attacks[0].broken or "")
+    assert report.robust_accuracy is None
+    assert any("makes no norm small" in note for note in report.notes)
+
+
+def test_a_minimiser_of_another_norm_is_not_taken_for_robustness(
+    classifier: PyTorchClassifier, data: tuple[Any, Any]
+) -> None:
+    """DeepFool in its own L2 may find nothing within eps; in L∞ that shows nothing."""
+    attack = DeepFool(classifier, max_iter=20, verbose=False)
+    own = quiet(classifier, *data, attacks=[attack], eps=1e-4, norm=2)
+    other = quiet(classifier, *data, attacks=[attack], eps=1e-4)
+    assert own.attacks[0].broken is None and own.robust_accuracy == own.clean_accuracy
+    assert "in L∞, which it does not make small" in (other.attacks[0].broken or "")
+    assert other.robust_accuracy is None
 
 
 def test_decision_based_art_attack_runs_on_numpy_2(

@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -515,6 +515,24 @@ def test_minimum_norm_attack_counts_only_within_eps(
     assert result.flags == ("18 of 35 examples needed more than eps: not fooled",)
 
 
+def test_an_attack_that_makes_no_norm_small_tells_only_of_what_is_near(
+    net: LossModel, data: tuple[Tensor, Tensor]
+) -> None:
+    """Some examples within eps, some beyond: it counts, and the flag says of how few."""
+
+    def act(x: Tensor) -> Tensor:
+        far = torch.arange(len(x)) % 2 == 0
+        return torch.where(far[:, None], (x + 0.5).clamp(0, 1), (x + 0.09).clamp(0, 1))
+
+    attack = MinimumNorm(Planted(act, eps=math.inf), eps=EPS, minimises=False)
+    result = run(net, data, attacks={"turn": attack}, batch_size=100).attacks[0]
+    assert result.broken is None
+    assert (
+        "18 of 35 examples came back farther than eps, in a norm that it does not make"
+        in (result.flags[0])
+    )
+
+
 def test_minimum_norm_attack_that_finds_nothing_near_is_not_broken(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
@@ -523,6 +541,14 @@ def test_minimum_norm_attack_that_finds_nothing_near_is_not_broken(
     report = run(net, data, attacks={"far": far})
     assert report.attacks[0].broken is None
     assert report.robust_accuracy == report.clean_accuracy
+    stray = replace(far, minimises=False)
+    report = run(net, data, attacks={"stray": stray, "near": shifted(0.01)})
+    assert "never came within eps 0.01 in L∞, which it does not make small" in (
+        report.attacks[0].broken or ""
+    )
+    assert report.robust_accuracy == report.attacks[1].accuracy
+    alone = run(net, data, attacks={"stray": stray})
+    assert alone.robust_accuracy is None, "nothing is known"
     same = run(net, data, attacks={"same": MinimumNorm(Planted(lambda x: x), eps=0.1)})
     assert same.attacks[0].broken is not None
     assert MinimumNorm(PGD(eps=1.0), eps=0.1).with_eps(0.5).eps == pytest.approx(0.05)
