@@ -229,6 +229,10 @@ def _add_evaluate(commands: Any) -> None:
         help="what else to look into, with commas between; see 'artplus list analyses'",
     )  # fmt: skip
     parser.add_argument(
+        "--before", type=Path, metavar="FILE",
+        help="state_dict before hardening, for analyses that compare: transfer needs it",
+    )  # fmt: skip
+    parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR",
         help="save the evaluation here as it goes; the same command again continues it",
     )  # fmt: skip
@@ -258,7 +262,9 @@ def _add_compare(commands: Any) -> None:
     parser = _command(
         commands, "compare", _compare, "set two reports on the same examples against each other"
     )
-    parser.add_argument("before", type=Path, help="report that evaluate wrote as .json")
+    parser.add_argument(
+        "before", type=Path, help="report that evaluate wrote as .json, also on several threats"
+    )
     parser.add_argument("after", type=Path, help="another one, for instance after hardening")
     parser.add_argument(
         "--output", type=Path, action="append", default=[], metavar="FILE",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from artplus import reporting
+from artplus import Report, ThreatReport, reporting
 from artplus.commands import files
 from artplus.errors import ConfigurationError
-from artplus.reporting.json import read
+from artplus.reporting.json import read_either
 
 SUFFIXES = (".html", ".md", ".txt")
 
@@ -19,7 +19,8 @@ def compare(
     """Set two reports against each other; write the comparison, and return it as a table.
 
     Args:
-        before: ``.json`` that evaluate wrote.
+        before: ``.json`` that evaluate wrote. One on several threats (``--threat``) is compared by
+            the worst case over all of them, and the text says so.
         after: Another one, on the same examples.
         output: Files to write, each in the form of its suffix: both reports side by side, section
             by section; as ``.txt`` what changed, and the report ``after``.
@@ -34,10 +35,20 @@ def compare(
             raise ConfigurationError(
                 f"a comparison is written as one of {', '.join(SUFFIXES)}, got {path.name!r}"
             )
-    old, new = read(before), read(after)
+    sides = read_either(before), read_either(after)
+    old, new = (side.union if isinstance(side, ThreatReport) else side for side in sides)
     text = str(reporting.compare(old, new))
+    for when, side in zip(("before", "after"), sides, strict=True):
+        text += _told(when, side)
     for path in output:
         files.outputs(path.parent, [path.name], overwrite=overwrite)
     for path in output:
         reporting.save(new, path, before=old)
     return text
+
+
+def _told(when: str, side: Report | ThreatReport) -> str:
+    """That a side is a union of threats, and of which."""
+    if not isinstance(side, ThreatReport):
+        return ""
+    return f"\n· The worst case {when} is over all of {', '.join(side.by_threat)}."

@@ -30,6 +30,7 @@ def evaluate(
     seed: int = 0,
     checks: str = "auto",
     analyses: str = "",
+    before: Path | None = None,
     checkpoint: Path | None = None,
     fail_under: float | None = None,
     junit: Path | None = None,
@@ -56,6 +57,7 @@ def evaluate(
         checks: Whether to look for signs that the attacks failed: ``"on"``, ``"off"``, or
             ``"auto"``, for suites only.
         analyses: Names of what else to look into, with commas between.
+        before: ``state_dict`` of the same model before it was hardened, for analyses that compare.
         checkpoint: Folder to save the evaluation in as it goes, and to continue it from.
         fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
         junit: ``.xml`` to write the gates to, one test case each.
@@ -83,7 +85,18 @@ def evaluate(
         files.outputs(path.parent, [path.name], overwrite=overwrite)
     ranks.launched()
     names = attacks.split(",")
+    looks = [name for name in analyses.split(",") if name]
+    if "transfer" in looks and before is None:
+        raise ConfigurationError(
+            "--analyses transfer needs another model: --before FILE, the weights before hardening"
+        )
     x, y = files.arrays(data)
+    if "tokens" in looks and x.ndim != 3:
+        raise ConfigurationError(
+            "--analyses tokens needs embeddings (n, length, features) as x, got "
+            f"{x.shape}; texts need a tokenizer, in Python: "
+            "artplus.evaluate(..., analyses=[Tokens(texts=[...], tokenizer=...)])"
+        )
     module = files.model(model)
     files.load_weights(module, weights)
     classifier = artplus.wrap(module, x, y, clip_values=(clip_min, clip_max))
@@ -92,7 +105,8 @@ def evaluate(
         "batch_size": batch_size,
         "seed": seed,
         "checks": CHECKS[checks],
-        "analyses": [name for name in analyses.split(",") if name],
+        "analyses": looks,
+        "before": None if before is None else _unhardened(model, before),
         "checkpoint": checkpoint,
     }
     found: Report | ThreatReport
@@ -113,6 +127,13 @@ def evaluate(
     if reason is not None:
         raise gate.GateClosed(str(found), reason)
     return str(found)
+
+
+def _unhardened(model: str, weights: Path) -> Any:
+    """Another module of the same factory, as it was before."""
+    module = files.model(model)
+    files.load_weights(module, weights)
+    return module
 
 
 def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:

@@ -9,6 +9,7 @@ from artplus.errors import DataError
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
+    from artplus.evaluation.threats import ThreatReport
 
 
 def render(report: Report) -> str:
@@ -24,8 +25,26 @@ def read(path: str | Path) -> Report:
     """
     from artplus.evaluation.report import Report
 
+    return Report.from_json(_content(path))
+
+
+def read_either(path: str | Path) -> Report | ThreatReport:
+    """The report in a file, on one threat or on several.
+
+    Raises:
+        DataError: if the file is not there or neither.
+    """
+    from artplus.evaluation import schema, threats
+    from artplus.evaluation.report import Report
+
+    data = schema.parse(_content(path))
+    if data.get("format") == threats.FORMAT:
+        return threats.ThreatReport.from_dict(data)
+    return Report.from_dict(data)
+
+
+def _content(path: str | Path) -> str:
     try:
-        content = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read a report from {str(path)!r}: {error}") from error
-    return Report.from_json(content)

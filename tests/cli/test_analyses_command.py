@@ -63,3 +63,23 @@ def test_list_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in list_analyses())
     assert "Robust accuracy at ascending radii" in out
+
+
+def test_transfer_takes_the_weights_of_before(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --before there is a second model; without it the message says so."""
+    torch.manual_seed(7)
+    other = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    torch.save(other.state_dict(), "plain.pt")
+    assert main([*command, "--analyses", "transfer"]) == 2
+    assert "--analyses transfer needs another model: --before FILE" in capsys.readouterr().err
+    options = ["--analyses", "transfer", "--before", "plain.pt", "--output", "report.json"]
+    assert main([*command, *options]) == 0
+    section = Report.from_json(Path("report.json").read_text()).sections[0]
+    matrix = section.blocks[0]
+    assert "before" in matrix.columns and "model" in matrix.columns
+    values = dict(zip(matrix.columns, matrix.values[0], strict=True))
+    assert values["before"] < values["model"] == 1.0, "unlike weights, no attack"
+    assert main([*command, "--analyses", "tokens"]) == 2
+    assert "needs embeddings (n, length, features) as x, got (20, 6)" in capsys.readouterr().err

@@ -353,6 +353,7 @@ def test_several_threats(folder, capsys):
     assert main(HARDEN) == 0
     capsys.readouterr()
     arguments = [a for k, a in enumerate(EVALUATE) if "--eps" not in (a, EVALUATE[k - 1])]
+    assert main([*EVALUATE, "--output", "one.json"]) == 0
     both = [*arguments, "--threat", "8/255:inf", "--threat", "0.1:2", "--output", "both.json"]
     assert main(both) == 0
     out = capsys.readouterr().out
@@ -364,3 +365,13 @@ def test_several_threats(folder, capsys):
     for bad in ("0.1", "0.1:3", ":2", "x:inf"):
         with pytest.raises(SystemExit):
             main([*arguments, "--threat", bad])
+    capsys.readouterr()
+    assert main(["compare", "both.json", "both.json", "--output", "both.html"]) == 0
+    out = capsys.readouterr().out
+    assert "L2 ≤ 0.1: pgd" in out and "worst-case accuracy stayed at" in out.lower()
+    assert "The worst case before is over all of L∞ ≤ 8/255, L2 ≤ 0.1." in out
+    assert (folder / "both.html").exists()
+    assert main(["compare", "one.json", "both.json"]) == 0
+    out = capsys.readouterr().out
+    assert "worst case after is over all of" in out and "before is over all" not in out
+    assert "not within the same ball" in out
