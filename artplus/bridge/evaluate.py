@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,7 +239,34 @@ def evaluate(  # type: ignore[misc]
         checkpoint_every=checkpoint_every,
         progress=progress,
     )
-    return replace(report, attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks))
+    return replace(
+        report,
+        attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks),
+        call=_called(subject, attacks, eps, order, {"mask": mask, "loss": loss}),
+    )
+
+
+def _called(
+    subject: _Subject, attacks: Any, eps: Any, norm: float, others: Mapping[str, Any]
+) -> dict[str, str]:
+    """The arguments that decide the numbers, as Python text; what has none by its own name."""
+    several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
+    named = all(isinstance(attack, str) for attack in several)
+    asked = several[0] if len(several) == 1 else list(several)
+    told = {"attacks": repr(asked) if named else "attacks"}
+    if eps is not None:
+        told["eps"] = repr(float(eps)) if isinstance(eps, (int, float)) else "eps"
+        told["norm"] = 'float("inf")' if math.isinf(norm) else f"{norm:g}"
+    told |= {key: key for key, value in others.items() if value is not None}
+    bounds = subject.space.low, subject.space.high
+    if any(bound is not None for bound in bounds):
+        numbers = [torch.as_tensor(bound) for bound in bounds if bound is not None]
+        plain_ones = len(numbers) == 2 and all(bound.numel() == 1 for bound in numbers)
+        values = f"({', '.join(f'{float(b):.9g}' for b in numbers)})"
+        told["clip_values"] = values if plain_ones else "clip_values"
+    if subject.translated is not None:
+        told["estimator"] = type(subject.estimator).__name__
+    return told
 
 
 _OF_ONE_THREAT = {"threats", "eps", "norm", "checkpoint"}

@@ -59,6 +59,8 @@ class Report:
         notes: What a reader should know beyond single attacks.
         findings: What the checks say about the evaluation itself; empty if none were run.
         sections: What the analyses found: :mod:`artplus.evaluation.analyses`.
+        call: What :func:`artplus.evaluate` was called with, as Python text by name of the argument,
+            so that it can be called again; ``"estimator"`` tells what was judged. Empty for others.
     """
 
     n: int
@@ -85,6 +87,7 @@ class Report:
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     sections: tuple[Section, ...] = ()
+    call: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def working(self) -> tuple[AttackResult, ...]:

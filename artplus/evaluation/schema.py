@@ -70,6 +70,7 @@ def encode(report: Report) -> dict[str, Any]:
         "attacks": [_encode_attack(result) for result in report.attacks],
         "examples": None if report.examples is None else _encode_examples(report.examples),
         "sections": [encode_section(section) for section in report.sections],
+        "call": dict(report.call),
     }
 
 
@@ -122,6 +123,7 @@ def decode(data: Mapping[str, Any]) -> dict[str, Any]:
             "predictions_clean": _whole_from(data.get("predictions_clean")),
             "predictions_worst": _whole_from(data.get("predictions_worst")),
             "sections": tuple(decode_section(section) for section in data.get("sections", ())),
+            "call": {str(key): str(value) for key, value in data.get("call", {}).items()},
             "attacks": tuple(_decode_attack(result) for result in data["attacks"]),
             "examples": None if data["examples"] is None else _decode_examples(data["examples"]),
         }

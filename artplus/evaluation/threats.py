@@ -134,6 +134,7 @@ class ThreatReport:
             notes=(*_told(self), *notes),
             findings=tuple(findings),
             sections=(_table(self.by_threat), *sections),
+            call=_call(self.reports),
         )
 
     def __str__(self) -> str:
@@ -227,6 +228,16 @@ def _threat(report: Report) -> str:
             "the attacks of a report have different balls, so it is on no single threat"
         )
     return wording.ball(report.norm, report.eps)
+
+
+def _call(reports: Sequence[Report]) -> dict[str, str]:
+    """The one call that gave them all: their pairs of radius and norm in place of one."""
+    calls = [report.call for report in reports]
+    if not all(calls):
+        return {}
+    pairs = ", ".join(f"({call.get('eps')}, {call.get('norm')})" for call in calls)
+    kept = {key: value for key, value in calls[0].items() if key not in ("eps", "norm")}
+    return {**kept, "threats": f"[{pairs}]"}
 
 
 def _told(threats: ThreatReport) -> list[str]:

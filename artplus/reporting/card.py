@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -149,17 +150,57 @@ def _again(report: Report) -> list[str]:
         for result in report.attacks
     ]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    survivors = ", only_survivors=True" if report.only_survivors else ""
     return [
         "With these attacks, in this order:",
         table([("attack", "ball", "settings"), *settings]),
-        f"```python\nartplus.evaluate(model, x, y, attacks=..., seed={report.seed}, "
-        f"batch_size={report.batch_size}{survivors})\n```",
+        f"```python\n{again(report)}\n```",
         escaped(
             f"Measured {report.date or 'at an unknown time'} on {report.device} with "
             f"{versions or 'unknown versions'}; hash of the data {report.data_hash}."
         ),
     ]
+
+
+def again(report: Report) -> str:
+    """The call that gives the report, as Python; its comment says what has to be there for it.
+
+    Attacks that were given as objects, and a report that ``artplus.evaluate`` did not write, leave
+    ``attacks`` to the reader: their settings stand above.
+    """
+    call = {k: v for k, v in report.call.items() if v.isprintable() and "`" not in v}
+    kind, clip = call.pop("estimator", None), call.get("clip_values")
+    subject = "model" if kind is None else "classifier"
+    needed = []
+    if kind is not None:
+        call.pop("clip_values", None)
+        within = "" if clip is None else f" with clip_values={clip}"
+        needed.append(f"# classifier: the ART {kind} of the model{within}")
+    if not call:
+        call = {"attacks": "attacks"}
+        if report.eps is not None and report.norm is not None:
+            call |= {
+                "eps": repr(report.eps),
+                "norm": 'float("inf")' if math.isinf(report.norm) else f"{report.norm:g}",
+            }
+    if call.get("attacks") == "attacks":
+        needed.append("# attacks: those above, with their settings")
+    for name in ("eps", "mask", "loss", "clip_values"):
+        if call.get(name) == name:
+            needed.append(f"# {name}: as it was")
+    arguments = ", ".join(f"{name}={value}" for name, value in call.items())
+    return "\n".join(
+        [
+            "import artplus",
+            "",
+            *needed,
+            "report = artplus.evaluate(",
+            f"    {subject}, x, y,",
+            f"    {arguments},",
+            f"    seed={report.seed}, batch_size={report.batch_size}, "
+            f"only_survivors={report.only_survivors},",
+            ")",
+        ]
+    )
 
 
 def _setting(value: object) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import artplus
+from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation import Finding
 from artplus.reporting import card, save_card
@@ -95,3 +102,67 @@ def test_card_is_saved_as_markdown(tmp_path: Path) -> None:
     assert path.read_text("utf-8").startswith("---\n")
     with pytest.raises(ConfigurationError, match=r"saved as \.md, got 'card.html'"):
         save_card(made(), tmp_path / "card.html")
+
+
+def linear() -> tuple[nn.Module, Any, Any]:
+    """A model that attacks fool in part, its inputs and its own answers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    x = np.random.rand(24, 1, 6, 6).astype(np.float32)
+    return model, x, model(torch.from_numpy(x)).argmax(1).numpy()
+
+
+def called(report: Any, **names: Any) -> Any:
+    """What the call that the card prints gives, run as it stands."""
+    code = card.render(report).split("```python\n")[1].split("\n```")[0]
+    space: dict[str, Any] = dict(names)
+    exec(code, space)
+    return space["report"]
+
+
+ASKED: list[dict[str, Any]] = [
+    {"attacks": "quick", "eps": 0.02},
+    {"attacks": "quick", "eps": 0.3, "norm": 2, "only_survivors": False, "seed": 5},
+    {"attacks": ["fgsm", "pgd"], "eps": 0.02, "batch_size": 7, "seed": 3},
+    {"attacks": "pgd", "threats": [(0.02, math.inf), (0.2, 2)]},
+]
+
+
+@pytest.mark.filterwarnings("ignore::artplus.errors.SlowPathWarning")
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("door", ["model", "classifier"])
+def test_the_printed_call_gives_the_report_again(asked: dict[str, Any], door: str) -> None:
+    """Run as it stands, saved and loaded or not: the same attacks and the same examples fall."""
+    model, x, y = linear()
+    options: dict[str, Any] = {**asked, "progress": False, "checks": False}
+    if door == "classifier":
+        subject: Any = artplus.wrap(model, x, y, clip_values=(0.0, 1.0), verbose=False)
+    else:
+        subject, options["clip_values"] = model, (0.0, 1.0)
+    found = artplus.evaluate(subject, x, y, **options)
+    report = found.union if isinstance(found, artplus.ThreatReport) else found
+    if "threats" not in asked:
+        report = artplus.Report.from_json(report.to_json())
+    repeated = called(report, x=x, y=y, **{door: subject})
+    repeated = repeated.union if isinstance(repeated, artplus.ThreatReport) else repeated
+    assert 0 < report.robust_accuracy < 1
+    assert repeated.clean_accuracy == report.clean_accuracy
+    assert [r.name for r in repeated.attacks] == [r.name for r in report.attacks]
+    for one, two in zip(report.attacks, repeated.attacks, strict=True):
+        assert one.accuracy == two.accuracy and np.array_equal(one.correct, two.correct)
+    assert repeated.only_survivors == report.only_survivors
+
+
+def test_what_a_call_cannot_hold_is_asked_for() -> None:
+    """Attack objects, a mask: by name, with a comment; reports of others have what is known."""
+    model, x, y = linear()
+    mask, attacks = np.ones((1, 6, 6), np.float32), [PGD(eps=0.02)]
+    report = artplus.evaluate(model, x, y, attacks=attacks, mask=mask, progress=False)
+    code = card.again(report)
+    assert "# attacks: those above" in code and "# mask: as it was" in code
+    again = called(report, model=model, x=x, y=y, mask=mask, attacks=attacks)
+    assert again.robust_accuracy == report.robust_accuracy
+    told = card.again(made())
+    assert 'attacks=attacks, eps=0.1, norm=float("inf"),' in told
+    hostile = card.again(made(call={"attacks": "1```<script>", "eps": "0.1\n"}))
+    assert "script" not in hostile
