@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import NoneType
 from typing import Protocol
 
 import torch
@@ -47,14 +48,22 @@ class Geometry(Protocol):
 
 
 def clip(z: Tensor, box: Box) -> Tensor:
-    """``z`` clipped to the box."""
-    if box.low is None and box.high is None:
+    """``z`` clipped to the box.
+
+    Bounds that are numbers, or tensors beside ``z``, are used as they are; others are brought to
+    its device, so in a loop use a box that is there already (:meth:`artplus.spaces.InputSpace.on`).
+    """
+    low, high = box.low, box.high
+    if low is None and high is None:
         return z
-    if isinstance(box.low, (int, float)) and isinstance(box.high, (int, float)):
-        return torch.clamp(z, box.low, box.high)  # faster than by tensors of one number
-    low = None if box.low is None else torch.as_tensor(box.low, dtype=z.dtype, device=z.device)
-    high = None if box.high is None else torch.as_tensor(box.high, dtype=z.dtype, device=z.device)
-    return torch.clamp(z, low, high)
+    if isinstance(low, (int, float, NoneType)) and isinstance(high, (int, float, NoneType)):
+        return torch.clamp(z, low, high)  # faster than by tensors of one number
+    return torch.clamp(z, beside(low, z), beside(high, z))
+
+
+def beside(bound: float | Tensor | None, z: Tensor) -> Tensor | None:
+    """A bound as a tensor on the device of ``z`` and in its dtype; ``None`` stays unbounded."""
+    return None if bound is None else torch.as_tensor(bound, dtype=z.dtype, device=z.device)
 
 
 def moved(z: Tensor, direction: Tensor, length: Eps) -> Tensor:

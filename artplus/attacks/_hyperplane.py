@@ -56,7 +56,8 @@ def crossing(
     weight = F.threshold(weight / peak, _NEGLIGIBLE, 0.0)
     height = (gap.abs() / peak.squeeze(1)).clamp_max(torch.finfo(z.dtype).max)
     if order == 1:
-        length = _greedy(weight * (_flat(unit, z) > 0), room, height)
+        free = _flat(unit, z) > 0 if isinstance(unit, Tensor) else unit > 0
+        length = _greedy(weight * free, room, height)
     elif order == 2:
         # Where a weight is zero its cap is finite and counts for nothing.
         cap = (room / weight.clamp_min(_NEGLIGIBLE)).clamp_max(_FAR)
@@ -76,22 +77,24 @@ def _open(box: Box) -> bool:
     return box.low is None or box.high is None
 
 
-def _flat(unit: float | Tensor, z: Tensor) -> Tensor:
-    return torch.as_tensor(unit, dtype=z.dtype, device=z.device).expand_as(z).flatten(1)
+def _flat(unit: Tensor, z: Tensor) -> Tensor:
+    return unit.to(z).expand_as(z).flatten(1)
 
 
 def _room(z: Tensor, side: Tensor, box: Box, like: Tensor) -> Tensor:
     """How far each feature may go to its ``side``, 1 or -1; very far without bounds."""
     if box.low is None and box.high is None:
         return torch.full_like(z, _FAR)
-    low = z.new_tensor(-math.inf) if box.low is None else _bound(box.low, like)
-    high = z.new_tensor(math.inf) if box.high is None else _bound(box.high, like)
+    low = -math.inf if box.low is None else _bound(box.low, like)
+    high = math.inf if box.high is None else _bound(box.high, like)
     # The larger of the two is the one on this side, since the other is not positive.
     return torch.maximum(side * (high - z), side * (low - z)).clamp(0.0, _FAR)
 
 
-def _bound(bound: float | Tensor, like: Tensor) -> Tensor:
-    """A bound as a scalar, or as rows like those of the flattened points."""
+def _bound(bound: float | Tensor, like: Tensor) -> float | Tensor:
+    """A bound as a number, or as rows like those of the flattened points."""
+    if isinstance(bound, (int, float)):
+        return bound
     value = torch.as_tensor(bound).to(like)
     return value if value.ndim == 0 else value.expand_as(like).flatten(1)
 
@@ -99,10 +102,18 @@ def _bound(bound: float | Tensor, like: Tensor) -> Tensor:
 def _level(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
     r"""The :math:`t` with :math:`\sum_i w_i \min(c_i, t) = g`; very far where no ``t`` is enough.
 
-    Newton's method from below: the sum is concave in ``t`` and made of straight pieces, so no step
-    goes too far, and the answer is exact, up to rounding, once no further cap is passed. That
-    takes a few passes over the features, where sorting the caps costs ten times as much. The host
-    looks for the end every other pass.
+    Exact up to rounding either way. A CPU takes a few passes over the features and looks for the
+    end of them, where sorting costs ten times as much. On any other device the host would have to
+    wait to look, so there the caps are sorted: as many operations whatever the values.
+    """
+    return (_climbed if weight.device.type == "cpu" else _sorted)(weight, cap, height)
+
+
+def _climbed(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
+    """By Newton's method from below; the host looks for the end every other pass.
+
+    The sum is concave in ``t`` and made of straight pieces, so no step goes too far, and the answer
+    is exact, up to rounding, once no further cap is passed. Every step but the last passes one.
     """
     t, passed, above = torch.zeros_like(height), weight.new_full((), -1.0), torch.empty_like(weight)
     for count in range(weight.shape[1] + 2):
@@ -115,6 +126,30 @@ def _level(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
             break
         passed = slope
     return torch.where((slope == 0) & (height >= value), _FAR, t)
+
+
+def _sorted(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
+    """By the piece of the sum that the height lies on; nothing is looked at.
+
+    From zero to the least cap the sum rises by all weights, to the next by all but that one's, and
+    so on. All terms are positive, so nothing cancels, and a step of Newton's method that does not
+    leave the piece takes away what rounding the sums of the pieces before it did.
+    """
+    bends, order = cap.sort(1)
+    starts = F.pad(bends[:, :-1], (1, 0))
+    slopes = weight.gather(1, order).flip(1).cumsum(1).flip(1)
+    values = (slopes * (bends - starts)).cumsum(1)
+    pieces = (values < height[:, None]).sum(1, keepdim=True)
+    piece = pieces.clamp_max(values.shape[1] - 1)
+    low, high, slope, below = (
+        part.gather(1, piece).squeeze(1)
+        for part in (starts, bends, slopes, F.pad(values[:, :-1], (1, 0)))
+    )
+    slope = slope.clamp_min(torch.finfo(slope.dtype).tiny)
+    t = torch.minimum(low + (height - below).clamp_min(0.0) / slope, high)
+    value = torch.linalg.vecdot(weight, torch.minimum(cap, t[:, None]))
+    t = torch.clamp(t + (height - value) / slope, low, high)
+    return torch.where(pieces.squeeze(1) == values.shape[1], _FAR, t)
 
 
 def _greedy(weight: Tensor, room: Tensor, height: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ def projection(x: Tensor, eps: Eps, box: Box) -> Retraction:
         eps: Radius, a number or one per example.
         box: Bounds; ``None`` is unbounded.
     """
-    up = math.inf if box.high is None else torch.as_tensor(box.high).to(x) - x
-    down = math.inf if box.low is None else x - torch.as_tensor(box.low).to(x)
-    each = torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand_as(x).flatten(1)[:, :1]
+    up = math.inf if box.high is None else _bound(box.high, x) - x
+    down = math.inf if box.low is None else x - _bound(box.low, x)
+    # A number fills memory of the device, where a tensor of it would be copied there.
+    each = eps.to(x) if isinstance(eps, Tensor) else x.new_full((), eps)
+    each = each.expand_as(x).flatten(1)[:, :1]
 
     def project(z: Tensor) -> Tensor:
         move = z - x
@@ -36,6 +38,11 @@ def projection(x: Tensor, eps: Eps, box: Box) -> Retraction:
         return clip(x + move.sign() * size.view_as(x), box)
 
     return project
+
+
+def _bound(bound: float | Tensor, x: Tensor) -> float | Tensor:
+    """A bound that ``x`` can be taken from; a number needs no copy to the device."""
+    return bound if isinstance(bound, (int, float)) else torch.as_tensor(bound).to(x)
 
 
 def _threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

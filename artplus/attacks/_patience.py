@@ -127,7 +127,7 @@ def view_of(
     """Views of a batch's examples by their numbers."""
 
     def view(rows: Tensor) -> View:
-        center, part = x[rows], replace(space, mask=take(space.mask, rows, x))
+        center, part = x[rows], space.masked(take(space.mask, rows, x))
         return View(
             _judge(model, center, y[rows], inner, targeted=targeted),
             retraction(center, take(eps, rows, x), part),

@@ -120,7 +120,7 @@ class Canvas:
         old = flat.gather(1, here).view(n, c, -1)
         rest = flat.scatter(1, here, 0.0)
         given = rest.gather(1, there).view(n, c, -1)
-        radius = torch.as_tensor(eps).reshape(-1, 1, 1) ** order
+        radius = (eps.reshape(-1, 1, 1) if isinstance(eps, Tensor) else eps) ** order
         unused = (radius - _mass(flat, order)[:, None, None]).clamp_min(0)
         budget = unused / c + _mass(old, order)[..., None] + _mass(given, order)[..., None]
         budget = budget * c if order == 1 else budget.sqrt()

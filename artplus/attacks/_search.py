@@ -141,7 +141,7 @@ class Spread:
         return clip(self.x + delta * (self.eps / column(length, delta)), self.space)
 
     def take(self, rows: Tensor) -> Spread:
-        space = replace(self.space, mask=take(self.space.mask, rows, self.x))
+        space = self.space.masked(take(self.space.mask, rows, self.x))
         return replace(self, x=self.x[rows], eps=take(self.eps, rows, self.x), space=space)
 
 

@@ -146,7 +146,7 @@ class APGD:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
-        x = x.detach()
+        x, space = x.detach(), space.on(x)
         ball = geometry(self.norm)
         eps = resolve(self.eps, x, ball)
         usual = eps if ball.order == 1 else 2 * eps
@@ -159,7 +159,7 @@ class APGD:
                 return value if rows is None else value[rows]
 
             center, radius = some(x), take(eps, rows, x)
-            part = replace(space, mask=take(space.mask, rows, x))
+            part = space.masked(take(space.mask, rows, x))
             judge = goal(
                 model,
                 center,

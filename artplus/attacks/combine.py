@@ -187,6 +187,7 @@ class WorstOf(_Several):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
+        space = space.on(x)
 
         def run(attack: Attack) -> Tensor:
             return attack(model, x, y, space=space, inner=inner, start=start, generator=generator)

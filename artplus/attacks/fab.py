@@ -77,7 +77,7 @@ class _Herd:
             self.x[rows],
             self.y[rows],
             None if self.target is None else self.target[rows],
-            replace(self.space, mask=take(self.space.mask, rows, self.x)),
+            self.space.masked(take(self.space.mask, rows, self.x)),
             self.ruler.take(rows, self.x),
         )
 
@@ -198,7 +198,7 @@ class FAB:
                 "FAB follows the boundary between classes and climbs no loss; use it to evaluate, "
                 "or with an objective that trains on the model's own loss"
             )
-        x, ball = x.detach(), geometry(self.norm)
+        x, ball, space = x.detach(), geometry(self.norm), space.on(x)
         eps = resolve(self.eps, x, ball)
         ruler = _Ruler.of(eps, x, ball.order)
         found = self._nearest(model, x, y, space, ruler, start, generator, within=True)
@@ -243,6 +243,7 @@ class FAB:
         """Every run, on the examples that have no mistake (``within`` their radius) yet."""
         if not model.criterion.over_classes:
             raise ConfigurationError("FAB needs class logits; this model's loss has no classes")
+        space = space.on(x)
         with modes.crafting(model.module):
             with torch.no_grad():
                 logits = model(x)
@@ -329,7 +330,7 @@ class FAB:
             torch.cat([z, x]),
             torch.cat([normal, normal]),
             torch.cat([-value, offset - value]),
-            replace(space, mask=None),
+            space,
             ruler.order,
             _twice(ruler.unit, x),
         )

@@ -117,7 +117,7 @@ class FMN:
         if isinstance(eps, Tensor) and eps.numel() > 1 and eps[0].numel() > 1:
             raise ConfigurationError("FMN needs a radius that is the same for every feature")
         found, _ = self.minimum(model, x, y, space=space, start=start, generator=generator)
-        return ball.retraction(x, eps, space)(found)
+        return ball.retraction(x, eps, space.on(x))(found)
 
     def minimum(
         self,
@@ -140,7 +140,7 @@ class FMN:
             raise ConfigurationError("FMN needs class logits; this model's loss has no classes")
         x, ball = x.detach(), geometry(self.norm)
         dual = geometry(_DUAL[ball.order])
-        unit = space.width() or 1.0
+        unit, space = space.width() or 1.0, space.on(x)
         z = x if start is None else x + space.restrict(clip(start.detach(), space) - x)
         radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
         found = Nearest(z, radius)

@@ -118,7 +118,7 @@ class PGD:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
-        x = x.detach()
+        x, space = x.detach(), space.on(x)
         ball = geometry(self.norm)
         eps = resolve(self.eps, x, ball)
         step_size = (

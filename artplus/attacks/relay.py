@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class Relay:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
-        x = x.detach()
+        x, space = x.detach(), space.on(x)
         x_adv = self.first(model, x, y, space=space, inner=inner, start=start, generator=generator)
         every = stand = torch.arange(len(x), device=x.device)
         if model.criterion.over_classes:
@@ -119,7 +119,7 @@ class Relay:
             model,
             x[rows],
             y[rows],
-            space=replace(space, mask=take(space.mask, rows, x)),
+            space=space.masked(take(space.mask, rows, x)),
             inner=inner,
             start=x_adv[rows],
             generator=generator,

@@ -74,13 +74,14 @@ class Sliced:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
+        space = space.on(x)
         return torch.cat(
             [
                 self.attack(
                     model,
                     x[rows],
                     y[rows],
-                    space=replace(space, mask=take(space.mask, rows, x)),
+                    space=space.masked(take(space.mask, rows, x)),
                     inner=inner,
                     start=None if start is None else start[rows],
                     generator=generator,

@@ -107,7 +107,7 @@ class Square:
             )
         if not model.criterion.over_classes:
             raise ConfigurationError("Square needs class logits; this model's loss has no classes")
-        x, ball = x.detach(), geometry(self.norm)
+        x, ball, space = x.detach(), geometry(self.norm), space.on(x)
         where = search(x, resolve(self.eps, x, ball), space, ball.order)
         with modes.crafting(model.module), torch.no_grad():
             clean = margin(model(x), y)

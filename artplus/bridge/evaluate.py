@@ -393,7 +393,9 @@ def _module(
         low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
         if not bool((low < high).all()):
             raise ConfigurationError(f"clip_values must be (low, high), got {clip_values!r}")
-        space = InputSpace(low, high)
+        # As float32 has them, since the inputs do; one number stays one, and needs no device.
+        least, greatest = (float(v) if v.numel() == 1 else v for v in (low, high))
+        space = InputSpace(least, greatest)
     name = type(model.module).__name__
     if type(loss) is nn.BCEWithLogitsLoss and _says_one_of_two(model, inputs, labels, loss):
         labels = labels.reshape(len(labels)).long()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from artplus.errors import ConfigurationError
+from artplus.geometry import beside
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,38 @@ class InputSpace:
     def __post_init__(self) -> None:
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high
-        if not bool((torch.as_tensor(low) <= torch.as_tensor(high)).all()):  # NaN compares false
+        ordered = low <= high if _is_number(low) and _is_number(high) else _ordered(low, high)
+        if not ordered:  # NaN compares false
             raise ConfigurationError(
                 f"low must be <= high in every feature, got low={self.low!r}, high={self.high!r}"
             )
+
+    def on(self, x: Tensor) -> InputSpace:
+        """The same space for use beside ``x``: bounds and mask on its device and in its dtype.
+
+        Attacks ask for it once, when they begin, so that no step copies anything to the device.
+        A bound of one number becomes a Python number, for which nothing is ever copied.
+        """
+        low, high = self.low, self.high
+        if _is_several(low) or _is_several(high):  # clamp takes no mixture
+            low, high = beside(low, x), beside(high, x)
+        else:
+            low, high = _number(low), _number(high)
+        mask = None if self.mask is None else self.mask.to(x)
+        if low is self.low and high is self.high and mask is self.mask:
+            return self
+        return self._with(low=low, high=high, mask=mask)
+
+    def masked(self, mask: Tensor | None) -> InputSpace:
+        """The same box with another mask."""
+        return self if mask is self.mask else self._with(mask=mask)
+
+    def _with(self, **values: float | Tensor | None) -> InputSpace:
+        """A copy whose bounds are not compared anew: that would wait for the device."""
+        other = copy(self)
+        for name, value in values.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def restrict(self, direction: Tensor) -> Tensor:
         """``direction`` with the masked features set to zero."""
@@ -48,3 +79,22 @@ class InputSpace:
             return None
         gap = self.high - self.low
         return float(gap.mean()) if isinstance(gap, Tensor) else float(gap)
+
+
+def _is_number(bound: object) -> TypeGuard[float]:
+    return isinstance(bound, (int, float))
+
+
+def _ordered(low: float | Tensor, high: float | Tensor) -> bool:
+    """Whether ``low <= high`` in every feature; waits for the device that holds one of them."""
+    return bool((torch.as_tensor(low) <= torch.as_tensor(high)).all())
+
+
+def _is_several(bound: float | Tensor | None) -> bool:
+    """Whether a bound differs by feature."""
+    return not (bound is None or _is_number(bound)) and torch.as_tensor(bound).numel() > 1
+
+
+def _number(bound: float | Tensor | None) -> float | None:
+    """A bound of one number as a Python number."""
+    return bound if bound is None or _is_number(bound) else float(bound)

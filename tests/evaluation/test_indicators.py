@@ -306,6 +306,46 @@ def test_a_curve_that_rises_is_suspicious():
     assert "25.0% at 2 eps, 87.5% at 4 eps" in finding.explanation
 
 
+class Rivals:
+    """A probe of 40 examples whose attacks fell the numbers of them given."""
+
+    classifies = True
+    gradients = torch.ones(40, 1)
+
+    def __init__(self, white, noise, black):
+        self.white_box, self.noise = torch.arange(40) < white, torch.arange(40) < noise
+        self.black_box = None if black is None else torch.arange(40) < black
+
+    def __len__(self):
+        return 40
+
+
+@pytest.mark.parametrize(
+    ("noise", "black", "seen"),
+    [
+        (30, 0, "random noise felled 20 that a gradient attack did not"),
+        (30, None, "random noise felled 20 that a gradient attack did not"),
+        (0, 25, "Square without gradients felled 15 that a gradient attack did not"),
+    ],
+    ids=["noise", "noise where there is no Square", "Square"],
+)
+def test_noise_alone_and_square_alone_outdo_a_white_box(noise, black, seen):
+    """Either is enough for the alarm, which names that one only, with the share it felled."""
+    finding = strength.white_box_strongest(Rivals(10, noise, black))
+    assert finding.verdict == "suspicious" and finding.figure == (max(noise, black or 0) - 10) / 40
+    assert finding.explanation == f"Of 40 examples {seen}."
+
+
+def test_what_outdoes_the_white_box_by_chance_or_not_at_all_is_no_alarm():
+    """Three more examples can be luck; both together are both named."""
+    for noise, black in ((0, 0), (13, 0), (0, 13), (10, None)):
+        finding = strength.white_box_strongest(Rivals(10, noise, black))
+        assert finding.verdict == "ok" and finding.figure == 0
+    both = strength.white_box_strongest(Rivals(10, 20, 30))
+    assert "noise felled 10 " in both.explanation and "gradients felled 20 " in both.explanation
+    assert both.figure == 20 / 40
+
+
 def test_transfer_beats_a_blind_white_box():
     """Attacks made on a stand-in that fool a model with blocked gradients raise the alarm."""
     blocked = Around(base(), before=defences.Blocked.apply)

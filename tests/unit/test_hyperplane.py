@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
-from torch import Tensor
+from torch import Tensor, nn
 
+from artplus.attacks import FAB, _hyperplane
 from artplus.attacks._hyperplane import crossing
+from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
 ORDERS = [math.inf, 2.0, 1.0]
@@ -20,6 +24,15 @@ BOXES = [InputSpace(0.0, 1.0), InputSpace(), InputSpace(low=0.0), InputSpace(hig
 
 orders = st.sampled_from(ORDERS)
 seeds = st.integers(0, 10_000)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["looking", "sorting"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways to the level: the processor's, and that of devices which no host waits for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "sorting":
+            patch.setattr(_hyperplane, "_climbed", _hyperplane._sorted)
+        yield request.param
 
 
 def problem(seed: int, n: int = 3, d: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,3 +140,45 @@ def test_in_linf_each_feature_may_have_its_own_unit() -> None:
     expected = crossing(z, w * unit, gap * 0.1, InputSpace(), math.inf) * unit
     torch.testing.assert_close(d, expected)
     assert (d[:, 3] == 0).all() and (d != 0).any()
+
+
+_EXACT = _hyperplane._climbed
+
+
+@given(seeds, st.integers(1, 60), st.sampled_from(["plain", "far", "steep", "ties", "narrow"]))
+def test_sorting_gives_the_level_that_looking_gives(seed: int, d: int, kind: str) -> None:
+    """In double precision to 1e-9: with ties, no bounds, weights that fall by 1e12, no weights."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, cap, share = (
+        torch.rand(6, n, generator=generator, dtype=torch.float64) for n in (d, d, 1)
+    )
+    weight = weight * (torch.rand(6, d, generator=generator) < 0.8)
+    if kind == "far":
+        cap = cap.where(torch.rand(6, d, generator=generator) < 0.5, 1e30)
+    elif kind == "steep":
+        weight = F.threshold(weight**40, 1e-12, 0.0)
+    elif kind == "ties":
+        cap = (cap * 3).round() / 3
+    elif kind == "narrow":
+        cap = cap * 1e-6
+    most = (weight * cap.clamp_max(2.0)).sum(1)
+    for height in (most * share[:, 0] * 0.99, most * 0, most + 1.0):
+        exact, found = (level(weight, cap, height) for level in (_EXACT, _hyperplane._sorted))
+        assert torch.isfinite(found).all()
+        # Without anything to gain, any level is as good.
+        gain = [(weight * torch.minimum(cap, t[:, None])).sum(1) for t in (exact, found)]
+        torch.testing.assert_close(gain[1], gain[0], rtol=1e-9, atol=1e-12)
+        within = (height > 0) & (exact < 1e29)
+        torch.testing.assert_close(found[within], exact[within], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2.0])
+def test_fab_finds_the_same_whichever_way_the_level_is_found(norm: float, monkeypatch) -> None:
+    """Distances agree to far below what a step moves."""
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+    x = torch.rand(9, 20, dtype=torch.float64)
+    y, attack, found = net(x).argmax(1), FAB(eps=0.1, norm=norm, steps=15, targets=3), []
+    for level in (_EXACT, _hyperplane._sorted):
+        monkeypatch.setattr(_hyperplane, "_climbed", level)
+        found.append(attack.minimum(LossModel(net), x, y, space=InputSpace(0.0, 1.0))[1])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=0)
