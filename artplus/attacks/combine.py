@@ -98,7 +98,7 @@ def _each(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
     if isinstance(attack, Sliced):
         return replace(attack, attack=_each(attack.attack, change))
     if isinstance(attack, Relay):
-        return Relay(_each(attack.first, change), _each(attack.then, change))
+        return replace(attack, first=_each(attack.first, change), then=_each(attack.then, change))
     return change(attack)
 
 

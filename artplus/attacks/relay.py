@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artplus import modes
+from artplus import _checks, modes
 from artplus.attacks._base import Attack, Budget, Inner, Relative, take
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
@@ -29,10 +29,12 @@ class Relay:
     Args:
         first: Finds the start. What it fools is left as it is.
         then: Begins there, with the same ball.
+        restarts: Runs of both, the later ones on what is not fooled yet; ``first`` must draw
+            something at random for it to mean anything.
 
     Raises:
         ConfigurationError: at construction, if the two have different balls or only one is
-            targeted.
+            targeted; at the call for restarts without classes.
 
     Example:
         >>> import torch
@@ -47,8 +49,10 @@ class Relay:
 
     first: Attack
     then: Attack
+    restarts: int = 1
 
     def __post_init__(self) -> None:
+        _checks.count("restarts", self.restarts)
         for attack in (self.first, self.then):
             if not isinstance(attack, Attack):
                 raise ConfigurationError(
@@ -104,31 +108,51 @@ class Relay:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Craft; see :class:`artplus.attacks.Attack`."""
+        judges = model.criterion.over_classes
+        if self.restarts > 1 and not judges:
+            raise ConfigurationError(
+                f"restarts={self.restarts} begin anew where nothing was fooled, but this model's "
+                "loss has no classes and so no mistakes; leave restarts=1"
+            )
         x, space = x.detach(), space.on(x)
-        x_adv = self.first(model, x, y, space=space, inner=inner, start=start, generator=generator)
-        every = stand = torch.arange(len(x), device=x.device)
-        if model.criterion.over_classes:
-            with modes.crafting(model.module), torch.no_grad():
-                stand = (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
-            if not len(stand):
-                return x_adv
+        every = torch.arange(len(x), device=x.device)
         # A radius per example belongs to the whole batch.
         whole = isinstance(self.eps, (np.ndarray, Tensor))
-        rows = every if whole else stand
-        further = self.then(
-            model,
-            x[rows],
-            y[rows],
-            space=space.masked(take(space.mask, rows, x)),
-            inner=inner,
-            start=x_adv[rows],
-            generator=generator,
-        )
-        return x_adv.index_copy(0, stand, further[stand] if whole else further)
+
+        def run(attack: Attack, x_adv: Tensor, rows: Tensor, begin: Tensor | None) -> Tensor:
+            some = every if whole else rows
+            found = attack(
+                model,
+                x[some],
+                y[some],
+                space=space.masked(take(space.mask, some, x)),
+                inner=inner,
+                start=None if begin is None else begin[some],
+                generator=generator,
+            )
+            return x_adv.index_copy(0, rows, found[rows] if whole else found)
+
+        def standing(x_adv: Tensor) -> Tensor:
+            if not judges:
+                return every
+            with modes.crafting(model.module), torch.no_grad():
+                return (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
+
+        x_adv, rows = x, every
+        for again in range(self.restarts):
+            if again:
+                rows = standing(x_adv)
+            if len(rows):
+                x_adv = run(self.first, x_adv, rows, None if again else start)
+                rows = standing(x_adv)
+            if not len(rows):
+                break
+            x_adv = run(self.then, x_adv, rows, x_adv)
+        return x_adv
 
     def with_eps(self, scale: float) -> Relay:
         """The same with radius and step length of both attacks multiplied by ``scale``."""
-        return Relay(self.first.with_eps(scale), self.then.with_eps(scale))
+        return Relay(self.first.with_eps(scale), self.then.with_eps(scale), self.restarts)
 
 
 def _same(eps: Budget, other: Budget) -> bool:

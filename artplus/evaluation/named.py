@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Relay, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
@@ -153,20 +154,17 @@ def _square(threat: Threat) -> Attack:
     return Square(eps=threat.eps, norm=threat.norm)
 
 
-@register_attack("square_fab")
-def _square_fab(threat: Threat) -> Attack:
-    """FAB towards the likeliest wrong class, 60 steps, from where 300 queries of Square end."""
-    _needs(threat, 2, "square_fab")
-    fab = FAB(eps=threat.eps, norm=threat.norm, steps=60, targets=1)
-    return Relay(Square(eps=threat.eps, norm=threat.norm, queries=300), fab)
-
-
-@register_attack("square_apgd")
-def _square_apgd(threat: Threat) -> Attack:
-    """APGD on the margin, 20 steps, from where 300 queries of Square end."""
-    _needs(threat, 2, "square_apgd")
-    climb = APGD(eps=threat.eps, norm=threat.norm, steps=20, loss="margin", until_fooled=True)
-    return Relay(Square(eps=threat.eps, norm=threat.norm, queries=300), climb)
+@register_attack("square_relay")
+def _square_relay(threat: Threat) -> Attack:
+    """200 queries of Square, from there APGD, 20 steps, and from there FAB, 60 steps; twice."""
+    _needs(threat, 2, "square_relay")
+    ball: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
+    climb = APGD(**ball, steps=20, loss="margin", until_fooled=True)
+    return Relay(
+        Square(**ball, queries=200),
+        Relay(climb, FAB(**ball, steps=60, targets=1)),
+        restarts=2,
+    )
 
 
 def apgd(threat: Threat, *, steps: int) -> APGD:

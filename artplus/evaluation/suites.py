@@ -48,10 +48,10 @@ def quick(threat: Threat) -> Suite:
 
     Each attack on what the ones before left standing: APGD on cross-entropy, 20 steps; APGD towards
     the 3 likeliest wrong classes, 20 steps each; FAB towards the 2 likeliest, 60 steps each; and
-    from where 300 queries of Square end, FAB towards the likeliest, 60 steps, and APGD on the
-    margin, 20 steps. Square needs thousands of queries to fool by itself, but where gradients are
-    masked around the input a few hundred lead out of there, and gradients from there on. Where
-    Square is not defined, the last two are left out.
+    twice, from where 200 queries of Square end APGD on the margin, 20 steps, and from there FAB
+    towards the likeliest, 60 steps. Square needs thousands of queries to fool by itself, but where
+    gradients are masked around the input a few hundred lead out of there, and gradients on from
+    there. Where Square is not defined, the last is left out.
     """
     if threat.classes is None:
         return _regression(threat, steps=20)
@@ -59,7 +59,7 @@ def quick(threat: Threat) -> Suite:
         "apgd_ce": _ascent(threat, "ce", steps=20),
         **_targeted(threat, steps=20, targets=3),
         "fab_t": FAB(eps=threat.eps, norm=threat.norm, steps=60, targets=2),
-        **(_named(threat, "square_fab", "square_apgd") if threat.squares else {}),
+        **({"square_relay": make_attack("square_relay", threat)} if threat.squares else {}),
     }
 
 
@@ -182,10 +182,6 @@ def _square(threat: Threat, queries: int, *, rescale: bool = True) -> Suite:
     if not threat.squares:
         return {}
     return {"square": Square(eps=threat.eps, norm=threat.norm, queries=queries, rescale=rescale)}
-
-
-def _named(threat: Threat, *names: str) -> Suite:
-    return {name: make_attack(name, threat) for name in names}
 
 
 def _regression(threat: Threat, *, steps: int) -> Suite:

@@ -66,6 +66,21 @@ def test_the_second_rests_where_the_first_fooled_all() -> None:
     assert not then.calls
 
 
+def test_restarts_begin_anew_on_what_still_stands() -> None:
+    """Both attacks again on the rest, from the input; a start of the user's serves the first."""
+    x, y = torch.tensor([[0.45], [0.1], [0.2]]), torch.zeros(3, dtype=torch.long)
+    first, then = Seen(0.1, []), Seen(0.1, [])
+    start = torch.tensor([[0.46], [0.2], [0.35]])
+    x_adv = Relay(first, then, restarts=3)(ramp(), x, y, space=SPACE, start=start)
+    torch.testing.assert_close(x_adv, torch.tensor([[0.56], [0.3], [0.55]]))
+    assert [len(call["x"]) for call in first.calls] == [3, 1, 1]
+    assert [len(call["x"]) for call in then.calls] == [2, 1, 1]
+    assert [call["start"] is None for call in first.calls] == [False, True, True]
+    model = LossModel(nn.Linear(1, 1), criterion(nn.MSELoss()))
+    with pytest.raises(ConfigurationError, match="no classes and so no mistakes"):
+        Relay(first, then, restarts=2)(model, x, torch.zeros(3, 1))
+
+
 def test_in_regression_and_with_a_radius_per_example_all_go_on() -> None:
     """There is no verdict in the one, and in the other the radius belongs to the batch."""
     x, then = torch.tensor([[0.4], [0.1]]), Seen(0.1, [])
@@ -100,8 +115,9 @@ def test_it_leads_out_of_a_region_without_gradients() -> None:
 
 def test_scaling_and_changing_reach_both() -> None:
     """Radius and step lengths of both; a change goes to every single attack."""
-    relay = Relay(Square(eps=0.1, queries=10), PGD(eps=0.1, step_size=0.02))
+    relay = Relay(Square(eps=0.1, queries=10), PGD(eps=0.1, step_size=0.02), restarts=3)
     half = relay.with_eps(0.5)
+    assert half.restarts == 3
     assert (half.eps, half.first.eps, half.then.step_size) == (0.05, 0.05, 0.01)
     seen: list[str] = []
 
