@@ -217,6 +217,7 @@ def evaluate(  # type: ignore[misc]
             f"{type(estimator).__name__} predicts by a vote over noise. What is judged here is the "
             "model inside, without noise; analyses=['smoothing'] certifies the vote."
         )
+    call = _called(subject, attacks, eps, order, {"mask": mask, "loss": loss})
     report = judge(
         subject.model,
         subject.x,
@@ -242,7 +243,7 @@ def evaluate(  # type: ignore[misc]
     return replace(
         report,
         attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks),
-        call=_called(subject, attacks, eps, order, {"mask": mask, "loss": loss}),
+        call=call,
     )
 
 
@@ -261,9 +262,10 @@ def _called(
     bounds = subject.space.low, subject.space.high
     if any(bound is not None for bound in bounds):
         numbers = [torch.as_tensor(bound) for bound in bounds if bound is not None]
-        plain_ones = len(numbers) == 2 and all(bound.numel() == 1 for bound in numbers)
-        values = f"({', '.join(f'{float(b):.9g}' for b in numbers)})"
-        told["clip_values"] = values if plain_ones else "clip_values"
+        told["clip_values"] = "clip_values"
+        if len(numbers) == 2 and all(bound.numel() == 1 for bound in numbers):
+            low, high = (f"{float(bound):.9g}" for bound in numbers)
+            told["clip_values"] = f"({low}, {high})"
     if subject.translated is not None:
         told["estimator"] = type(subject.estimator).__name__
     return told
