@@ -37,8 +37,8 @@ def keeping() -> Iterator[None]:
     A pass over a batch allocates its activations and frees them, thousands of times. glibc asks
     the kernel for blocks above 32 MiB anew each time and returns the top of the heap each time it
     is free, and the kernel clears every page it hands out: on a processor that takes a tenth to a
-    third of the time of a convolutional network. Inside it keeps what it has. At its peak the process
-    is up to an eighth larger for it, of what a step takes: blocks kept may not fit the next ones.
+    third of the time of a convolutional network. Inside it keeps what it has. At its peak a step
+    takes up to an eighth more memory for it, since blocks kept may not fit the next ones.
 
     The setting is one of the whole process, so it is made once however deep calls are nested. It is
     left alone where somebody has chosen: another C library, an allocator put before it
