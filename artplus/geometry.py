@@ -66,6 +66,13 @@ def beside(bound: float | Tensor | None, z: Tensor) -> Tensor | None:
     return None if bound is None else torch.as_tensor(bound, dtype=z.dtype, device=z.device)
 
 
+def usable(bound: float | Tensor, z: Tensor) -> float | Tensor:
+    """A bound to calculate with beside ``z``; a number stays one and needs no copy to a device."""
+    if isinstance(bound, (int, float)):
+        return bound
+    return torch.as_tensor(bound, dtype=z.dtype, device=z.device)
+
+
 def moved(z: Tensor, direction: Tensor, length: Eps) -> Tensor:
     """``z + length * direction``; one pass over memory where the length is a number."""
     if isinstance(length, Tensor):

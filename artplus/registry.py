@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -60,8 +60,7 @@ class Registry(Generic[F]):
         """
         self._load()
         if name not in self._factories:
-            near = get_close_matches(name, self._factories, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, self._factories)
             raise UnknownNameError(
                 f"unknown {self._kind} {name!r}.{hint} Known: {', '.join(self.names())}. "
                 f"Register your own with @register_{self._kind}({name!r})."
@@ -94,6 +93,12 @@ class Registry(Generic[F]):
                     ArtplusWarning,
                     stacklevel=3,
                 )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, to stand behind a sentence; empty if none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _origin(factory: Callable[..., Any]) -> tuple[str, str]:

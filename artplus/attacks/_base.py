@@ -93,6 +93,19 @@ class Attack(Protocol):
         ...
 
 
+def check_part(owner: object, attack: object) -> None:
+    """Refuse what an attack made of others cannot run.
+
+    Raises:
+        ConfigurationError: if ``attack`` is none of artplus.
+    """
+    if not isinstance(attack, Attack):
+        raise ConfigurationError(
+            f"{type(owner).__name__} combines attacks of artplus, got {type(attack).__name__}. "
+            "Translate an ART attack first: artplus.bridge.attacks.as_attack(attack)."
+        )
+
+
 def own_loss(model: LossModel, x: Tensor, y: Tensor) -> Climb:
     """The inner loss of most objectives: the model's own :math:`l(f(x'), y)`."""
     return lambda x_adv: model.loss(model(x_adv), y)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artplus.geometry import Box
+from artplus.geometry import Box, usable
 
 _NEGLIGIBLE = 1e-12
 """Weights below this share of the largest count as zero: moving such a feature gains nothing."""
@@ -93,10 +93,10 @@ def _room(z: Tensor, side: Tensor, box: Box, like: Tensor) -> Tensor:
 
 def _bound(bound: float | Tensor, like: Tensor) -> float | Tensor:
     """A bound as a number, or as rows like those of the flattened points."""
-    if isinstance(bound, (int, float)):
-        return bound
-    value = torch.as_tensor(bound).to(like)
-    return value if value.ndim == 0 else value.expand_as(like).flatten(1)
+    value = usable(bound, like)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    return value.expand_as(like).flatten(1)
 
 
 def _level(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artplus.geometry import Box, Eps, Retraction, clip
+from artplus.geometry import Box, Eps, Retraction, clip, usable
 
 
 def projection(x: Tensor, eps: Eps, box: Box) -> Retraction:
@@ -24,8 +24,8 @@ def projection(x: Tensor, eps: Eps, box: Box) -> Retraction:
         eps: Radius, a number or one per example.
         box: Bounds; ``None`` is unbounded.
     """
-    up = math.inf if box.high is None else _bound(box.high, x) - x
-    down = math.inf if box.low is None else x - _bound(box.low, x)
+    up = math.inf if box.high is None else usable(box.high, x) - x
+    down = math.inf if box.low is None else x - usable(box.low, x)
     # A number fills memory of the device, where a tensor of it would be copied there.
     each = eps.to(x) if isinstance(eps, Tensor) else x.new_full((), eps)
     each = each.expand_as(x).flatten(1)[:, :1]
@@ -38,11 +38,6 @@ def projection(x: Tensor, eps: Eps, box: Box) -> Retraction:
         return clip(x + move.sign() * size.view_as(x), box)
 
     return project
-
-
-def _bound(bound: float | Tensor, x: Tensor) -> float | Tensor:
-    """A bound that ``x`` can be taken from; a number needs no copy to the device."""
-    return bound if isinstance(bound, (int, float)) else torch.as_tensor(bound).to(x)
 
 
 def _threshold(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:

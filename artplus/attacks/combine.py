@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from artplus import modes
-from artplus.attacks._base import Attack, Budget, Inner, own_loss
+from artplus.attacks._base import Attack, Budget, Inner, check_part, own_loss
 from artplus.attacks._found import judge
 from artplus.attacks.relay import Relay
 from artplus.attacks.sliced import Sliced
@@ -52,12 +52,7 @@ class _Several:
         if not self.attacks:
             raise ConfigurationError(f"{type(self).__name__} needs at least one attack")
         for attack in self.attacks:
-            if not isinstance(attack, Attack):
-                raise ConfigurationError(
-                    f"{type(self).__name__} combines attacks of artplus, got "
-                    f"{type(attack).__name__}. Translate an ART attack first: "
-                    "artplus.bridge.attacks.as_attack(attack)."
-                )
+            check_part(self, attack)
 
     @property
     def eps(self) -> Budget:

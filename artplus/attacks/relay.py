@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from artplus import _checks, modes
-from artplus.attacks._base import Attack, Budget, Inner, Relative, take
+from artplus.attacks._base import Attack, Budget, Inner, Relative, check_part, take
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -54,11 +54,7 @@ class Relay:
     def __post_init__(self) -> None:
         _checks.count("restarts", self.restarts)
         for attack in (self.first, self.then):
-            if not isinstance(attack, Attack):
-                raise ConfigurationError(
-                    f"Relay runs attacks of artplus, got {type(attack).__name__}. Translate an ART "
-                    "attack first: artplus.bridge.attacks.as_attack(attack)."
-                )
+            check_part(self, attack)
         if self.first.norm != self.then.norm or not _same(self.first.eps, self.then.eps):
             raise ConfigurationError(
                 "both attacks of a Relay need the same eps and norm, or the second would begin "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.evaluation.named import Threat, attacks
 from artplus.evaluation.suites import suites
 from artplus.evaluation.wording import norm_name
+from artplus.registry import did_you_mean
 
 if TYPE_CHECKING:
     from art.attacks import EvasionAttack
@@ -226,8 +226,7 @@ def make_art_attack(name: str, estimator: Any, threat: Threat) -> EvasionAttack:
 def unknown(name: str) -> UnknownNameError:
     """The error for what is no attack and no suite, with the nearest and all known names."""
     own, sets = attacks.names(), suites.names()
-    near = get_close_matches(name.lower(), [*own, *ART_NAMES, *sets], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name.lower(), [*own, *ART_NAMES, *sets])
     return UnknownNameError(
         f"unknown attack or suite {name!r}.{hint} Attacks: {', '.join(own)}; of ART: "
         f"{', '.join(ART_NAMES)}. Suites: {', '.join(sets)}. Register your own with "

@@ -107,7 +107,7 @@ def sections(before: Section, after: Section) -> tuple[str, ...]:
     if old and new:
         return tuple(
             f"{name}: {old.get(name, NOTHING)} before, {new.get(name, NOTHING)} after."
-            for name in [*old, *(name for name in new if name not in old)]
+            for name in old | new
             if old.get(name) != new.get(name) and name not in _OF_THE_REPORT
         )
     if before.notes != after.notes:
@@ -117,8 +117,10 @@ def sections(before: Section, after: Section) -> tuple[str, ...]:
 
 def changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[tuple[str, str, str]]:
     """Names and values of two mappings, those of both and those of either."""
-    names = [*old, *(name for name in new if name not in old)]
-    return [(n, str(old.get(n, wording.NONE)), str(new.get(n, wording.NONE))) for n in names]
+    return [
+        (name, str(old.get(name, wording.NONE)), str(new.get(name, wording.NONE)))
+        for name in {**old, **new}
+    ]
 
 
 def facts(before: Report, after: Report) -> list[tuple[str, str, str]]:

@@ -37,7 +37,7 @@ def joined(before: Table, after: Table) -> TableView | None:
     common = old.keys() & new.keys()
     if 2 * len(common) < min(len(old), len(new)):
         return None
-    order = [*new, *(key for key in old if key not in new)]
+    order = list(new | old)
     pairs = [(old.get(key), new.get(key)) for key in order]
     groups: list[_Column] = []
     skip = -1

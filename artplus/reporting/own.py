@@ -84,7 +84,10 @@ def _cut(
         for part, name, twin in zip(parts, names, twins, strict=True)
         if twin == name or twin not in every
     )
-    return block if len(kept) == len(parts) else replace(block, **{field: kept})  # type: ignore[arg-type]
+    if len(kept) == len(parts):
+        return block
+    # replace has a type for each field, and which one this is stands in a string
+    return replace(block, **{field: kept})  # type: ignore[arg-type]
 
 
 def _twin(name: str) -> str:
@@ -94,4 +97,4 @@ def _twin(name: str) -> str:
 
 def _words(row: Sequence[Cell]) -> tuple[str, ...]:
     """The words at the row's beginning."""
-    return tuple(takewhile(lambda cell: isinstance(cell, str), row))  # type: ignore[arg-type]
+    return tuple(str(cell) for cell in takewhile(lambda cell: isinstance(cell, str), row))

@@ -147,7 +147,7 @@ class Method:
         if not self.objective.attacked or self.attack is None:
             return (x,)
         if rows is not None:
-            some = replace(self, space=replace(self.space, mask=take(self.space.mask, rows, x)))
+            some = replace(self, space=self.space.masked(take(self.space.mask, rows, x)))
             found = some.craft(
                 model,
                 x[rows],

@@ -56,6 +56,7 @@ def _process(rank: int, world: int, port: int, folder: str, work: Any, arguments
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world),
         ACCELERATE_USE_CPU="true",
+        OMP_NUM_THREADS="1",  # or Accelerate sets the number of threads itself
     )
     torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.reporting.browsing import CHROMIUM, NAMES
+from tests.reporting.browsing import CHROMIUM, NAMES, Opened
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,12 @@ def browser() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Any, path: Path) -> Iterator[Opened]:
+    """The module's page by day; afterwards nothing may have gone wrong."""
+    view = Opened(browser, path, color_scheme="light")
+    yield view
+    assert view.quiet(), (view.errors, view.requests)
+    view.context.close()

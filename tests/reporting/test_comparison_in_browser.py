@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def crowd(shift: float) -> Section:
     lines = tuple(Series(name=n, x=(0.0, 1.0), y=(0.9, 0.9 - shift)) for n in names)
     table = Table(
         columns=("kind", *(f"severity {k}" for k in range(6))),
-        units=("text", *("percent" for _ in range(6))),  # type: ignore[arg-type]
+        units=("text", *("percent" for _ in range(6))),
         rows=tuple((n, *[0.9 - shift * k / 10 for k in range(6)]) for n in names),
     )
     curves = Curves(x_label="severity", y_label="accuracy", series=lines)
@@ -80,18 +79,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cells(0.5),
         ),
         findings=findings[:1],
-        examples=replace(examples((1, 6, 6)), index=before.examples.index + 2),  # type: ignore[union-attr]
+        examples=replace(examples((1, 6, 6)), index=before.examples.index + 2),
     )
     return save(after, tmp_path_factory.mktemp("page") / "compare.html", before=before)
-
-
-@pytest.fixture
-def opened(browser: Any, path: Path) -> Iterator[Opened]:
-    """The page by day; afterwards nothing may have gone wrong."""
-    view = Opened(browser, path, color_scheme="light")
-    yield view
-    assert view.quiet(), (view.errors, view.requests)
-    view.context.close()
 
 
 def test_only_the_page_s_own_script_runs(browser: Any, path: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,15 +21,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     findings = (Finding("a", "ok", 0.0, "Fine."), Finding(EVIL, "suspicious", 1.0, "Odd.", "Look."))
     report = made(sections=sections(), findings=findings)
     return report.save(tmp_path_factory.mktemp("page") / "report.html")
-
-
-@pytest.fixture
-def opened(browser: Any, path: Path) -> Iterator[Opened]:
-    """The report by day; afterwards nothing may have gone wrong."""
-    view = Opened(browser, path, color_scheme="light")
-    yield view
-    assert view.quiet(), (view.errors, view.requests)
-    view.context.close()
 
 
 def test_hostile_names_are_shown_and_do_not_run(opened: Opened) -> None:
