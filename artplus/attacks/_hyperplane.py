@@ -132,8 +132,8 @@ def _sorted(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
     """By the piece of the sum that the height lies on; nothing is looked at.
 
     From zero to the least cap the sum rises by all weights, to the next by all but that one's, and
-    so on. All terms are positive, so nothing cancels, and a step of Newton's method that does not
-    leave the piece takes away what rounding the sums of the pieces before it did.
+    so on. All terms are positive, so nothing cancels. The sums of the pieces only tell which one it
+    is: from its beginning a step of Newton's method, with the sum itself, ends on it exactly.
     """
     bends, order = cap.sort(1)
     starts = F.pad(bends[:, :-1], (1, 0))
@@ -141,14 +141,10 @@ def _sorted(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
     values = (slopes * (bends - starts)).cumsum(1)
     pieces = (values < height[:, None]).sum(1, keepdim=True)
     piece = pieces.clamp_max(values.shape[1] - 1)
-    low, high, slope, below = (
-        part.gather(1, piece).squeeze(1)
-        for part in (starts, bends, slopes, F.pad(values[:, :-1], (1, 0)))
-    )
-    slope = slope.clamp_min(torch.finfo(slope.dtype).tiny)
-    t = torch.minimum(low + (height - below).clamp_min(0.0) / slope, high)
-    value = torch.linalg.vecdot(weight, torch.minimum(cap, t[:, None]))
-    t = torch.clamp(t + (height - value) / slope, low, high)
+    low, high, slope = (part.gather(1, piece).squeeze(1) for part in (starts, bends, slopes))
+    value = torch.linalg.vecdot(weight, torch.minimum(cap, low[:, None]))
+    step = (height - value) / slope.clamp_min(torch.finfo(slope.dtype).tiny)
+    t = torch.clamp(low + step, low, high)
     return torch.where(pieces.squeeze(1) == values.shape[1], _FAR, t)
 
 
