@@ -156,13 +156,13 @@ def _square(threat: Threat) -> Attack:
 
 @register_attack("square_relay")
 def _square_relay(threat: Threat) -> Attack:
-    """200 queries of Square, from there APGD, 20 steps, and from there FAB, 60 steps; twice."""
+    """200 queries of Square, from there APGD, 10 steps, and from there FAB, 80 steps; twice."""
     _needs(threat, 2, "square_relay")
     ball: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
-    climb = APGD(**ball, steps=20, loss="margin", until_fooled=True)
+    climb = APGD(**ball, steps=10, loss="margin", until_fooled=True)
     return Relay(
         Square(**ball, queries=200),
-        Relay(climb, FAB(**ball, steps=60, targets=1)),
+        Relay(climb, FAB(**ball, steps=80, targets=1)),
         restarts=2,
     )
 

@@ -48,8 +48,8 @@ def quick(threat: Threat) -> Suite:
 
     Each attack on what the ones before left standing: APGD on cross-entropy, 20 steps; APGD towards
     the 3 likeliest wrong classes, 20 steps each; FAB towards the 2 likeliest, 60 steps each; and
-    twice, from where 200 queries of Square end APGD on the margin, 20 steps, and from there FAB
-    towards the likeliest, 60 steps. Square needs thousands of queries to fool by itself, but where
+    twice, from where 200 queries of Square end APGD on the margin, 10 steps, and from there FAB
+    towards the likeliest, 80 steps. Square needs thousands of queries to fool by itself, but where
     gradients are masked around the input a few hundred lead out of there, and gradients on from
     there. Where Square is not defined, the last is left out.
     """
