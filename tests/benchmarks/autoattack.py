@@ -6,8 +6,9 @@ For each model and norm: ``standard`` and the authors' AutoAttack (the package `
 left out where that is not installed) at the same settings, batch size and number of threads, in
 turn on chunks of one batch, so that whatever else the machine does hits both alike; then
 ``quick``; then ``standard`` and ART's ``AutoAttack`` at ART's defaults, in turn, on fewer images,
-since that takes long; and the authors' once more with another seed, which tells how much of a
-difference is the draw's. Times are seconds of the processor, of this process alone.
+since that takes long; the authors' once more with another seed, which tells how much of a
+difference is the draw's; and in L2 ``standard`` with ball and box in their order, which tells how
+much is the order's. Times are seconds of the processor, of this process alone.
 
 Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
 goes on where it was. Several runs on different ``--models`` need outputs of their own, which
@@ -28,12 +29,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import artplus
+from artplus import geometry
 from artplus.attacks import PGD
 from tests.benchmarks.nets import mnist_net
 
@@ -120,6 +123,19 @@ def suite(net: nn.Module, name: str, eps: float, norm: float, batch: int) -> Run
         return np.asarray(report.correct_robust)
 
     return run
+
+
+def ball_first(run: Run) -> Run:
+    """A run with the authors' way back in L2: into the ball first, then clipped to the box."""
+
+    def rescaling(ball: geometry.Geometry, x: Tensor, eps: geometry.Eps, box: geometry.Box) -> Any:
+        return lambda z: geometry.clip(x + geometry.rescale(ball, z - x, eps), box)
+
+    def patched(x: Tensor, y: Tensor) -> np.ndarray:
+        with mock.patch.object(geometry, "_rescaling", rescaling):
+            return run(x, y)
+
+    return patched
 
 
 def authors(net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0) -> Run | None:
@@ -219,11 +235,15 @@ def joined(chunks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, float]:
     return stood, sum(chunk[name]["cpu"] for chunk in chunks)
 
 
+PARTS = ("authors", "quick", "art", "again", "order")
+
 COMPARED = (
     ("authors", "standard", "authors", "authors"),
     ("authors", "standard", "quick", "quick"),
     ("art", "standard", "art", "ART"),
     ("authors", "authors", "again", "again"),
+    ("authors", "standard", "order", "ball first"),
+    ("order", "ball first", "authors", "authors"),
 )
 """Part and name of a run, and of the one that it is held against."""
 
@@ -275,6 +295,9 @@ def measure(options: argparse.Namespace) -> None:
             if "again" in options.parts and (peer := authors(net, eps, norm, batch, seed=1)):
                 few = slice(0, options.again_n)
                 side_by_side(ledger, key, "again", {"again": peer}, x[few], y[few], batch)
+            if "order" in options.parts and norm == 2.0:
+                runs = {"ball first": ball_first(standard)}
+                side_by_side(ledger, key, "order", runs, x, y, batch)
             if "art" in options.parts:
                 few = slice(0, options.art_n)
                 both = {"standard": standard, "ART": arts(net, eps, norm, batch)}
@@ -292,8 +315,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=list(SUBJECTS), default=list(SUBJECTS))
     parser.add_argument("--norms", nargs="*", choices=list(NORMS), default=list(NORMS))
     parser.add_argument(
-        "--parts", nargs="*", choices=["authors", "quick", "art", "again"],
-        default=["authors", "quick", "art", "again"], help="what is held against what",
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="what is held against what",
     )  # fmt: skip
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--art-n", type=int, default=100, help="images for ART")
