@@ -82,7 +82,8 @@ def _networks(axes: Axes, section: Found) -> None:
 
 def _roofline(axes: Axes, section: Found) -> None:
     _bars(axes, section, BARE, 'What the hardware gives, and what precision="auto" takes of it')
-    labels = [f"{_name(name)}\n→ {rows[AUTO]['choice']}" for name, rows in section.items()]
+    choices = [str(rows[AUTO]["choice"]).replace(", ", ",\n") for rows in section.values()]
+    labels = [f"{_name(name)}\n→ {choice}" for name, choice in zip(section, choices, strict=True)]
     axes.set_xticks(range(len(section)), labels, fontsize=7.5)
 
 
@@ -91,10 +92,9 @@ def _name(task: str) -> str:
 
 
 def _trades(axes: Axes, section: Found) -> None:
+    axes.axhline(39 / 27, color=INK["ink"], linewidth=1.2, linestyle=(0, (2, 2)), zorder=3,
+                 label="passes counted: 39 / 27")  # fmt: skip
     _bars(axes, section, AUTHORS, "TRADES-10, the same loss: clean prediction once, not every step")
-    axes.axhline(39 / 27, color=INK["s0"], linewidth=0.9, linestyle=":")
-    axes.annotate("passes counted: 39 / 27", (0.99, 39 / 27), xycoords=("axes fraction", "data"),
-                  ha="right", va="bottom", fontsize=7.5, color=INK["s0"])  # fmt: skip
 
 
 def _lines(axes: Axes, section: Found, value: Callable[[Found, str, int], Found]) -> list[int]:
