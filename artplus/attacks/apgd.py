@@ -33,10 +33,10 @@ class APGD:
     the misclassified point of largest loss if one was met, else the point of largest loss.
 
     Differs from the authors' code: (1) the start is uniform in the ball, as in ART, not on its
-    surface; (2) the box comes before the ball, as in ART; (3) the checkpoints are the paper's,
-    rounded up; (4) with ``draws`` the loss is averaged too and an example is fooled if it is in
-    most draws, where theirs takes both from the last. Later restarts and targets run on the
-    examples that still stand.
+    surface; (2) the box comes before the ball, as in ART, which in L2 wastes less of the radius;
+    (3) the checkpoints are the paper's, rounded up; (4) with ``draws`` the loss is averaged too and
+    an example is fooled if it is in most draws, where theirs takes both from the last. Later
+    restarts and targets run on the examples that still stand.
 
     In L1 it is the sparse variant with decreasing radii [Croce21]_: 30 % of the steps in the ball
     of ``3 * eps``, 30 % in that of ``2 * eps`` and the rest in the ball itself, each from the best
