@@ -128,8 +128,8 @@ class Canvas:
         flip = torch.rand((n, 1, 1), generator=generator, device=delta.device) < 0.5
         bump = torch.where(flip, shape.flatten(), shape.T.flatten())
         new = bump * _signs((n, c, 1), delta, generator) + _unit(old, order)
-        rest = rest.scatter(1, there, 0.0)
-        return rest.scatter(1, here, (_unit(new, order) * budget).flatten(1)).view_as(delta)
+        rest.scatter_(1, there, 0.0)
+        return rest.scatter_(1, here, (_unit(new, order) * budget).flatten(1)).view_as(delta)
 
     def _spread(self, part: Tensor, x: Tensor) -> Tensor:
         return part.expand(len(x), self.channels, self.height, self.width).reshape(x.shape)

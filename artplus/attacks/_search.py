@@ -138,7 +138,7 @@ class Spread:
             return self.inside(self.x + delta)
         delta = self.space.restrict(delta)
         length = geometry(self.order).length(delta).clamp_min(torch.finfo(delta.dtype).tiny)
-        return clip(self.x + delta * (self.eps / column(length, delta)), self.space)
+        return clip((delta * (self.eps / column(length, delta))).add_(self.x), self.space)
 
     def take(self, rows: Tensor) -> Spread:
         space = self.space.masked(take(self.space.mask, rows, self.x))
