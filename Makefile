@@ -26,7 +26,7 @@ format: $(VENV)/.dev      ## put the style right
 
 check: lint test          ## what CI runs
 
-bench: $(VENV)/.core      ## speed and memory beside loops by hand, ART and others: a quarter of an hour
+bench: $(VENV)/.core      ## speed and memory beside loops by hand, ART and others: half an hour
 	$(BIN)/python -m tests.benchmarks.suite --output suite.json
 
 clean:

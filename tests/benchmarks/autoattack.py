@@ -5,10 +5,10 @@
 For each model and norm: ``standard`` and the authors' AutoAttack (the package ``pyautoattack``;
 left out where that is not installed) at the same settings, batch size and number of threads, in
 turn on chunks of one batch, so that whatever else the machine does hits both alike; then
-``quick``; then ``standard`` and ART's ``AutoAttack`` at ART's defaults, in turn, on fewer images,
-since that takes long; the authors' once more with another seed, which tells how much of a
-difference is the draw's; and in L2 ``standard`` with ball and box in their order, which tells how
-much is the order's. Times are seconds of the processor, of this process alone.
+``standard`` and ``quick`` likewise; then ``standard`` and ART's ``AutoAttack`` at ART's defaults,
+on fewer images, since that takes long; the authors' once more with another seed, which tells how
+much of a difference is the draw's; and in L2 ``standard`` with ball and box in their order, which
+tells how much is the order's. Times are seconds of the processor, of this process alone.
 
 Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
 goes on where it was. Several runs on different ``--models`` need outputs of their own, which
@@ -239,7 +239,7 @@ PARTS = ("authors", "quick", "art", "again", "order")
 
 COMPARED = (
     ("authors", "standard", "authors", "authors"),
-    ("authors", "standard", "quick", "quick"),
+    ("quick", "standard", "quick", "quick"),
     ("art", "standard", "art", "ART"),
     ("authors", "authors", "again", "again"),
     ("authors", "standard", "order", "ball first"),
@@ -290,7 +290,7 @@ def measure(options: argparse.Namespace) -> None:
                     runs["authors"] = peer
                 side_by_side(ledger, key, "authors", runs, x, y, batch)
             if "quick" in options.parts:
-                runs = {"quick": suite(net, "quick", eps, norm, batch)}
+                runs = {"standard": standard, "quick": suite(net, "quick", eps, norm, batch)}
                 side_by_side(ledger, key, "quick", runs, x, y, batch)
             if "again" in options.parts and (peer := authors(net, eps, norm, batch, seed=1)):
                 few = slice(0, options.again_n)

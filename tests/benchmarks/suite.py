@@ -1,6 +1,6 @@
 """Speed and memory of adversarial training, one command: artplus, loops by hand, ART, others.
 
-    python -m tests.benchmarks.suite --output suite.json      # a quarter of an hour on two cores
+    python -m tests.benchmarks.suite --output suite.json      # half an hour on two cores
     python -m tests.benchmarks.suite --quick                  # two minutes, small networks
     python -m tests.benchmarks.suite --markdown suite.json    # the table of figures taken before
 
