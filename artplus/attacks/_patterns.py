@@ -15,6 +15,9 @@ from artplus.errors import ConfigurationError
 Side = tuple[int, int]
 Draw = torch.Generator | None
 
+_TINY = 1e-12
+"""Least length to divide by: what is shorter is nothing."""
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -55,10 +58,6 @@ class Canvas:
         """Inputs as ``(batch, channels, height, width)``."""
         return x.reshape(len(x), self.channels, self.height, self.width)
 
-    def signs(self, x: Tensor, generator: Draw) -> Tensor:
-        """One random sign per example and channel, shaped like ``x``."""
-        return self._spread(_signs((len(x), self.channels, 1, 1), x, generator), x)
-
     def stripes(self, x: Tensor, generator: Draw) -> Tensor:
         """One random sign per example, channel and column, shaped like ``x``."""
         return self._spread(_signs((len(x), self.channels, 1, self.width), x, generator), x)
@@ -73,75 +72,91 @@ class Canvas:
             side += 1 if side < min(self.height, self.width) else -1
         return side, side
 
-    def corners(self, count: int, side: Side, like: Tensor, generator: Draw) -> Tensor:
-        """Top left corners of windows inside the canvas, ``(count, 2)``, drawn per example."""
-        room = (self.height - side[0] + 1, self.width - side[1] + 1)
-        drawn = [torch.randint(n, (count,), generator=generator, device=like.device) for n in room]
-        return torch.stack(drawn, 1)
+    def places(self, count: int, side: Side, like: Tensor, generator: Draw) -> Tensor:
+        """A window somewhere in each of ``count`` flattened inputs, ``(count, channels, pixels)``.
 
-    def places(self, corners: Tensor, side: Side) -> Tensor:
-        """Where each example's window lies in its flattened input, ``(n, channels, pixels)``."""
-        like = corners.device
-        down = torch.arange(side[0], device=like)[:, None] * self.width
-        inside = (down + torch.arange(side[1], device=like)).flatten()
-        channel = torch.arange(self.channels, device=like)[:, None] * (self.height * self.width)
-        return (corners[:, 0] * self.width + corners[:, 1])[:, None, None] + channel + inside
+        Every example draws its own corner; windows reach every pixel.
+        """
+        tops, lefts = self.height - side[0] + 1, self.width - side[1] + 1
+        down = torch.randint(tops, (count, 1, 1), generator=generator, device=like.device)
+        across = torch.randint(lefts, (count, 1, 1), generator=generator, device=like.device)
+        return (across + down * self.width) + _window(self, side, like.device)
 
     def tiles(self, x: Tensor, order: float, generator: Draw) -> Tensor:
         """A grid of pyramids, five each way where they fit, of random signs; shaped like ``x``."""
         n, c, s = len(x), self.channels, max(min(self.height, self.width) // 5, 1)
         rows, columns = self.height // s, self.width // s
-        shape = pyramid(s, order, x)
-        flip = torch.rand((n, 1, rows, 1, columns, 1), generator=generator, device=x.device) < 0.5
-        tile = torch.where(
-            flip, shape[None, None, None, :, None, :], shape.T[None, None, None, :, None, :]
-        )
-        grid = (tile * _signs((n, c, rows, 1, columns, 1), x, generator)).reshape(
-            n, c, rows * s, columns * s
-        )
+        turn = torch.randint(2, (n, 1, rows, columns), generator=generator, device=x.device)
+        sign = torch.randint(2, (n, c, rows, columns), generator=generator, device=x.device)
+        tiles = bumps(s, order, x)[turn + 2 * sign].view(n, c, rows, columns, s, s)
+        grid = tiles.transpose(3, 4).reshape(n, c, rows * s, columns * s)
         top, left = (self.height - rows * s) // 2, (self.width - columns * s) // 2
         delta = x.new_zeros(n, c, self.height, self.width)
         delta[:, :, top : top + rows * s, left : left + columns * s] = grid
         return delta.view_as(x)
 
-    def moved(
-        self, delta: Tensor, eps: float | Tensor, share: float, order: float, generator: Draw
-    ) -> Tensor:
-        """``delta`` with the length of one window moved into another (the step in L2 and L1).
+    def refilled(
+        self, old: Tensor, given: Tensor, unused: Tensor, free: Tensor | None, side: Side,
+        order: float, generator: Draw,
+    ) -> Tensor:  # fmt: skip
+        """What a window holds after a step in L2 or L1: a pyramid of random sign on what it held.
 
-        The second window is emptied, and a pyramid of random sign added to the first, whose
-        length takes what the second gave up and what the whole leaves unused of ``eps``. In L1
-        that is, as in the authors' code, ``channels`` times what would fill the ball.
+        Its length takes in what another window gave up and what the whole leaves unused of the
+        radius. In L1 that is, as in the authors' code, ``channels`` times what would fill the ball.
+
+        Args:
+            old: What the window held, ``(n, channels * pixels)``.
+            given: What the other window held outside it, shaped alike.
+            unused: The radius less the whole's length, both to the power of ``order``, ``(n,)``.
+            free: 1 where the window may change, 0 elsewhere; ``None``: everywhere.
+            side: The window's height and width.
+            order: 2 or 1.
+            generator: For the pyramid's direction and signs.
         """
-        n, c, side = len(delta), self.channels, self.side(share, least=3, odd=True)
-        flat = delta.flatten(1)
-        here = self.places(self.corners(n, side, delta, generator), side).flatten(1)
-        there = self.places(self.corners(n, side, delta, generator), side).flatten(1)
-        old = flat.gather(1, here).view(n, c, -1)
-        rest = flat.scatter(1, here, 0.0)
-        given = rest.gather(1, there).view(n, c, -1)
-        radius = (eps.reshape(-1, 1, 1) if isinstance(eps, Tensor) else eps) ** order
-        unused = (radius - _mass(flat, order)[:, None, None]).clamp_min(0)
-        budget = unused / c + _mass(old, order)[..., None] + _mass(given, order)[..., None]
-        budget = budget * c if order == 1 else budget.sqrt()
-        shape = pyramid(side[0], order, delta)
-        flip = torch.rand((n, 1, 1), generator=generator, device=delta.device) < 0.5
-        bump = torch.where(flip, shape.flatten(), shape.T.flatten())
-        new = bump * _signs((n, c, 1), delta, generator) + _unit(old, order)
-        rest.scatter_(1, there, 0.0)
-        return rest.scatter_(1, here, (_unit(new, order) * budget).flatten(1)).view_as(delta)
+        n, c = len(old), self.channels
+        old, given = old.view(n, c, -1), given.view(n, c, -1)
+        length = _length(old, order)
+        budget = (unused / c)[:, None, None] + length**order + _length(given, order) ** order
+        budget = budget * c if order == 1 else budget.clamp_min(0).sqrt()
+        turn = torch.randint(2, (n, 1), generator=generator, device=old.device)
+        sign = torch.randint(2, (n, c), generator=generator, device=old.device)
+        bump = bumps(side[0], order, old)[turn + 2 * sign]
+        new = bump + old / length.clamp_min(_TINY)
+        if free is not None:
+            new = new * free.view(n, c, -1)
+        return (new * (budget / _length(new, order).clamp_min(_TINY))).flatten(1)
 
     def _spread(self, part: Tensor, x: Tensor) -> Tensor:
         return part.expand(len(x), self.channels, self.height, self.width).reshape(x.shape)
 
 
-def pyramid(side: int, order: float, like: Tensor) -> Tensor:
-    """The pyramid of a side, in the precision and on the device of ``like``; built once."""
-    return _pyramid(side, order, like.dtype, like.device)
+@cache
+def _window(canvas: Canvas, side: Side, device: torch.device) -> Tensor:
+    """Places of the window in the top left corner, ``(channels, pixels)``."""
+    down = torch.arange(side[0], device=device)[:, None] * canvas.width
+    inside = (down + torch.arange(side[1], device=device)).flatten()
+    return (
+        torch.arange(canvas.channels, device=device)[:, None] * (canvas.height * canvas.width)
+        + inside
+    )
+
+
+def bumps(side: int, order: float, like: Tensor) -> Tensor:
+    """The pyramid of a side upright, turned, and both upside down, flat: ``(4, side ** 2)``.
+
+    In the precision and on the device of ``like``; built once.
+    """
+    return _bumps(side, order, like.dtype, like.device)
 
 
 @cache
-def _pyramid(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _bumps(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    upright = pyramid(side, order, dtype, device)
+    both = torch.stack([upright.flatten(), upright.T.flatten()])
+    return torch.cat([both, -both])
+
+
+def pyramid(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""A unit-length bump and hollow, one above the other, ``(side, side)``.
 
     Each half falls off from its middle in nested frames, the ``k``-th of height
@@ -167,9 +182,10 @@ def _unit(values: Tensor, order: float) -> Tensor:
     return F.normalize(values, p=order, dim=-1, eps=1e-12)
 
 
-def _mass(values: Tensor, order: float) -> Tensor:
-    r""":math:`\sum_i |v_i|^p` over the last axis."""
-    return (values.abs() if order == 1 else values.square()).sum(-1)
+def _length(values: Tensor, order: float) -> Tensor:
+    """Norm over the last axis, which stays."""
+    length: Tensor = torch.linalg.vector_norm(values, order, -1, keepdim=True)
+    return length
 
 
 def _signs(shape: tuple[int, ...], like: Tensor, generator: Draw) -> Tensor:

@@ -57,37 +57,36 @@ class Corners:
 
     Attributes:
         canvas: What inputs look like.
-        low: The least that each feature may be, ``(batch, *input)``.
-        high: The greatest.
+        ends: The least and the greatest that each feature may be, ``(batch, 2, *input)``.
     """
 
     canvas: Canvas
-    low: Tensor
-    high: Tensor
+    ends: Tensor
 
     @classmethod
     def around(cls, x: Tensor, eps: Eps, space: InputSpace) -> Corners:
         """The ball of radius ``eps`` around ``x``, inside the space."""
         reach = space.restrict(torch.as_tensor(eps).to(x).expand_as(x))
-        return cls(Canvas.of(x, tiled=False), clip(x - reach, space), clip(x + reach, space))
+        ends = torch.stack([clip(x - reach, space), clip(x + reach, space)], 1)
+        return cls(Canvas.of(x, tiled=False), ends.contiguous())
 
     def first(self, generator: Draw) -> Tensor:
-        return torch.where(self.canvas.stripes(self.low, generator) > 0, self.high, self.low)
+        low, high = self.ends.unbind(1)
+        return torch.where(self.canvas.stripes(low, generator) > 0, high, low)
 
     def inside(self, z: Tensor) -> Tensor:
-        return torch.clamp(z, self.low, self.high)
+        return torch.clamp(z, *self.ends.unbind(1))
 
     def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
         # A window is all that changes, so it is written into the best and, where it does not pay,
         # written back: no pass over whole images.
         n, canvas, side = len(best), self.canvas, self.canvas.side(share)
-        places = canvas.places(canvas.corners(n, side, best, generator), side)
-        up = torch.randint(2, (n, canvas.channels, 1), generator=generator, device=best.device) > 0
-        up, places = up.expand_as(places).flatten(1), places.flatten(1)
+        places = canvas.places(n, side, best, generator)
+        up = torch.randint(2, (n, canvas.channels, 1), generator=generator, device=best.device)
         flat = best.flatten(1)
+        new = self.ends.flatten(1).gather(1, (places + up * flat.shape[1]).flatten(1))
+        places = places.flatten(1)
         old = flat.gather(1, places)
-        low, high = self.low.flatten(1), self.high.flatten(1)
-        new = torch.where(up, high.gather(1, places), low.gather(1, places))
         flat.scatter_(1, places, new)
 
         def undo(rose: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class Corners:
         return Trial(flat.view_as(best), undo, (new != old).any(1))
 
     def take(self, rows: Tensor) -> Corners:
-        return Corners(self.canvas, self.low[rows], self.high[rows])
+        return Corners(self.canvas, self.ends[rows])
 
 
 @dataclass(frozen=True)
@@ -128,9 +127,42 @@ class Spread:
         return geometry(self.order).retraction(self.x, self.eps, self.space)(self.x + delta)
 
     def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
-        moved = self.canvas.moved(best - self.x, self.eps, share, self.order, generator)
-        z = self._filled(moved)
-        return Trial(z, lambda rose: torch.where(column(rose, z), z, best))
+        """The length of one window moved into another.
+
+        In L2 that leaves the whole as long as the radius or, clipped, shorter: two windows are all
+        that changes, and they are written into the best. In L1 it must be projected, all over.
+        """
+        n, canvas, side = len(best), self.canvas, self.canvas.side(share, least=3, odd=True)
+        flat, centre = best.flatten(1), self.x.flatten(1)
+        if self.order == 1:
+            flat = flat.clone()
+        unused = self._unused(flat - centre)
+        here = canvas.places(n, side, flat, generator).flatten(1)
+        there = canvas.places(n, side, flat, generator).flatten(1)
+        x_here, x_there = centre.gather(1, here), centre.gather(1, there)
+        was_here = flat.gather(1, here)
+        flat.scatter_(1, here, x_here)
+        was_there = flat.gather(1, there)  # what is in both windows counts once
+        space, old, given = self.space.at(here, self.x), was_here - x_here, was_there - x_there
+        new = canvas.refilled(old, given, unused, space.mask, side, self.order, generator)
+        new = x_here + new if self.order == 1 else clip(x_here + new, space)
+        flat.scatter_(1, there, x_there).scatter_(1, here, new)
+        if self.order == 1:
+            z = self.inside(flat.view_as(best))
+            return Trial(z, lambda rose: torch.where(column(rose, z), z, best))
+
+        def undo(rose: Tensor) -> Tensor:
+            flat.scatter_(1, there, torch.where(rose[:, None], x_there, was_there))
+            flat.scatter_(1, here, torch.where(rose[:, None], new, was_here))
+            return flat.view_as(best)
+
+        return Trial(flat.view_as(best), undo)
+
+    def _unused(self, delta: Tensor) -> Tensor:
+        """What ``delta``, ``(n, features)``, leaves of the radius, to the power of the norm."""
+        radius = self.eps.flatten() if isinstance(self.eps, Tensor) else self.eps
+        used: Tensor = torch.linalg.vector_norm(delta, self.order, 1) ** self.order
+        return radius**self.order - used
 
     def _filled(self, delta: Tensor) -> Tensor:
         """With the whole radius in use; clipping to the box only shortens it."""
@@ -153,4 +185,4 @@ def search(x: Tensor, eps: Eps, space: InputSpace, order: float) -> Search:
     """
     if order == torch.inf:
         return Corners.around(x, eps, space)
-    return Spread(Canvas.of(x, tiled=True), order, x, eps, space)
+    return Spread(Canvas.of(x, tiled=True), order, x.contiguous(), eps, space)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from artplus.errors import ConfigurationError
 from artplus.geometry import beside
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class InputSpace:
         """The same box with another mask."""
         return self if mask is self.mask else self._with(mask=mask)
 
+    def at(self, places: Tensor, x: Tensor) -> InputSpace:
+        """The same space for some features of each input.
+
+        Args:
+            places: Their numbers in the flattened input, ``(batch, features)``.
+            x: Inputs, ``(batch, *input)``.
+        """
+        if not any(isinstance(value, Tensor) for value in (self.low, self.high, self.mask)):
+            return self
+        low, high = _features(self.low, places, x), _features(self.high, places, x)
+        mask = None if self.mask is None else _features(self.mask, places, x)
+        return self._with(low=low, high=high, mask=mask)
+
     def _with(self, **values: float | Tensor | None) -> InputSpace:
         """A copy whose bounds are not compared anew: that would wait for the device."""
         other = copy(self)
@@ -79,6 +94,15 @@ class InputSpace:
             return None
         gap = self.high - self.low
         return float(gap.mean()) if isinstance(gap, Tensor) else float(gap)
+
+
+def _features(value: V, places: Tensor, x: Tensor) -> V:
+    """What holds for the features ``places``, of a value that broadcasts over ``x``."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == x.ndim:
+        return cast(V, value.expand_as(x).flatten(1).gather(1, places))
+    return cast(V, value.expand(x.shape[1:]).flatten()[places])
 
 
 def _is_number(bound: object) -> TypeGuard[float]:

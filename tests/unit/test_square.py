@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import Square
-from artplus.attacks._patterns import Canvas, pyramid
+from artplus.attacks._l1_ball import projection
+from artplus.attacks._patterns import Canvas, bumps
 from artplus.attacks._search import search
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
+from artplus.geometry import clip
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -71,8 +73,10 @@ def slow_pyramid(side: int, order: int) -> np.ndarray:
 @pytest.mark.parametrize("side", [2, 3, 4, 5, 7, 12])
 def test_pyramids_are_the_papers(side: int, order: int) -> None:
     """A bump above a hollow, of unit length, in nested frames."""
-    found = pyramid(side, order, torch.zeros(1, dtype=torch.float64))
-    np.testing.assert_allclose(found, slow_pyramid(side, order), atol=1e-12)
+    found = bumps(side, order, torch.zeros(1, dtype=torch.float64)).view(4, side, side)
+    paper = slow_pyramid(side, order)
+    for bump, expected in zip(found, (paper, paper.T, -paper, -paper.T), strict=True):
+        np.testing.assert_allclose(bump, expected, atol=1e-12)
 
 
 def test_linf_reaches_the_corner_that_a_linear_model_fears() -> None:
@@ -143,7 +147,7 @@ def test_fooled_examples_leave_the_batch() -> None:
     x = torch.rand(8, 1, 6, 6)
     y = net(x).argmax(1)
     y[0] = (y[0] + 1) % 3
-    x_adv = Square(eps=0.15, norm=2, queries=60)(
+    x_adv = Square(eps=0.5, norm=2, queries=60)(
         LossModel(net, forward=recording), x, y, generator=seed(0)
     )
     sizes = [len(z) for z in asked]
@@ -233,12 +237,12 @@ def test_windows_reach_every_pixel() -> None:
     canvas = Canvas.of(x, tiled=False)
     side = canvas.side(0.3)
     assert side == (3, 3)
-    corners = canvas.corners(400, side, x, seed(0))
-    places = canvas.places(corners, side)
+    places = canvas.places(400, side, x, seed(0))
     assert places.shape == (400, 2, 9)
     window = torch.zeros(400, 60).scatter(1, places.flatten(1), 1.0).view_as(x)
     assert window.bool().any(0).all() and not window.bool().all(0).any()
-    for (top, left), image in zip(corners.tolist(), window, strict=True):
+    for corner, image in zip(places[:, 0, 0].tolist(), window, strict=True):
+        top, left = divmod(corner, 5)
         assert image[:, top : top + 3, left : left + 3].sum() == 18 == image.sum()
 
 
@@ -254,7 +258,7 @@ def slow_move(delta: Tensor, eps: float, order: int, draws: dict[str, Tensor]) -
         return (values.abs() ** order).sum((-2, -1), keepdim=True)
 
     old = delta[:, a : a + side, b : b + side]
-    bump = pyramid(side, order, delta)
+    bump = torch.from_numpy(slow_pyramid(side, order))
     bump = (bump if draws["flip"] else bump.T) * draws["signs"].view(-1, 1, 1)
     new = bump + old / (1e-12 + power(old) ** (1 / order))
     unused = max(eps**order - float(power(delta).sum()), 0.0)
@@ -267,26 +271,40 @@ def slow_move(delta: Tensor, eps: float, order: int, draws: dict[str, Tensor]) -
     return moved
 
 
+@pytest.mark.parametrize("boxed", [False, True])
 @pytest.mark.parametrize("order", [2, 1])
-def test_moving_a_window_is_the_authors_step(order: int) -> None:
+def test_moving_a_window_is_the_authors_step(order: int, boxed: bool) -> None:
     """One window takes the other's length and the unused part of eps, overlapping or not."""
     n, c, overlaps = 40, 3, 0
-    canvas = Canvas.of(torch.zeros(n, c, 9, 9), tiled=True)
+    x = torch.rand(n, c, 9, 9, generator=seed(2)).double()
+    space = BOX if boxed else InputSpace()
     delta = torch.randn(n, c, 9, 9, generator=seed(0)).double()
     norms = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
-    delta = delta / norms.view(-1, 1, 1, 1) * torch.linspace(0.3, 1.2, n).view(-1, 1, 1, 1)
-    new = canvas.moved(delta, 1.0, 0.1, order, seed(1))
-    side, draw = canvas.side(0.1, least=3, odd=True), seed(1)
+    delta = delta / norms.view(-1, 1, 1, 1) * torch.linspace(0.3, 1.0, n).view(-1, 1, 1, 1)
+    best = clip(x + delta, space)
+    trial = search(x, 1.0, space, order).tried(best.clone(), 0.1, seed(1))
+    canvas, draw = Canvas.of(x, tiled=True), seed(1)
+    side = canvas.side(0.1, least=3, odd=True)
     assert side == (3, 3)
-    here, there = (canvas.corners(n, side, delta, draw) for _ in range(2))
-    flip = torch.rand((n, 1, 1), generator=draw) < 0.5
-    signs = torch.randint(2, (n, c, 1), generator=draw) * 2 - 1
+    corners = [canvas.places(n, side, x, draw)[:, 0, 0] for _ in range(2)]
+    here, there = (torch.stack([corner // 9, corner % 9], 1) for corner in corners)
+    turn = torch.randint(2, (n, 1), generator=draw)
+    signs = 1 - 2 * torch.randint(2, (n, c), generator=draw)
     for i in range(n):
-        draws = {"here": here[i], "there": there[i], "flip": flip[i, 0, 0], "signs": signs[i, :, 0]}
-        expected = slow_move(delta[i], 1.0, order, draws | {"side": 3})
-        torch.testing.assert_close(new[i], expected, atol=1e-9, rtol=0)
+        draws = {"here": here[i], "there": there[i], "flip": turn[i] == 0, "signs": signs[i]}
+        moved = slow_move(best[i] - x[i], 1.0, order, draws | {"side": 3})
+        if order == 2:  # the authors': always to the full length, and clipped
+            moved = moved / torch.linalg.vector_norm(moved)
+            expected = clip(x[i] + moved, space)
+        else:
+            expected = projection(x[i : i + 1], 1.0, space)(x[i : i + 1] + moved)[0]
+        torch.testing.assert_close(trial.z[i], expected, atol=1e-9, rtol=0)
         overlaps += bool(((here[i] - there[i]).abs() < 3).all())
     assert 0 < overlaps < n
+    z, rose = trial.z.clone(), torch.arange(n) % 2 == 0
+    kept = trial.undo(rose)
+    torch.testing.assert_close(kept[rose], z[rose], atol=0, rtol=0)
+    torch.testing.assert_close(kept[~rose], best[~rose], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(2, 0.6), (1, 2.0)])
@@ -300,14 +318,44 @@ def test_candidates_use_the_whole_radius_inside_the_box(norm: int, eps: float) -
         best = where.first(seed(2))
         for query in range(5):
             trial = where.tried(best, 0.3 / (query + 1), seed(query))
-            best = trial.undo(torch.arange(5) % 2 == 0)
-            assert ((best - x) * (1 - mask) == 0).all()
             length = torch.linalg.vector_norm((trial.z - x).flatten(1), norm, dim=1)
             assert (length <= eps * (1 + 1e-9)).all()
             if where is free or norm == 1:
                 torch.testing.assert_close(length, torch.full_like(length, eps))
             else:
                 assert trial.z.min() >= 0 and trial.z.max() <= 1
+            best = trial.undo(torch.arange(5) % 2 == 0)
+            assert ((best - x) * (1 - mask) == 0).all()
+
+
+def test_thousands_of_moves_leave_neither_ball_nor_box() -> None:
+    """Each is made by its window alone; what rounding adds is taken back by the next."""
+    x = torch.rand(4, 1, 9, 9, generator=seed(0))
+    where = search(x, 0.8, BOX, 2)
+    best, draw = where.first(seed(1)), seed(2)
+    for query in range(3000):
+        best = where.tried(best, 0.1, draw).undo(torch.rand(4, generator=draw) < 0.9)
+    length = torch.linalg.vector_norm((best - x).flatten(1), dim=1)
+    assert (length <= 0.8 * (1 + 1e-6)).all() and (length > 0.4).all()
+    assert best.min() >= 0 and best.max() <= 1
+
+
+@pytest.mark.parametrize("norm", [2, 1])
+def test_bounds_and_masks_by_feature_and_by_example(norm: int) -> None:
+    """However they broadcast, each feature is held by its own."""
+    x = torch.rand(6, 2, 9, 9, generator=seed(0))
+    low = torch.stack([torch.zeros(9, 9), torch.full((9, 9), -0.5)])
+    high = torch.tensor([1.0, 1.2]).view(2, 1, 1)
+    for mask in (torch.rand(9, 9, generator=seed(1)), torch.rand(6, 1, 9, 9, generator=seed(1))):
+        free = (mask < 0.7).float()
+        where = search(x, 2.0, InputSpace(low, high, free).on(x), norm)
+        best, draw = where.first(seed(2)), seed(3)
+        for _ in range(20):
+            best = where.tried(best, 0.1, draw).undo(torch.rand(6, generator=draw) < 0.5)
+        assert (best >= low - 1e-6).all() and (best <= high + 1e-6).all()
+        assert ((best != x) <= free.bool()).all() and (best != x).flatten(1).any(1).all()
+        part = where.take(torch.tensor([4, 1])).tried(best[[4, 1]], 0.1, draw).z
+        assert ((part - x[[4, 1]]).abs() * (1 - free.expand_as(x)[[4, 1]]) == 0).all()
 
 
 def test_start_replaces_the_stripes() -> None:
