@@ -333,7 +333,7 @@ def test_thousands_of_moves_leave_neither_ball_nor_box() -> None:
     x = torch.rand(4, 1, 9, 9, generator=seed(0))
     where = search(x, 0.8, BOX, 2)
     best, draw = where.first(seed(1)), seed(2)
-    for query in range(3000):
+    for _ in range(3000):
         best = where.tried(best, 0.1, draw).undo(torch.rand(4, generator=draw) < 0.9)
     length = torch.linalg.vector_norm((best - x).flatten(1), dim=1)
     assert (length <= 0.8 * (1 + 1e-6)).all() and (length > 0.4).all()
