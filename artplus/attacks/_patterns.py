@@ -117,7 +117,8 @@ class Canvas:
         old, given = old.view(n, c, -1), given.view(n, c, -1)
         length = _length(old, order)
         budget = (unused / c)[:, None, None] + length**order + _length(given, order) ** order
-        budget = budget * c if order == 1 else budget.clamp_min(0).sqrt()
+        budget = budget.clamp_min(0)  # rounding may have used a little too much
+        budget = budget * c if order == 1 else budget.sqrt()
         turn = torch.randint(2, (n, 1), generator=generator, device=old.device)
         sign = torch.randint(2, (n, c), generator=generator, device=old.device)
         bump = bumps(side[0], order, old)[turn + 2 * sign]
