@@ -7,9 +7,9 @@ left out where that is not installed) at the same settings, batch size and numbe
 turn on chunks of one batch, so that whatever else the machine does hits both alike; then
 ``standard`` and ``quick`` likewise; then ``standard`` and ART's ``AutoAttack`` at ART's defaults,
 on fewer images, since that takes long; the authors' once more with another seed, which tells how
-much of a difference is the draw's; and in L2 ``standard`` without what makes it stronger than
-theirs, with two seeds, which tells how much is due to that. Times are seconds of the processor, of
-this process alone.
+much of a difference is the draw's; FAB alone, which draws nothing; and in L2 ``standard`` without
+what makes it stronger than theirs, with two seeds, which tells how much is due to that. Times are
+seconds of the processor, of this process alone.
 
 Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
 goes on where it was. Several runs on different ``--models`` need outputs of their own, which
@@ -27,7 +27,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -41,6 +41,7 @@ from artplus import geometry
 from artplus.attacks import FAB, PGD
 from artplus.evaluation.named import Threat
 from artplus.evaluation.suites import Suite, make_suite
+from artplus.model import LossModel
 from tests.benchmarks.nets import mnist_net
 
 NORMS = {"inf": np.inf, "2": 2.0}
@@ -131,13 +132,34 @@ def suite(
     return run
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TheirFAB(FAB):
+    """FAB whose runs end as they are, and whose mistakes outside the ball are none."""
+
+    search: int = 0
+
+    def __call__(self, model: LossModel, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        """Craft; what was pulled back into the ball is longer than all that it found inside."""
+        x_adv = super().__call__(model, x, y, **options)
+        with torch.no_grad():
+            length = torch.linalg.vector_norm((x_adv - x).flatten(1), self.norm, dim=1)
+        inside = length < cast(float, self.eps) * (1 - 1e-6)
+        return torch.where(inside[:, None, None, None], x_adv, x)
+
+
+def their_fab(net: nn.Module, eps: float, norm: float, batch: int) -> Run:
+    """FAB alone as the authors': nothing is drawn, so it should fool the same examples."""
+    return suite(net, {"fab_t": _TheirFAB(eps=eps, norm=norm)}, eps, norm, batch)
+
+
 def their_way(net: nn.Module, eps: float, batch: int, seed: int = 0) -> Run:
     """``standard`` without what makes it stronger in L2 than the authors'.
 
-    The way back is into the ball first, then clipped to the box; and FAB's runs end as they are.
+    APGD's way back is into the ball first, then clipped to the box; FAB ends its runs without a
+    last search, and mistakes that it found outside the ball are not pulled back.
     """
     attacks = make_suite("standard", Threat(eps=eps, norm=2.0, classes=10, shape=(1, 28, 28)))
-    attacks["fab_t"] = replace(cast(FAB, attacks["fab_t"]), search=0)
+    attacks["fab_t"] = _TheirFAB(eps=eps, norm=2.0)
     run = suite(net, attacks, eps, 2.0, batch, seed)
 
     def rescaling(ball: geometry.Geometry, x: Tensor, eps: geometry.Eps, box: geometry.Box) -> Any:
@@ -150,8 +172,10 @@ def their_way(net: nn.Module, eps: float, batch: int, seed: int = 0) -> Run:
     return patched
 
 
-def authors(net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0) -> Run | None:
-    """The authors' standard AutoAttack; ``None`` where it is not installed."""
+def authors(
+    net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0, only: str | None = None
+) -> Run | None:
+    """The authors' standard AutoAttack, or one of its attacks; ``None`` where not installed."""
     try:
         from pyautoattack import AutoAttack
     except ImportError:
@@ -160,6 +184,7 @@ def authors(net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0) 
 
     def run(x: Tensor, y: Tensor) -> np.ndarray:
         attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard")
+        attack.attacks_to_run = attack.attacks_to_run if only is None else [only]
         x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
         return right(net, x, x_adv, y, eps, norm)
 
@@ -247,13 +272,14 @@ def joined(chunks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, float]:
     return stood, sum(chunk[name]["cpu"] for chunk in chunks)
 
 
-PARTS = ("authors", "quick", "art", "again", "their way")
+PARTS = ("authors", "quick", "art", "again", "fab", "their way")
 
 COMPARED = (
     ("authors", "standard", "authors", "authors"),
     ("quick", "standard", "quick", "quick"),
     ("art", "standard", "art", "ART"),
     ("authors", "authors", "again", "again"),
+    ("fab", "FAB", "fab", "their FAB"),
     ("their way", "their way 0", "authors", "authors"),
     ("their way", "their way 1", "authors", "authors"),
     ("their way", "their way 0", "their way", "their way 1"),
@@ -308,6 +334,9 @@ def measure(options: argparse.Namespace) -> None:
             if "again" in options.parts and (peer := authors(net, eps, norm, batch, seed=1)):
                 few = slice(0, options.again_n)
                 side_by_side(ledger, key, "again", {"again": peer}, x[few], y[few], batch)
+            if "fab" in options.parts and (peer := authors(net, eps, norm, batch, only="fab-t")):
+                runs = {"FAB": their_fab(net, eps, norm, batch), "their FAB": peer}
+                side_by_side(ledger, key, "fab", runs, x, y, batch)
             if "their way" in options.parts and norm == 2.0:
                 runs = {f"their way {n}": their_way(net, eps, batch, n) for n in (0, 1)}
                 side_by_side(ledger, key, "their way", runs, x, y, batch)
