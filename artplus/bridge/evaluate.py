@@ -4,79 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from art.attacks import EvasionAttack
-from art.estimators import BaseEstimator
 from torch import Tensor, nn
 
-from artplus import _checks, modes
-from artplus.attacks import Attack
-from artplus.attacks._base import Budget
-from artplus.bridge import by_name, predict_only
-from artplus.bridge.art_attack import ArtAttack
-from artplus.bridge.attacks import as_attack
-from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
-from artplus.criterion import Criterion
-from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation import (
-    AttackResult,
-    MinimumNorm,
-    Report,
-    Threat,
-    ThreatReport,
-    judge,
-    list_attacks,
-    list_suites,
-    make_attack,
-    make_suite,
-    wording,
-)
+from artplus.bridge import by_name
+from artplus.bridge.estimator import view
+from artplus.bridge.selection import recorded, select
+from artplus.bridge.subject import Subject, subject_of
+from artplus.errors import ConfigurationError
+from artplus.evaluation import Report, Threat, ThreatReport, judge
 from artplus.evaluation.analyses.smoothing import smooths
 from artplus.evaluation.analyses.transfer import Transfer
-from artplus.evaluation.settings import plain
 from artplus.evaluation.threats import check_threats
 from artplus.geometry import geometry
-from artplus.mapped import Inputs, as_inputs, as_tensor, is_mapped
-from artplus.model import LossModel, as_loss_model, device_of
-from artplus.spaces import InputSpace
+from artplus.model import LossModel, as_loss_model
 
 CUMULATIVE = ("quick", "standard", "plus", "rand")
 """Suites whose attacks each run on what the ones before left standing, as AutoAttack's do."""
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is judged.
-
-    Attributes:
-        model: Inputs to predictions, with the loss.
-        x: ``(n, *input)``.
-        y: ``(n, ...)``.
-        space: Range of valid inputs.
-        name: For display.
-        translated: An ART attack on this as an attack of artplus; ``None`` refuses ART attacks.
-        gradients: False if only predictions can be had.
-        estimator: What ART's attacks by name are built on; ``None`` refuses them.
-    """
-
-    model: LossModel
-    x: Inputs
-    y: Tensor
-    space: InputSpace
-    name: str
-    translated: Callable[[EvasionAttack], Any] | None
-    gradients: bool = True
-    estimator: Any = None
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes; ``None`` where the loss is not over classes."""
-        return self.model.classes if self.model.criterion.over_classes else None
 
 
 @overload
@@ -204,14 +153,14 @@ def evaluate(  # type: ignore[misc]
         several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
         checks = any(isinstance(a, str) and not by_name.is_attack(a) for a in several)
     order = geometry(norm).order
-    subject = _subject(estimator, x, y, loss, clip_values)
+    subject = subject_of(estimator, x, y, loss, clip_values)
     space = subject.space
     if mask is not None:
         space = replace(space, mask=torch.as_tensor(mask).float())
     threat = None
     if eps is not None:
         threat = Threat(eps, order, subject.classes, tuple(subject.x.shape[1:]))
-    chosen, notes = _chosen(attacks, threat, subject)
+    chosen, notes = select(attacks, threat, subject)
     if smooths(estimator):
         notes.append(
             f"{type(estimator).__name__} predicts by a vote over noise. What is judged here is the "
@@ -242,13 +191,13 @@ def evaluate(  # type: ignore[misc]
     )
     return replace(
         report,
-        attacks=tuple(_recorded(r, chosen[r.name]) for r in report.attacks),
+        attacks=tuple(recorded(r, chosen[r.name]) for r in report.attacks),
         call=call,
     )
 
 
 def _called(
-    subject: _Subject, attacks: Any, eps: Any, norm: float, others: Mapping[str, Any]
+    subject: Subject, attacks: Any, eps: Any, norm: float, others: Mapping[str, Any]
 ) -> dict[str, str]:
     """The arguments that decide the numbers, as Python text; what has none by its own name."""
     several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
@@ -322,219 +271,3 @@ def _seen(analyses: Any, loss: Callable[..., Tensor] | None) -> Any:
     if isinstance(analyses, (list, tuple)):
         return [_seen(analysis, loss) for analysis in analyses]
     return analyses
-
-
-def _recorded(result: AttackResult, attack: Attack) -> AttackResult:
-    """An attack that runs in ART is on record with its own parameters."""
-    inside = attack.attack if isinstance(attack, MinimumNorm) else attack
-    if not isinstance(inside, ArtAttack):
-        return result
-    own = inside.attack
-    settings = {key: plain(getattr(own, key, None)) for key in own.attack_params}
-    if "attack" in settings:  # SimBA's: in pixels or waves
-        settings["variant"] = settings.pop("attack")
-    return replace(result, params={"attack": f"art {type(own).__name__}", **settings})
-
-
-def _subject(
-    estimator: Any,
-    x: Any,
-    y: Any,
-    loss: Callable[..., Tensor] | None,
-    clip_values: tuple[Any, Any] | None,
-) -> _Subject:
-    if isinstance(estimator, nn.parallel.DistributedDataParallel):
-        # Its forward is collective, and the processes' numbers of batches may differ.
-        estimator = estimator.module
-    if isinstance(estimator, (nn.Module, LossModel)):
-        return _module(as_loss_model(estimator, loss), x, y, clip_values, loss)
-    for option, value in (("loss", loss), ("clip_values", clip_values)):
-        if value is not None:
-            raise ConfigurationError(
-                f"{option}= is for a torch.nn.Module; this {type(estimator).__name__} has its own"
-            )
-    if isinstance(estimator, BaseEstimator) and not isinstance(
-        getattr(estimator, "model", None), nn.Module
-    ):
-        inputs = predict_only.inputs(estimator, x)
-        predict_only.check_columns(estimator, inputs)
-        return _Subject(
-            predict_only.answers(estimator),
-            inputs,
-            predict_only.labels(y),
-            predict_only.box(estimator),
-            type(estimator).__name__,
-            lambda attack: predict_only.OwnAttack(attack, estimator=estimator),
-            gradients=False,
-            estimator=estimator,
-        )
-    seen = view(estimator)
-    inputs, labels = seen.prepare(x, y)
-    return _Subject(
-        seen.model,
-        inputs,
-        labels,
-        seen.space,
-        type(seen.model.module).__name__,
-        lambda attack: as_attack(attack, estimator),
-        estimator=estimator,
-    )
-
-
-def _module(
-    model: LossModel,
-    x: Any,
-    y: Any,
-    clip_values: tuple[Any, Any] | None,
-    loss: Callable[..., Tensor] | None,
-) -> _Subject:
-    inputs = as_inputs(x if isinstance(x, Tensor) or is_mapped(x) else as_numbers(x, "x"))
-    labels = as_tensor(y if isinstance(y, Tensor) or is_mapped(y) else as_numbers(y, "y"))
-    space = InputSpace()
-    if clip_values is not None:
-        low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
-        if not bool((low < high).all()):
-            raise ConfigurationError(f"clip_values must be (low, high), got {clip_values!r}")
-        # As float32 has them, since the inputs do; one number stays one, and needs no device.
-        least, greatest = (float(v) if v.numel() == 1 else v for v in (low, high))
-        space = InputSpace(least, greatest)
-    name = type(model.module).__name__
-    if type(loss) is nn.BCEWithLogitsLoss and _says_one_of_two(model, inputs, labels, loss):
-        labels = labels.reshape(len(labels)).long()
-        model = LossModel(model.module, Criterion(binary_loss(loss)), two_logits(model.module), 2)
-    elif model.classes is None and model.criterion.over_classes:
-        first = _prediction(model, inputs)
-        if first is not None:
-            _checks.several_logits(first)
-        found = None if first is None or first.ndim != 2 else first.shape[1]
-        model = replace(model, classes=found)
-    return _Subject(model, inputs, labels, space, name, None)
-
-
-def _says_one_of_two(model: LossModel, x: Inputs, y: Tensor, loss: nn.BCEWithLogitsLoss) -> bool:
-    """Whether one output an input meets one label of 0 or 1, so that there are two classes."""
-    first = _prediction(model, x)
-    binary = loss.weight is None and y.ndim > 0 and y.numel() == len(y)
-    return binary and first is not None and first.numel() == 1 and bool(((y == 0) | (y == 1)).all())
-
-
-def _prediction(model: LossModel, x: Inputs) -> Tensor | None:
-    """For the first input; ``None`` if the judge will have to say what is wrong with them."""
-    parameter = next(model.module.parameters(), None)
-    if x.ndim < 2 or len(x) == 0:
-        return None
-    with modes.crafting(model.module), torch.no_grad():
-        try:
-            dtype = torch.float32 if parameter is None else parameter.dtype
-            found = model(x[:1].to(device_of(model.module), dtype))
-        except RuntimeError as error:
-            raise DataError(
-                f"the model cannot take inputs of shape {tuple(x.shape)}: {error}"
-            ) from error
-    return found if isinstance(found, Tensor) else None
-
-
-def _chosen(
-    attacks: Any, threat: Threat | None, subject: _Subject
-) -> tuple[dict[str, Attack], list[str]]:
-    """The attacks by name, and what to say about them."""
-    if isinstance(attacks, str) and not by_name.is_attack(attacks):
-        return _suite(attacks, threat, subject), []
-    if isinstance(attacks, Mapping):
-        named = dict(attacks)
-    else:
-        several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
-        named = _names(several, lambda name: _suite(name, threat, subject))
-    notes: list[str] = []
-    return {key: _one(key, value, threat, subject, notes) for key, value in named.items()}, notes
-
-
-def _suite(name: str, threat: Threat | None, subject: _Subject) -> dict[str, Attack]:
-    if name not in list_suites():
-        raise by_name.unknown(name)
-    if not subject.gradients:
-        raise ConfigurationError(
-            f"suite {name!r} needs gradients, and this estimator only predicts; use "
-            "attacks=['square'] or ART attacks built on it, such as HopSkipJump(estimator)"
-        )
-    return make_suite(name, _needed(threat, f"suite {name!r}"))
-
-
-def _one(
-    key: str, attack: Any, threat: Threat | None, subject: _Subject, notes: list[str]
-) -> Attack:
-    if isinstance(attack, str):
-        if not (by_name.is_attack(attack) or attack in list_suites()):
-            raise by_name.unknown(attack)
-        needed = _needed(threat, f"attack {attack!r}")
-        if attack in list_attacks() or attack not in by_name.ART_NAMES:
-            return make_attack(attack, needed)
-        attack = _of_art(attack, needed, subject)
-    if isinstance(attack, EvasionAttack):
-        if subject.translated is None:
-            raise ConfigurationError(
-                f"ART's {type(attack).__name__} attacks an ART estimator; evaluate that estimator, "
-                "or use attacks of artplus on the torch module"
-            )
-        attack = subject.translated(attack)
-    elif not isinstance(attack, Attack):
-        attack = as_attack(attack)
-    if not isinstance(attack, Attack):
-        raise ConfigurationError(
-            f"{type(attack).__name__} is for training; evaluation runs each attack by itself: "
-            "attacks=[...]"
-        )
-    if not isinstance(attack, ArtAttack) or attack.eps != float("inf"):
-        if threat is not None and not _same(attack.eps, threat.eps, attack.norm, threat.norm):
-            notes.append(f"{key} has a radius of its own, so eps= did not change it.")
-        return attack
-    needed = _needed(threat, f"{key}, which has no radius of its own,")
-    if attack.minimises is None:
-        notes.append(
-            f"{key} makes no norm small: only examples that it leaves within eps say anything."
-        )
-    elif attack.minimises != needed.norm:
-        notes.append(
-            f"{key} makes {wording.norm_name(attack.norm)} small but is judged by "
-            f"{wording.norm_name(needed.norm)}: weaker than an attack made for it."
-        )
-    return MinimumNorm(attack, needed.eps, needed.norm, attack.minimises == needed.norm)
-
-
-def _of_art(name: str, threat: Threat, subject: _Subject) -> EvasionAttack:
-    if subject.estimator is None:
-        raise ConfigurationError(
-            f"{name!r} is ART's and attacks an ART estimator; evaluate "
-            "artplus.wrap(model, x, y, clip_values=...) instead of the torch module"
-        )
-    return by_name.make_art_attack(name, subject.estimator, threat)
-
-
-def _needed(threat: Threat | None, what: str) -> Threat:
-    if threat is None:
-        raise ConfigurationError(
-            f"{what} needs eps=, the radius to judge by, in the units of x (and norm=, default L∞)"
-        )
-    return threat
-
-
-def _same(own: Budget, given: Budget, own_norm: float, given_norm: float) -> bool:
-    try:
-        return own_norm == given_norm and bool(np.all(np.isclose(own, given)))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-
-
-def _names(attacks: Sequence[Any], suite: Callable[[str], Mapping[str, Attack]]) -> dict[str, Any]:
-    """Attacks by name, those of suites among them; a second one of a name is numbered."""
-    named: dict[str, Any] = {}
-    for entry in attacks:
-        base = entry if isinstance(entry, str) else type(entry).__name__
-        among = isinstance(entry, str) and entry in list_suites() and not by_name.is_attack(entry)
-        for name, attack in (suite(entry) if among else {base: entry}).items():
-            key, count = name, 1
-            while key in named:
-                count += 1
-                key = f"{name} ({count})"
-            named[key] = attack
-    return named
