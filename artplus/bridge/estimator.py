@@ -207,7 +207,7 @@ def binary_loss(loss: nn.BCEWithLogitsLoss) -> LossFunction:
     def function(logits: Tensor, y: Tensor) -> Tensor:
         weight = None
         if positive is not None:
-            weight = torch.cat([torch.ones(1), positive.detach().cpu().view(1)]).to(logits)
+            weight = nn.functional.pad(positive.detach().view(1), (1, 0), value=1.0).to(logits)
         return nn.functional.cross_entropy(logits, y, weight=weight, reduction="none")
 
     return function
