@@ -137,10 +137,11 @@ def _ahead(
     track: _Track, ball: Geometry, retract: Retraction, space: InputSpace, momentum: float
 ) -> Tensor:
     z = track.z
-    ahead = retract(z + track.step * ball.steepest(space.restrict(track.slope)))
+    ahead = retract(torch.addcmul(z, track.step, ball.steepest(space.restrict(track.slope))))
     if momentum == 1.0:
         return ahead
-    return retract(z + momentum * (ahead - z) + (1 - momentum) * (z - track.before))
+    # z + m (ahead - z) + (1 - m) (z - before), in three passes over memory
+    return retract(torch.lerp(z, ahead, momentum).add_(z - track.before, alpha=1 - momentum))
 
 
 def checkpoints(steps: int) -> dict[int, int]:

@@ -45,7 +45,9 @@ class _Ruler:
         return cls(order, 1.0, whole[:, 0])
 
     def length(self, delta: Tensor) -> Tensor:
-        return geometry(self.order).length(torch.nan_to_num(delta / self.unit, nan=0.0))
+        if isinstance(self.unit, Tensor):  # 0 / 0 where a feature has no room
+            delta = torch.nan_to_num(delta / self.unit, nan=0.0)
+        return geometry(self.order).length(delta)
 
     def dual(self, normal: Tensor) -> Tensor:
         return geometry(_DUAL[self.order]).length(normal * self.unit)
