@@ -54,10 +54,6 @@ class Canvas:
             channels, height = shape[0], 1
         return cls(channels, height, width)
 
-    def image(self, x: Tensor) -> Tensor:
-        """Inputs as ``(batch, channels, height, width)``."""
-        return x.reshape(len(x), self.channels, self.height, self.width)
-
     def stripes(self, x: Tensor, generator: Draw) -> Tensor:
         """One random sign per example, channel and column, shaped like ``x``."""
         return self._spread(_signs((len(x), self.channels, 1, self.width), x, generator), x)
@@ -180,7 +176,7 @@ def _frames(height: int, width: int, order: float, like: Tensor) -> Tensor:
 
 def _unit(values: Tensor, order: float) -> Tensor:
     """Scaled to length one over the last axis; zero stays zero."""
-    return F.normalize(values, p=order, dim=-1, eps=1e-12)
+    return F.normalize(values, p=order, dim=-1, eps=_TINY)
 
 
 def _length(values: Tensor, order: float) -> Tensor:

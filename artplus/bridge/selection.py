@@ -115,6 +115,7 @@ def _needed(threat: Threat | None, what: str) -> Threat:
 
 def _same(own: Budget, given: Budget, own_norm: float, given_norm: float) -> bool:
     try:
+        # numpy's types know no Relative; it raises TypeError for one, which is caught below
         return own_norm == given_norm and bool(np.all(np.isclose(own, given)))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False

@@ -189,7 +189,8 @@ def authors(
 
     def run(x: Tensor, y: Tensor) -> np.ndarray:
         attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard")
-        attack.attacks_to_run = attack.attacks_to_run if only is None else [only]
+        if only is not None:
+            attack.attacks_to_run = [only]
         x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
         return right(net, x, x_adv, y, eps, norm)
 
