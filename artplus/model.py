@@ -60,7 +60,7 @@ class LossModel:
         clean = self(x)
         after = stream.get()
         stream.set(before)
-        with modes.untracked(self.module):
+        with modes.frozen_batchnorm_stats(self.module):
             adversarial = self(x_adv)
         stream.set(after)
         return clean, adversarial

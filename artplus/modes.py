@@ -28,7 +28,7 @@ def restore(saved: Flags) -> None:
 
 
 @contextmanager
-def crafting(module: nn.Module) -> Iterator[None]:
+def attack_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode while examples are crafted; every sub-module's own flag afterwards.
 
     So dropout is off and batch statistics stand still in the attack, and a layer that the user
@@ -69,7 +69,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def untracked(module: nn.Module) -> Iterator[None]:
+def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
     """Forward passes inside use batch statistics as in training but leave running ones alone."""
     tracking = [
         child

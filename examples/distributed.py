@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 import artplus
-from artplus.ranks import is_main
+from artplus.distributed import is_main
 
 x, y = load_digits(return_X_y=True)
 x = (x / 16).astype("float32").reshape(-1, 1, 8, 8)  # pixels in [0, 1]

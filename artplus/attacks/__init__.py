@@ -7,6 +7,7 @@ from artplus.attacks._base import Inner as Inner
 from artplus.attacks._base import Relative as Relative
 from artplus.attacks._base import own_loss as own_loss
 from artplus.attacks.apgd import APGD as APGD
+from artplus.attacks.chain import Chain as Chain
 from artplus.attacks.classic import bim as bim
 from artplus.attacks.classic import fgm as fgm
 from artplus.attacks.classic import mim as mim
@@ -17,9 +18,8 @@ from artplus.attacks.combine import WorstOf as WorstOf
 from artplus.attacks.combine import members as members
 from artplus.attacks.fab import FAB as FAB
 from artplus.attacks.fmn import FMN as FMN
+from artplus.attacks.microbatched import Microbatched as Microbatched
 from artplus.attacks.pgd import PGD as PGD
-from artplus.attacks.relay import Relay as Relay
-from artplus.attacks.sliced import Sliced as Sliced
 from artplus.attacks.square import Square as Square
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "Cycle",
     "Inner",
     "Relative",
-    "Relay",
-    "Sliced",
+    "Chain",
+    "Microbatched",
     "Square",
     "WorstOf",
     "bim",

@@ -188,7 +188,7 @@ class APGD:
                 return _sparse.ascend(everything, among, first, pace)
             return ascend(everything, among, ball, first, pace)
 
-        with modes.crafting(model.module):
+        with modes.attack_mode(model.module):
             runs = self._runs(model, x, y, start)
             found = run(*next(runs), None)
             for target, first in runs:

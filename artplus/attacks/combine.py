@@ -12,8 +12,8 @@ from torch import Tensor
 from artplus import modes
 from artplus.attacks._base import Attack, Budget, Inner, check_part, own_loss
 from artplus.attacks._found import judge
-from artplus.attacks.relay import Relay
-from artplus.attacks.sliced import Sliced
+from artplus.attacks.chain import Chain
+from artplus.attacks.microbatched import Microbatched
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -90,9 +90,9 @@ def each(attack: Attack | Combination, change: Callable[[Attack], Attack]) -> At
 def _each(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
     if isinstance(attack, WorstOf):
         return replace(attack, attacks=tuple(_each(one, change) for one in attack.attacks))
-    if isinstance(attack, Sliced):
+    if isinstance(attack, Microbatched):
         return replace(attack, attack=_each(attack.attack, change))
-    if isinstance(attack, Relay):
+    if isinstance(attack, Chain):
         return replace(attack, first=_each(attack.first, change), then=_each(attack.then, change))
     return change(attack)
 
@@ -187,7 +187,7 @@ class WorstOf(_Several):
         def run(attack: Attack) -> Tensor:
             return attack(model, x, y, space=space, inner=inner, start=start, generator=generator)
 
-        with modes.crafting(model.module):
+        with modes.attack_mode(model.module):
             climb = (inner or own_loss)(model, x, y)
             found = judge(model, run(self.attacks[0]), climb, y)
             for attack in self.attacks[1:]:

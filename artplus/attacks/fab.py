@@ -248,7 +248,7 @@ class FAB:
         if not model.criterion.over_classes:
             raise ConfigurationError("FAB needs class logits; this model's loss has no classes")
         space = space.on(x)
-        with modes.crafting(model.module):
+        with modes.attack_mode(model.module):
             with torch.no_grad():
                 logits = model(x)
             wrong = model.wrong(logits, y)

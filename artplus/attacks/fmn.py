@@ -144,7 +144,7 @@ class FMN:
         z = x if start is None else x + space.restrict(clip(start.detach(), space) - x)
         radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
         found = Nearest(z, radius)
-        with modes.crafting(model.module):
+        with modes.attack_mode(model.module):
             for k in range(self.steps):
                 share = (1 + math.cos(math.pi * k / self.steps)) / 2
                 gamma = 0.001 + (self.gamma - 0.001) * share

@@ -126,7 +126,7 @@ class PGD:
             if self.step_size is not None
             else (2.5 * eps / self.steps)
         )
-        with modes.crafting(model.module):
+        with modes.attack_mode(model.module):
             run = self._run(model, x, y, inner, space, eps, step_size)
 
             def begin() -> Tensor:

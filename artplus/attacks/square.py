@@ -109,7 +109,7 @@ class Square:
             raise ConfigurationError("Square needs class logits; this model's loss has no classes")
         x, ball, space = x.detach(), geometry(self.norm), space.on(x)
         where = search(x, resolve(self.eps, x, ball), space, ball.order)
-        with modes.crafting(model.module), torch.no_grad():
+        with modes.attack_mode(model.module), torch.no_grad():
             clean = margin(model(x), y)
             first = where.first(generator) if start is None else where.inside(start.detach())
             best = Found(first, margin(model(first), y), clean > 0)

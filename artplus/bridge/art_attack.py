@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from artplus import modes, passes, seeding
 from artplus.attacks import Budget, Inner
 from artplus.attacks._base import scaled
-from artplus.bridge import certified, quirks
+from artplus.bridge import art_compat, certified
 from artplus.errors import ArtplusWarning, ConfigurationError, UnsupportedEstimatorError
 from artplus.functional import class_index
 from artplus.geometry import clip
@@ -59,7 +59,7 @@ class ArtAttack:
                 "target class as x_init; construct it with targeted=False"
             )
         if self.scale != 1 and (
-            quirks.radius_name(self.attack) is None or getattr(self.attack, "random_eps", False)
+            art_compat.radius_name(self.attack) is None or getattr(self.attack, "random_eps", False)
         ):
             raise ConfigurationError(
                 f"{name} has no radius to scale (it goes as far as it must, or draws its own), so "
@@ -69,7 +69,7 @@ class ArtAttack:
     @property
     def eps(self) -> Budget:
         """The attack's radius; infinity if it goes as far as it must."""
-        name = quirks.radius_name(self.attack)
+        name = art_compat.radius_name(self.attack)
         if name is None:
             return float("inf")
         return scaled(getattr(self.attack, name), self.scale)
@@ -77,23 +77,23 @@ class ArtAttack:
     @property
     def norm(self) -> float:
         """The attack's norm; L∞ where it has none."""
-        usual = quirks.NORMS.get(type(self.attack).__name__, np.inf)
+        usual = art_compat.NORMS.get(type(self.attack).__name__, np.inf)
         own = getattr(self.attack, "norm", usual)
         return usual if own == "wasserstein" else float(own)
 
     @property
     def minimises(self) -> float | None:
         """The norm that it makes small; ``None`` if it has a radius or makes none small."""
-        small = any(kind.__name__ in quirks.MINIMISES for kind in type(self.attack).__mro__)
+        small = any(kind.__name__ in art_compat.MINIMISES for kind in type(self.attack).__mro__)
         return self.norm if small else None
 
     @property
     def targeted(self) -> bool:
         """Whether ``y`` holds the classes to reach."""
         name = type(self.attack).__name__
-        if name in quirks.TAKES_TRUE_LABELS:
+        if name in art_compat.TAKES_TRUE_LABELS:
             return False
-        return bool(self.attack.targeted) or name in quirks.TAKES_TARGETS
+        return bool(self.attack.targeted) or name in art_compat.TAKES_TARGETS
 
     @property
     def climbs_own(self) -> bool:
@@ -116,13 +116,13 @@ class ArtAttack:
         device = torch.device("cpu") if generator is None else generator.device
         seed = int(torch.randint(2**31, (), generator=generator, device=device))
         with ExitStack() as stack:
-            stack.enter_context(modes.crafting(model.module))
+            stack.enter_context(modes.attack_mode(model.module))
             stack.enter_context(certified.concrete(model.module))
-            stack.enter_context(quirks.weights_aside(model.module))
-            stack.enter_context(quirks.settings(self.attack, len(x), self.scale))
-            stack.enter_context(quirks.float32(self.attack))
+            stack.enter_context(art_compat.weights_aside(model.module))
+            stack.enter_context(art_compat.settings(self.attack, len(x), self.scale))
+            stack.enter_context(art_compat.float32(self.attack))
             stack.enter_context(self._counted())
-            stack.enter_context(quirks.numpy_patched(self.attack))
+            stack.enter_context(art_compat.numpy_patched(self.attack))
             stack.enter_context(seeding.seeded(seed))
             inputs = x.detach().cpu().numpy()
             found = self._generate(inputs, self._labels(model, inputs, y), self._mask(space, x))
@@ -131,10 +131,10 @@ class ArtAttack:
 
     def _counted(self) -> AbstractContextManager[None]:
         """Where ART's passes go: a ``Sequential`` it takes apart and never calls itself."""
-        return passes.watching(quirks.wrappers(self.attack))
+        return passes.watching(art_compat.wrappers(self.attack))
 
     def _generate(self, x: Any, y: Any, mask: dict[str, Any]) -> Any:
-        if type(self.attack).__name__ in quirks.TAKES_ONE:
+        if type(self.attack).__name__ in art_compat.TAKES_ONE:
             rows = range(len(x))
             return np.concatenate(
                 [self.attack.generate(x[i : i + 1], y=y[i : i + 1], **mask) for i in rows]
@@ -154,7 +154,7 @@ class ArtAttack:
         if not model.criterion.over_classes:
             return y.cpu().numpy()
         index = class_index(y).cpu().numpy()
-        if type(self.attack).__name__ in quirks.TAKES_GUIDES:
+        if type(self.attack).__name__ in art_compat.TAKES_GUIDES:
             return x[_others(index)]
         return np.eye(int(self.attack.estimator.nb_classes), dtype=np.float32)[index]
 
@@ -186,7 +186,7 @@ class ArtAttack:
             )
         if start is not None:
             raise ConfigurationError(f"ART's {name} cannot begin at a given start; use PGD")
-        if space.mask is not None and name not in quirks.TAKES_MASK:
+        if space.mask is not None and name not in art_compat.TAKES_MASK:
             raise ConfigurationError(
                 f"ART's {name} would ignore the mask; use PGD or APGD where some features are fixed"
             )
@@ -211,7 +211,7 @@ def check_bound(attack: EvasionAttack, module: Any) -> None:
         ConfigurationError: if it holds another one.
     """
     name = type(attack).__name__
-    for part in quirks.parts(attack):
+    for part in art_compat.parts(attack):
         own = getattr(part.estimator, "model", None)
         if not isinstance(own, nn.Module):
             raise UnsupportedEstimatorError(

@@ -140,7 +140,7 @@ def evaluate(  # type: ignore[misc]
         >>> y = model(x).argmax(1)
         >>> report = evaluate(model, x, y, eps=0.05, clip_values=(0.0, 1.0), progress=False)
         >>> [result.name for result in report.attacks]
-        ['apgd_ce', 'apgd_t', 'fab_t', 'square_relay']
+        ['apgd_ce', 'apgd_t', 'fab_t', 'square_chain']
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """

@@ -21,7 +21,7 @@ from artplus.evaluation import Section, Subject, wilson, wording
 from artplus.evaluation.analyses import Setting
 from artplus.evaluation.analyses._base import need_classes
 from artplus.evaluation.analyses._measure import probabilities, sides
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Cell, Curves, Series, Table
 from artplus.functional import class_index
 from artplus.mapped import Inputs, as_inputs, as_tensor
@@ -115,25 +115,25 @@ class Privacy:
     def check(self, setting: Setting) -> None:
         """Refuse regressions, too few examples, and training data that do not fit."""
         classes = need_classes(setting, "privacy")
-        bench = setting.bench
+        data = setting.data
         x, y = self._members()
         _checks.inputs(
-            x, shape=tuple(bench.x.shape[1:]), low=bench.space.low, high=bench.space.high,
+            x, shape=tuple(data.x.shape[1:]), low=data.space.low, high=data.space.high,
             name="x_train",
         )  # fmt: skip
         _checks.class_labels(y, n=len(x), classes=classes, name="y_train")
-        if min(len(x), len(bench.x)) < 20:
+        if min(len(x), len(data.x)) < 20:
             raise ConfigurationError(
-                f"privacy needs at least 20 members and 20 others, got {len(x)} and {len(bench.x)}"
+                f"privacy needs at least 20 members and 20 others, got {len(x)} and {len(data.x)}"
             )
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         x, y = self._members()
-        count = min(self.n, len(x), len(subject.bench.x))
+        count = min(self.n, len(x), len(subject.data.x))
         rng = np.random.default_rng(seeding.derived(subject.seed, "privacy"))
         inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
-        outside = torch.from_numpy(np.sort(rng.permutation(len(subject.bench.x))[:count]))
+        outside = torch.from_numpy(np.sort(rng.permutation(len(subject.data.x))[:count]))
         found = {}
         for name, others in sides(subject).items():
             members = replace(others, x=x.to(others.x.dtype), y=y)
@@ -213,7 +213,11 @@ def area(members: Floats, others: Floats) -> tuple[float, float]:
 
 
 def _judged(
-    members: Bench, inside: torch.Tensor, others: Bench, outside: torch.Tensor, kind: str
+    members: EvaluationData,
+    inside: torch.Tensor,
+    others: EvaluationData,
+    outside: torch.Tensor,
+    kind: str,
 ) -> _Found:
     losses = [_losses(members, inside), _losses(others, outside)]
     limit = losses[0].mean()
@@ -231,31 +235,31 @@ def _judged(
     return _Found(losses[0], losses[1], guesses)
 
 
-def _losses(bench: Bench, index: torch.Tensor) -> Floats:
+def _losses(data: EvaluationData, index: torch.Tensor) -> Floats:
     parts = []
     with torch.no_grad():
-        for _, x, y, _ in bench.batches(index):
-            parts.append(bench.model.loss(bench.model(x), y).double().cpu().numpy())
+        for _, x, y, _ in data.batches(index):
+            parts.append(data.model.loss(data.model(x), y).double().cpu().numpy())
     losses: Floats = np.nan_to_num(np.concatenate(parts), nan=np.inf, posinf=np.inf)
     return losses
 
 
-def _estimator(bench: Bench) -> BlackBoxClassifier:
+def _estimator(data: EvaluationData) -> BlackBoxClassifier:
     """The model as ART sees one that only answers: with probabilities."""
 
     def predict(x: NDArray[Any]) -> NDArray[Any]:
         with torch.no_grad():
-            outputs = bench.model(torch.as_tensor(x).to(bench.device, bench.x.dtype))
+            outputs = data.model(torch.as_tensor(x).to(data.device, data.x.dtype))
             answers: NDArray[Any] = probabilities(outputs).cpu().numpy()
         return answers
 
-    return BlackBoxClassifier(predict, tuple(bench.x.shape[1:]), bench.classes)
+    return BlackBoxClassifier(predict, tuple(data.x.shape[1:]), data.classes)
 
 
-def _arrays(bench: Bench, index: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+def _arrays(data: EvaluationData, index: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
     """Inputs, and labels as rows: ART counts the classes of a sample, which may lack some."""
-    rows = np.eye(bench.classes or 0, dtype=np.float32)
-    return bench.x[index].cpu().numpy(), rows[class_index(bench.y[index]).cpu().numpy()]
+    rows = np.eye(data.classes or 0, dtype=np.float32)
+    return data.x[index].cpu().numpy(), rows[class_index(data.y[index]).cpu().numpy()]
 
 
 def _table(found: dict[str, _Found]) -> Table:

@@ -140,7 +140,7 @@ def _prediction(model: LossModel, x: Inputs) -> Tensor | None:
     parameter = next(model.module.parameters(), None)
     if x.ndim < 2 or len(x) == 0:
         return None
-    with modes.crafting(model.module), torch.no_grad():
+    with modes.attack_mode(model.module), torch.no_grad():
         try:
             dtype = torch.float32 if parameter is None else parameter.dtype
             found = model(x[:1].to(device_of(model.module), dtype))

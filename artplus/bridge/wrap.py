@@ -94,7 +94,7 @@ def wrap(
         "preprocessing": _columns(preprocessing, samples),
         "device_type": "gpu" if device_of(model).type == "cuda" else "cpu",
     }
-    with modes.crafting(model):  # ART's constructors may run the model, or switch its mode
+    with modes.attack_mode(model):  # ART's constructors may run the model, or switch its mode
         if task == "regression":
             estimator = PyTorchRegressor(loss=loss or nn.MSELoss(), **common)
             said = "a regression"
@@ -128,7 +128,7 @@ def _samples(x: Any) -> Inputs:
 
 def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None) -> Tensor:
     """What the model says to the samples, as ART would ask it."""
-    with modes.crafting(model), torch.no_grad():
+    with modes.attack_mode(model), torch.no_grad():
         mean, std = _columns(preprocessing, x)
         ready = ((x - torch.as_tensor(mean)) / torch.as_tensor(std)).float().to(device_of(model))
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import artplus
-from artplus import Report, ThreatReport, ranks, reporting
+from artplus import Report, ThreatReport, distributed, reporting
 from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
 from artplus.reporting.junit import render
@@ -83,7 +83,7 @@ def evaluate(
         raise ConfigurationError("--dataset is for the model card: --card README.md")
     for path in (*output, *(extra for extra in (junit, card) if extra is not None)):
         files.outputs(path.parent, [path.name], overwrite=overwrite)
-    ranks.launched()
+    distributed.launched()
     names = attacks.split(",")
     looks = [name for name in analyses.split(",") if name]
     if "transfer" in looks and before is None:
@@ -115,7 +115,7 @@ def evaluate(
         report = found.union
     else:
         found = report = artplus.evaluate(classifier, x, y, eps=eps, norm=norm, **options)
-    if not ranks.is_main():
+    if not distributed.is_main():
         return ""
     for path in output:
         found.save(path)

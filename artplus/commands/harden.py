@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import artplus
-from artplus import ranks
+from artplus import distributed
 from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.errors import ConfigurationError
@@ -82,7 +82,7 @@ def harden(
         CheckpointError: if there is nothing sound to resume from.
     """
     config = locals().copy()
-    ranks.launched()
+    distributed.launched()
     to_weights, to_history, to_plot, to_config = files.outputs(
         output_dir, OUTPUTS, overwrite=overwrite
     )
@@ -121,7 +121,7 @@ def harden(
         micro_batch=micro_batch,
         resume=checkpoint_dir if resume else None,
     )
-    if not ranks.is_main():
+    if not distributed.is_main():
         return ""
     files.save_weights(module, to_weights)
     history.save(to_history)

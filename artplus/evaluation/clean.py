@@ -6,37 +6,37 @@ import math
 
 import torch
 
-from artplus import ranks, seeding
+from artplus import distributed, seeding
 from artplus.errors import DataError
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.saved import Folder
-from artplus.evaluation.sheet import Sheet
+from artplus.evaluation.score_table import ScoreTable
 
 
-def clean_scores(bench: Bench, seed: int, folder: Folder | None = None) -> Sheet:
+def clean_scores(data: EvaluationData, seed: int, folder: Folder | None = None) -> ScoreTable:
     """Scores of every example, each process its share of the batches; saved when all are there.
 
     Args:
-        bench: Model and data.
+        data: Model and data.
         seed: Of what a random model draws, batch by batch.
         folder: Where they are saved, or found.
 
     Raises:
         DataError: if not one loss is finite.
     """
-    n, size = len(bench.x), bench.batch_size
-    sheet, everything = Sheet(n, bench.classes), torch.ones(n, dtype=torch.bool)
+    n, size = len(data.x), data.batch_size
+    sheet, everything = ScoreTable(n, data.classes), torch.ones(n, dtype=torch.bool)
     saved = None if folder is None else folder.clean()
     if saved is not None:
         sheet.enter(everything, saved)
     else:
-        batches = range(math.ceil(n / size))[ranks.share(math.ceil(n / size))]
+        batches = range(math.ceil(n / size))[distributed.share(math.ceil(n / size))]
         with seeding.seeded(seed):
             for number in batches:
                 seeding.reseed(seeding.derived(seed, f"clean:{number}"))
                 rows = slice(number * size, min(n, (number + 1) * size))
-                _, x, y, _ = bench.batch(torch.arange(rows.start, rows.stop))
-                sheet.put(rows, bench.score(x, y))
+                _, x, y, _ = data.batch(torch.arange(rows.start, rows.stop))
+                sheet.put(rows, data.score(x, y))
         _exchange(sheet, slice(batches.start * size, min(n, batches.stop * size)))
         if folder is not None:
             folder.save_clean(sheet.columns)
@@ -48,11 +48,11 @@ def clean_scores(bench: Bench, seed: int, folder: Folder | None = None) -> Sheet
     return sheet
 
 
-def _exchange(sheet: Sheet, own: slice) -> None:
+def _exchange(sheet: ScoreTable, own: slice) -> None:
     """Give the other processes one's own rows, and take theirs."""
-    if ranks.ranks() == 1:
+    if distributed.world_size() == 1:
         return
-    for rows, columns in ranks.gathered((own, sheet.rows(own))):
+    for rows, columns in distributed.all_gather((own, sheet.rows(own))):
         which = torch.zeros(len(sheet), dtype=torch.bool)
         which[rows] = True
         sheet.enter(which, columns)

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from artplus.evaluation.bench import Bench
-from artplus.evaluation.record import Exhibit
+from artplus.evaluation.attack_run import Outcome
+from artplus.evaluation.data import EvaluationData
+from artplus.evaluation.progress_record import Example
 from artplus.evaluation.result import Examples
-from artplus.evaluation.sheet import Sheet
-from artplus.evaluation.trial import Outcome
+from artplus.evaluation.score_table import ScoreTable
 
 
-def gallery(bench: Bench, clean: Sheet, working: Sequence[Outcome], count: int) -> Examples | None:
+def gallery(
+    data: EvaluationData, clean: ScoreTable, working: Sequence[Outcome], count: int
+) -> Examples | None:
     """Up to ``count`` different examples, taken from the attacks in turn; fooled ones first."""
-    chosen: dict[int, tuple[Exhibit, str]] = {}
+    chosen: dict[int, tuple[Example, str]] = {}
     for shelf in ("fooled", "held"):
         queues = [(outcome.result.name, list(getattr(outcome, shelf))) for outcome in working]
         while len(chosen) < count and any(queue for _, queue in queues):
@@ -34,16 +36,16 @@ def gallery(bench: Bench, clean: Sheet, working: Sequence[Outcome], count: int) 
         index=index.numpy(),
         x=torch.stack([exhibit.x for exhibit, _ in kept]).float().numpy(),
         x_adv=torch.stack([exhibit.x_adv for exhibit, _ in kept]).float().numpy(),
-        y=bench.labels(index).numpy(),
-        clean=_clean(bench, clean, index).numpy(),
+        y=data.labels(index).numpy(),
+        clean=_clean(data, clean, index).numpy(),
         adversarial=torch.stack([exhibit.prediction for exhibit, _ in kept]).numpy(),
         attack=tuple(name for _, name in kept),
     )
 
 
-def _clean(bench: Bench, clean: Sheet, index: Tensor) -> Tensor:
+def _clean(data: EvaluationData, clean: ScoreTable, index: Tensor) -> Tensor:
     """What the model says without an attack; outputs of a regression, not kept, are made again."""
     if clean.predictions is not None:
         return clean.predictions[index].long()
-    _, x, y, _ = bench.batch(index)
-    return bench.score(x, y).predictions
+    _, x, y, _ = data.batch(index)
+    return data.score(x, y).predictions

@@ -10,27 +10,27 @@ from typing import Any
 
 import torch
 
-from artplus import _checks, allocator, ranks
+from artplus import _checks, allocator, distributed
 from artplus.attacks._base import Attack
-from artplus.described import Identity
 from artplus.errors import ConfigurationError
 from artplus.evaluation import indicators, probe, wording
 from artplus.evaluation.analyses import Analysis, Setting, Subject
 from artplus.evaluation.analyses import _run as looking
-from artplus.evaluation.bench import Bench, Mistakes
+from artplus.evaluation.attack_run import Outcome, metrics, trial
 from artplus.evaluation.clean import clean_scores
+from artplus.evaluation.data import EvaluationData, Mistakes
+from artplus.evaluation.fingerprint import fingerprint
 from artplus.evaluation.gallery import gallery
-from artplus.evaluation.identity import identity
-from artplus.evaluation.intake import Values, check_attacks, check_names, make_bench
 from artplus.evaluation.provenance import data_hash, device_name, versions
 from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Folder
+from artplus.evaluation.score_table import ScoreTable
 from artplus.evaluation.settings import largest_radius
-from artplus.evaluation.sheet import Sheet
-from artplus.evaluation.trial import Outcome, metrics, trial
 from artplus.evaluation.untouched import untouched
+from artplus.evaluation.validation import Values, check_attacks, check_names, make_data
 from artplus.evaluation.worst import Worst
+from artplus.fingerprint import Fingerprint
 from artplus.mapped import Rows
 from artplus.model import LossModel, device_of
 from artplus.spaces import InputSpace
@@ -139,12 +139,12 @@ def judge(
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
     where = device_of(model.module) if device is None else torch.device(device)
     with untouched(model.module):
-        bench = make_bench(model, x, y, space, batch_size, where, mistakes)
-        check_names(class_names, bench)
+        data = make_data(model, x, y, space, batch_size, where, mistakes)
+        check_names(class_names, data)
         for attack in attacks.values():
-            largest_radius(attack, bench.x)  # refuse one that does not fit before any has run
+            largest_radius(attack, data.x)  # refuse one that does not fit before any has run
         setting = Setting(
-            bench=bench,
+            data=data,
             attacks=attacks,
             seed=seed,
             before=before,
@@ -153,26 +153,26 @@ def judge(
             progress=progress,
         )
         looking.check(looks, setting)
-        data = data_hash(bench.x, bench.y)
+        digest = data_hash(data.x, data.y)
         settings: dict[str, Any] = {
             "seed": seed,
             "only_survivors": only_survivors,
             "examples": examples,
         }
-        if folder is not None or ranks.ranks() > 1:
-            own = identity(bench, attacks, data, settings)
+        if folder is not None or distributed.world_size() > 1:
+            own = fingerprint(data, attacks, digest, settings)
             _agree(own)
             if folder is not None:
                 folder.begin(own)
-        clean = clean_scores(bench, seed, folder)
-        outcomes, worst = _trials(bench, clean, attacks, folder, progress, **settings)
-        shown = gallery(bench, clean, _working(outcomes), examples)
+        clean = clean_scores(data, seed, folder)
+        outcomes, worst = _trials(data, clean, attacks, folder, progress, **settings)
+        shown = gallery(data, clean, _working(outcomes), examples)
     results = tuple(outcome.result for outcome in outcomes)
     counted = tuple(outcome.result for outcome in _working(outcomes)) or results
     balls = {(result.norm, result.eps) for result in counted}
     norm, eps = balls.pop() if len(balls) == 1 else (None, None)
     report = Report(
-        n=len(bench.x),
+        n=len(data.x),
         attacks=results,
         losses_clean=clean.losses.numpy(),
         correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
@@ -190,25 +190,27 @@ def judge(
         class_names=None if class_names is None else tuple(class_names),
         model=name or type(model.module).__name__,
         device=device_name(where),
-        date=ranks.from_main(lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")),
+        date=distributed.from_main(
+            lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+        ),
         versions=versions(),
-        data_hash=data,
-        notes=(*notes, *_notes(bench, counted)),
+        data_hash=digest,
+        notes=(*notes, *_notes(data, counted)),
     )
     if checks:
         with untouched(model.module), untouched((surrogate or model).module):
-            looked_at = probe.take(bench, report, attacks, seed=seed, surrogate=surrogate)
-            found = ranks.from_main(lambda: indicators.check(looked_at, progress=progress))
+            looked_at = probe.take(data, report, attacks, seed=seed, surrogate=surrogate)
+            found = distributed.from_main(lambda: indicators.check(looked_at, progress=progress))
             report = replace(report, findings=found)
     if not looks:
         return report
     subject = Subject.of(setting, report)
-    return replace(report, sections=ranks.from_main(lambda: looking.run(looks, subject)))
+    return replace(report, sections=distributed.from_main(lambda: looking.run(looks, subject)))
 
 
 def _trials(
-    bench: Bench,
-    clean: Sheet,
+    data: EvaluationData,
+    clean: ScoreTable,
     attacks: Mapping[str, Attack],
     folder: Folder | None,
     progress: bool,
@@ -221,7 +223,7 @@ def _trials(
     wrong = worst.fallen.copy()
     for k, (name, attack) in enumerate(attacks.items()):
         outcome, fate = trial(
-            bench,
+            data,
             clean,
             name,
             attack,
@@ -242,29 +244,29 @@ def _working(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.result.broken is None]
 
 
-def _clean_metrics(clean: Sheet) -> dict[str, float]:
+def _clean_metrics(clean: ScoreTable) -> dict[str, float]:
     return metrics(clean.losses.numpy(), None if clean.errors is None else clean.errors.numpy())
 
 
-def _agree(own: Identity) -> None:
+def _agree(own: Fingerprint) -> None:
     """Refuse to deal out the work to processes that judge different things.
 
     Raises:
         ConfigurationError: naming what differs.
     """
-    for k, other in enumerate(ranks.gathered(own)):
+    for k, other in enumerate(distributed.all_gather(own)):
         differ = [name for name in own | other if own.get(name) != other.get(name)]
         if differ:
             name = differ[0]
             raise ConfigurationError(
                 f"the processes must evaluate the same model on the same data, but {name} is "
-                f"{own.get(name, 'nothing')} in process {ranks.rank()} and "
+                f"{own.get(name, 'nothing')} in process {distributed.rank()} and "
                 f"{other.get(name, 'nothing')} in process {k}. Give each of them all the examples "
                 "and the same arguments: evaluate deals them out itself."
             )
 
 
-def _notes(bench: Bench, results: Sequence[AttackResult]) -> tuple[str, ...]:
+def _notes(data: EvaluationData, results: Sequence[AttackResult]) -> tuple[str, ...]:
     notes = []
     balls = dict.fromkeys(wording.ball(result.norm, result.eps) for result in results)
     if len(balls) > 1:
@@ -272,7 +274,7 @@ def _notes(bench: Bench, results: Sequence[AttackResult]) -> tuple[str, ...]:
             f"The attacks have different balls ({', '.join(balls)}): the worst case is over "
             "their union, and the attacks' accuracies do not compare."
         )
-    if not bench.model.criterion.per_example:
+    if not data.model.criterion.per_example:
         notes.append(
             "The loss is a mean over the batch, so losses and the worst case are per batch."
         )

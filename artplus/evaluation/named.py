@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Relay, Square, bim, fgm, mim
+from artplus.attacks import APGD, FAB, FMN, PGD, Attack, Chain, Square, bim, fgm, mim
 from artplus.attacks._base import Budget
 from artplus.attacks._goal import LossName
 from artplus.errors import ConfigurationError
@@ -154,15 +154,15 @@ def _square(threat: Threat) -> Attack:
     return Square(eps=threat.eps, norm=threat.norm)
 
 
-@register_attack("square_relay")
+@register_attack("square_chain")
 def _square_relay(threat: Threat) -> Attack:
     """200 queries of Square, from there APGD, 10 steps, and from there FAB, 80 steps; twice."""
-    _needs(threat, 2, "square_relay")
+    _needs(threat, 2, "square_chain")
     ball: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
     climb = APGD(**ball, steps=10, loss="margin", until_fooled=True)
-    return Relay(
+    return Chain(
         Square(**ball, queries=200),
-        Relay(climb, FAB(**ball, steps=80, targets=1)),
+        Chain(climb, FAB(**ball, steps=80, targets=1)),
         restarts=2,
     )
 

@@ -15,7 +15,7 @@ from artplus import seeding
 from artplus.attacks import APGD, FAB, Attack, Square
 from artplus.attacks._base import Budget, Relative, look, resolve, scaled
 from artplus.errors import ConfigurationError
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.named import Threat
 from artplus.evaluation.report import Report
@@ -52,7 +52,7 @@ class Probe:
     """A sub-sample to be looked at closely.
 
     Attributes:
-        bench: Model and at most :data:`SAMPLE` examples.
+        data: Model and at most :data:`SAMPLE` examples.
         report: Of the whole evaluation.
         attacks: That were evaluated, by name.
         eps: Radius of the first of them that worked.
@@ -63,7 +63,7 @@ class Probe:
         surrogate: Another model for the same task, if there is one.
     """
 
-    bench: Bench
+    data: EvaluationData
     report: Report
     attacks: Mapping[str, Attack]
     eps: Budget
@@ -73,18 +73,18 @@ class Probe:
     surrogate: LossModel | None = None
 
     def __len__(self) -> int:
-        return len(self.bench.x)
+        return len(self.data.x)
 
     @property
     def classifies(self) -> bool:
         """Whether predictions are right or wrong by their logits over classes."""
-        return self.bench.classes is not None and self.bench.classes > 1
+        return self.data.classes is not None and self.data.classes > 1
 
     def over(self, function: Callable[[Tensor, Tensor, InputSpace], Tensor], name: str) -> Tensor:
         """``function(x, y, space)`` of every batch, joined, on the CPU; draws follow ``name``."""
         with seeding.seeded(seeding.derived(self.seed, f"check:{name}")):
             everything = torch.arange(len(self))
-            parts = [function(x, y, space) for _, x, y, space in self.bench.batches(everything)]
+            parts = [function(x, y, space) for _, x, y, space in self.data.batches(everything)]
         return torch.cat([part.detach().cpu() for part in parts])
 
     def predictions(self, name: str) -> Tensor:
@@ -92,7 +92,7 @@ class Probe:
 
         def predict(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
             with torch.no_grad():
-                return self.bench.model(x)
+                return self.data.model(x)
 
         return self.over(predict, name)
 
@@ -106,7 +106,7 @@ class Probe:
 
     def slope(self, x: Tensor, y: Tensor) -> Tensor:
         """Gradient of the model's own loss at ``x``, which attacks climb by default."""
-        model = self.bench.model
+        model = self.data.model
 
         def judge(z: Tensor) -> tuple[Tensor, Tensor]:
             return model.loss(model(z), y), z
@@ -117,7 +117,7 @@ class Probe:
         """``(m,)`` booleans: which examples ``attack`` turns by the rules."""
 
         def attacked(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
-            x_adv = attack(self.bench.model, x, y, space=space, generator=self._generator(name))
+            x_adv = attack(self.data.model, x, y, space=space, generator=self._generator(name))
             return self.judged(x, x_adv, y, space, attack)
 
         return self.over(attacked, name)
@@ -127,7 +127,7 @@ class Probe:
     ) -> Tensor:
         """``(batch,)`` booleans: wrong at ``x_adv``, and inside the rules; on the CPU."""
         with torch.no_grad():
-            return self._by_the_rules(self.bench.model(x_adv), x, x_adv, y, space, attack)
+            return self._by_the_rules(self.data.model(x_adv), x, x_adv, y, space, attack)
 
     def _by_the_rules(
         self,
@@ -139,9 +139,9 @@ class Probe:
         attack: Attack,
     ) -> Tensor:
         """The same of predictions at hand."""
-        if self.bench.mistakes is None:
+        if self.data.mistakes is None:
             return torch.zeros(len(x), dtype=torch.bool)
-        wrong = self.bench.mistakes(logits, y).cpu()
+        wrong = self.data.mistakes(logits, y).cpu()
         found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
         return wrong & ~(found.outside_ball | found.outside_space)
 
@@ -153,7 +153,7 @@ class Probe:
     @cached_property
     def black_box(self) -> Tensor | None:
         """The same for 200 queries of Square; ``None`` where it is not defined."""
-        threat = Threat(1.0, self.norm, self.bench.classes, tuple(self.bench.x.shape[1:]))
+        threat = Threat(1.0, self.norm, self.data.classes, tuple(self.data.x.shape[1:]))
         if not threat.squares:
             return None
         square = Square(eps=self.eps, norm=self.norm, queries=QUERIES)
@@ -199,7 +199,7 @@ class Probe:
         """
         looks: list[Tensor] = []
         missed: list[Tensor] = []
-        model = self.bench.model
+        model = self.data.model
 
         def watch(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
             seen: list[Tensor] = []
@@ -228,11 +228,11 @@ class Probe:
 
     def _generator(self, name: str) -> torch.Generator:
         seed = seeding.derived(self.seed, f"check:{name}")
-        return torch.Generator(self.bench.device).manual_seed(seed)
+        return torch.Generator(self.data.device).manual_seed(seed)
 
 
 def take(
-    bench: Bench,
+    data: EvaluationData,
     report: Report,
     attacks: Mapping[str, Attack],
     *,
@@ -247,17 +247,17 @@ def take(
     pool = np.arange(report.n) if right is None or not right.any() else np.flatnonzero(right)
     draw = np.random.default_rng(seeding.derived(seed, "checks"))
     index = torch.from_numpy(np.sort(draw.permutation(pool)[:SAMPLE]))
-    space = bench.space
-    if space.mask is not None and space.mask.ndim == bench.x.ndim and len(space.mask) > 1:
+    space = data.space
+    if space.mask is not None and space.mask.ndim == data.x.ndim and len(space.mask) > 1:
         space = replace(space, mask=space.mask[index])
     working = [result.name for result in report.working]
     first = attacks[working[0] if working else next(iter(attacks))]
     stood = report.correct_robust
     return Probe(
-        bench=replace(bench, x=bench.x[index], y=bench.y[index], space=space),
+        data=replace(data, x=data.x[index], y=data.y[index], space=space),
         report=report,
         attacks=attacks,
-        eps=_rows(first.eps, index, bench.x),
+        eps=_rows(first.eps, index, data.x),
         norm=first.norm,
         standing=None if stood is None else torch.from_numpy(stood)[index],
         seed=seed,

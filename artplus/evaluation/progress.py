@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from artplus import ranks
+from artplus import distributed
 from artplus.evaluation import wording
 
 
@@ -34,14 +34,14 @@ def bar(
         n: All examples.
         shown: Whether to show it at all.
     """
-    several = f" (process 1 of {ranks.ranks()})" if ranks.ranks() > 1 else ""
+    several = f" (process 1 of {distributed.world_size()})" if distributed.world_size() > 1 else ""
     fallen = 0
     with tqdm(
         total=own,
         desc=title + several,
         unit="ex",
         leave=False,
-        disable=not (shown and ranks.is_main()),
+        disable=not (shown and distributed.is_main()),
     ) as line:
 
         def advance(done: int, fell: int | None) -> None:

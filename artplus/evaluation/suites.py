@@ -59,7 +59,7 @@ def quick(threat: Threat) -> Suite:
         "apgd_ce": _ascent(threat, "ce", steps=20),
         **_targeted(threat, steps=20, targets=3),
         "fab_t": FAB(eps=threat.eps, norm=threat.norm, steps=60, targets=2),
-        **({"square_relay": make_attack("square_relay", threat)} if threat.squares else {}),
+        **({"square_chain": make_attack("square_chain", threat)} if threat.squares else {}),
     }
 
 

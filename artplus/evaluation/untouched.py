@@ -22,7 +22,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
     try:
         for parameter, _ in saved:
             parameter.grad = None
-        with modes.crafting(module):
+        with modes.attack_mode(module):
             yield
     finally:
         for parameter, grad in saved:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artplus.evaluation import wording
+from artplus.evaluation.attack_run import Fate, metrics
 from artplus.evaluation.names import Names, code_type
-from artplus.evaluation.sheet import Sheet
-from artplus.evaluation.trial import Fate, metrics
+from artplus.evaluation.score_table import ScoreTable
 
 HELD, CLEAN, FIRST = range(3)
 """Codes of what hurt an example: nothing, no attack, and then the attacks in order."""
@@ -28,7 +28,7 @@ class Worst:
         attacks: Names of the attacks to come, in order.
     """
 
-    def __init__(self, clean: Sheet, attacks: tuple[str, ...]) -> None:
+    def __init__(self, clean: ScoreTable, attacks: tuple[str, ...]) -> None:
         self._clean, self._attacks, self._working = clean, attacks, False
         n = len(clean)
         self.fallen: NDArray[np.bool_] = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from artplus.reporting import alike, page, together_views
 from artplus.reporting.bars import paired_bars, paired_scale
 from artplus.reporting.comparison import Comparison, Line, compare
-from artplus.reporting.exhibits import Exhibit, exhibits
+from artplus.reporting.examples import Example, exhibits
 from artplus.reporting.overlay import SIDES
 from artplus.reporting.settings import settings
 from artplus.reporting.tables import TableView, limited, sort_key
@@ -76,8 +76,8 @@ def _tone(line: Line, accuracy: bool) -> str:
 
 
 def _examples(
-    before: list[Exhibit], after: list[Exhibit]
-) -> list[tuple[bool, list[tuple[Exhibit | None, Exhibit | None]]]]:
+    before: list[Example], after: list[Example]
+) -> list[tuple[bool, list[tuple[Example | None, Example | None]]]]:
     """Whether they are the same, and pairs: first of examples in both reports, then of others."""
     old = {exhibit.number: exhibit for exhibit in before}
     new = {exhibit.number: exhibit for exhibit in after}

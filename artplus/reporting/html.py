@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from artplus.evaluation import wording
 from artplus.reporting import comparison_page, page, views
 from artplus.reporting.bars import bars, scale
-from artplus.reporting.exhibits import exhibits
+from artplus.reporting.examples import exhibits
 from artplus.reporting.settings import settings
 from artplus.reporting.tables import sort_key
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from artplus import durable
-from artplus.durable import DIGEST as DIGEST
-from artplus.durable import HEADER as HEADER
-from artplus.durable import MAGIC as MAGIC
-from artplus.durable import VERSION as VERSION
-from artplus.durable import plain as plain
-from artplus.durable import read as read
+from artplus import checkpoint_io
+from artplus.checkpoint_io import DIGEST as DIGEST
+from artplus.checkpoint_io import HEADER as HEADER
+from artplus.checkpoint_io import MAGIC as MAGIC
+from artplus.checkpoint_io import VERSION as VERSION
+from artplus.checkpoint_io import plain as plain
+from artplus.checkpoint_io import read as read
 from artplus.errors import CheckpointError, ConfigurationError
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -28,7 +28,7 @@ def write(folder: Path, step: int, payload: Mapping[str, Any]) -> Path:
         CheckpointError: if the payload holds anything but tensors and plain data.
         OSError: as from the disk, such as a full one; what was written before stays as it was.
     """
-    return durable.write(folder / f"step-{step:09d}.ckpt", payload)
+    return checkpoint_io.write(folder / f"step-{step:09d}.ckpt", payload)
 
 
 def listed(folder: Path) -> dict[int, Path]:

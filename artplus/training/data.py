@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from artplus import _checks, ranks
+from artplus import _checks, distributed
 from artplus.errors import CheckpointError, ConversionWarning, DataError
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.spaces import InputSpace
@@ -52,11 +52,11 @@ class Order:
     def __init__(self, n: int, batch_size: int, generator: torch.Generator | None) -> None:
         self._n, self._batch_size = n, _checks.count("batch_size", batch_size)
         self.generator = generator
-        self.num_replicas = ranks.ranks()
+        self.num_replicas = distributed.world_size()
 
     def __len__(self) -> int:
         full, rest = divmod(self._n, self._batch_size)
-        alone = 0 < rest < 2 * ranks.ranks() and full > 0
+        alone = 0 < rest < 2 * distributed.world_size() and full > 0
         return full + (rest > 0) - alone
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -70,7 +70,7 @@ class Order:
         for i in range(len(self)):
             start = i * self._batch_size
             stop = self._n if i == len(self) - 1 else start + self._batch_size
-            own = ranks.share(stop - start)
+            own = distributed.share(stop - start)
             yield (torch.arange(start, stop) if order is None else order[start:stop])[own]
 
 
@@ -227,7 +227,7 @@ class Loaded:
     @property
     def _parted(self) -> bool:
         """Whether what comes is for this process alone: it has a share of the data already."""
-        return ranks.ranks() == 1 or any(
+        return distributed.world_size() == 1 or any(
             getattr(holder, "num_replicas", 1) > 1 or _ACCELERATED.match(type(holder).__module__)
             for holder in self._holders()
         )
@@ -236,11 +236,12 @@ class Loaded:
         parted = self._parted
         for raw in raws:
             x, y = self._prepare(*_pair(raw))
-            own = slice(None) if parted else ranks.share(len(y))
+            own = slice(None) if parted else distributed.share(len(y))
             if len(y[own]) == 0:
                 raise DataError(
-                    f"a batch of {len(y)} examples cannot be shared by {ranks.ranks()} processes; "
-                    "make batches larger, or drop the last one: DataLoader(..., drop_last=True)"
+                    f"a batch of {len(y)} examples cannot be shared by "
+                    f"{distributed.world_size()} processes; make batches larger, or "
+                    "drop the last one: DataLoader(..., drop_last=True)"
                 )
             # A map's rows are copied here; of a tensor a slice is a view.
             yield Batch(x[own].to(self._device), y[own].to(self._device))
@@ -252,7 +253,7 @@ def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
     A loader without a generator of its own draws the order from the global stream when its first
     batch is asked for. The processes' streams differ, so they share one for that moment.
     """
-    seed = ranks.gathered(int(torch.randint(2**31, ())))[0]
+    seed = distributed.all_gather(int(torch.randint(2**31, ())))[0]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         raws = iter(loader)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import _checks, allocator, ranks
+from artplus import _checks, allocator, distributed
 from artplus.attacks import Attack, Combination
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
@@ -20,19 +20,19 @@ from artplus.model import LossModel, as_loss_model
 from artplus.seeding import derived, reseed, seeded
 from artplus.spaces import InputSpace
 from artplus.training import callbacks as events
+from artplus.training.autotune import choose_precision
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
 from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
 from artplus.training.engines import Engine, as_engine
+from artplus.training.fingerprint import fingerprint, refuse_other
 from artplus.training.history import History
-from artplus.training.identity import identity, refuse_other
 from artplus.training.loop import run
-from artplus.training.measured import settle
 from artplus.training.method import Method, make_method
 from artplus.training.numerics import Compile, Numerics, Precision
 from artplus.training.probe import check_labels, check_optimizer, first, probe
 from artplus.training.state import State
-from artplus.training.steps import Fitting, Step, standard
+from artplus.training.steps import RetryOnOOM, Step, standard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def train(
         order = torch.Generator().manual_seed(seed)
         source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
         model = probe(model, source, method)
-        note = _settle(engine, model, source, method, plan, found and found[1])
+        note = _choose_precision(engine, model, source, method, plan, found and found[1])
         engine.prepare(model, optimizer)
         try:
             state = State(
@@ -148,11 +148,11 @@ def train(
                 state.history.notes.append(note)
             callbacks = _callbacks(model, method, plan, prepare, device)
             if found or any(isinstance(each, events.Checkpoint) for each in callbacks):
-                state.identity = identity(state, source, callbacks, _settings(plan))
+                state.fingerprint = fingerprint(state, source, callbacks, _settings(plan))
             if found:
                 state.resumed = found[0]
-                refuse_other(found[1].get("run"), state.identity)
-            run(state, source, Fitting(plan.step), callbacks, found and found[1])
+                refuse_other(found[1].get("run"), state.fingerprint)
+            run(state, source, RetryOnOOM(plan.step), callbacks, found and found[1])
         finally:
             engine.release(model.module)
     return state.history
@@ -168,7 +168,7 @@ def _refuse_compiled(engine: Engine, objective: Objective) -> None:
         )
 
 
-def _settle(
+def _choose_precision(
     engine: Engine,
     model: LossModel,
     source: Arrays | Loaded,
@@ -177,8 +177,8 @@ def _settle(
     saved: dict[str, Any] | None,
 ) -> str | None:
     """Fix the arithmetic: as asked for, as in the run that is resumed, or by a trial."""
-    if engine.wished.settled:
-        engine.numerics = engine.wished
+    if engine.requested.decided:
+        engine.numerics = engine.requested
         return None
     if saved is not None and "numerics" in saved:
         engine.numerics = Numerics(**saved["numerics"])
@@ -186,23 +186,23 @@ def _settle(
     batch = first(source, plan.batch_size)
     length = _length(source)
     steps = None if length is None else length * plan.epochs
-    note = settle(engine, model, method, batch, steps=steps)
+    note = choose_precision(engine, model, method, batch, steps=steps)
     # All processes take what the first one found.
-    engine.numerics = ranks.gathered(engine.numerics)[0]
+    engine.numerics = distributed.all_gather(engine.numerics)[0]
     return note
 
 
 def _apart(seed: int, seeds: bool) -> int:
     """The first process's seed; the others' global streams part from its own, for dropout."""
-    seed = int(ranks.gathered(seed)[0])
-    if seeds and ranks.rank() > 0:
+    seed = int(distributed.all_gather(seed)[0])
+    if seeds and distributed.rank() > 0:
         reseed(_own(seed))
     return seed
 
 
 def _own(seed: int) -> int:
     """A seed for this process alone: the given one in the first."""
-    return seed if ranks.is_main() else derived(seed, f"process {ranks.rank()}")
+    return seed if distributed.is_main() else derived(seed, f"process {distributed.rank()}")
 
 
 def fit(
@@ -271,7 +271,7 @@ def fit(
         engine: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``, ``"accelerate"``, an ``Engine`` or
             an ``Accelerator``; under ``torchrun`` or ``accelerate launch`` the default joins in.
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest on the first batch
-            whose results are those of fp32; see :mod:`artplus.training.measured`.
+            whose results are those of fp32; see :mod:`artplus.training.autotune`.
         compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back. Not for
             losses of second derivatives, as ``"input_gradient"``.
         micro_batch: Most examples in one forward and backward pass, with the gradient of the whole
@@ -416,8 +416,8 @@ def _settings(plan: Run) -> dict[str, Any]:
     settings = {name: getattr(plan, name) for name in (*names, "step", "micro_batch", "seed")}
     return settings | {
         "engine": plan.engine.name,
-        "numerics": plan.engine.wished,
-        "processes": ranks.ranks(),
+        "numerics": plan.engine.requested,
+        "processes": distributed.world_size(),
     }
 
 

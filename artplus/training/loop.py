@@ -12,7 +12,7 @@ from artplus import modes
 from artplus.errors import DataError
 from artplus.training.callbacks import Callback
 from artplus.training.data import Batch, Source
-from artplus.training.marks import marked
+from artplus.training.profiling import region
 from artplus.training.snapshot import Snapshot
 from artplus.training.state import Meter, State
 from artplus.training.steps import Gradients, Step
@@ -110,7 +110,7 @@ def _remaining(
 def _observed(batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches; how long each was waited for is seen by a profiler."""
     while True:
-        with marked("artplus: data"):
+        with region("artplus: data"):
             batch = next(batches, None)
         if batch is None:
             return

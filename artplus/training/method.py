@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus import _checks, modes
-from artplus.attacks import APGD, PGD, Attack, Combination, Sliced, WorstOf, members
+from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstOf, members
 from artplus.attacks._base import take
 from artplus.criterion import mean
 from artplus.errors import ConfigurationError
@@ -158,7 +158,7 @@ class Method:
             )
             return tuple(x.index_copy(0, rows, x_adv) for x_adv in found)
         return tuple(
-            self._sliced(attack, len(x))(
+            self._microbatched(attack, len(x))(
                 model,
                 x,
                 self._aim(attack, model, x, y, generator),
@@ -195,7 +195,7 @@ class Method:
         # As one step: the same dropout for all, and the clean batch moves statistics once.
         with ExitStack() as stack:
             if found[0].clean is not None:
-                stack.enter_context(modes.untracked(model.module))
+                stack.enter_context(modes.frozen_batchnorm_stats(model.module))
             for x_adv in x_advs[1:]:
                 stream.set(before)
                 found.append(self.objective.terms(model, x, x_adv, y))
@@ -224,14 +224,14 @@ class Method:
         own = y.to(per_class) @ per_class if y.ndim == 2 else per_class[y]
         return own if weights is None else weights.to(own) * own
 
-    def _sliced(self, attack: Attack, n: int) -> Attack:
+    def _microbatched(self, attack: Attack, n: int) -> Attack:
         """The attack in slices, if it works on the device and its radius is not per example."""
-        if self.slice_size is None or n <= self.slice_size or not isinstance(attack, _SLICED):
+        if self.slice_size is None or n <= self.slice_size or not isinstance(attack, _MICROBATCHED):
             return attack
         return (
             attack
             if isinstance(attack.eps, (np.ndarray, Tensor))
-            else Sliced(attack, self.slice_size)
+            else Microbatched(attack, self.slice_size)
         )
 
     def _start(self, attack: Attack, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
@@ -253,7 +253,7 @@ class Method:
         return (class_index(y) + shift) % classes
 
 
-_SLICED = (PGD, APGD, WorstOf)
+_MICROBATCHED = (PGD, APGD, WorstOf)
 """Attacks that can work in slices: they run on the device and treat each example by itself."""
 
 
@@ -312,7 +312,7 @@ def classes_of(model: LossModel, x: Tensor) -> int:
     """Number of classes, known to the model or counted on its output for one example."""
     if model.classes is not None:
         return model.classes
-    with modes.crafting(model.module), torch.no_grad():
+    with modes.attack_mode(model.module), torch.no_grad():
         return int(model(x[:1]).shape[1])
 
 

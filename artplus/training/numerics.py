@@ -31,7 +31,7 @@ class Numerics:
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"``: ``torch.autocast`` inside the network,
             its outputs brought back to fp32, so that losses, projections and perturbations are
             fp32. ``"auto"`` tries bf16, on a GPU fp16 too, and the layout on the first batch and
-            takes the fastest; see :mod:`artplus.training.measured`.
+            takes the fastest; see :mod:`artplus.training.autotune`.
         channels_last: Images with their channels last in memory: faster convolutions on some
             processors. ``None`` is off, or part of what ``precision="auto"`` tries.
         compile: ``torch.compile`` of the network, once for the attack with its weights frozen, so
@@ -64,7 +64,7 @@ class Numerics:
             )
 
     @property
-    def settled(self) -> bool:
+    def decided(self) -> bool:
         """Whether nothing is left to be tried."""
         return self.precision != "auto" and self.compile != "auto"
 

@@ -36,7 +36,7 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     """
     batch = first(source)
     x, y = batch.x[:LOOK], batch.y[:LOOK]
-    with modes.crafting(model.module), torch.no_grad():
+    with modes.attack_mode(model.module), torch.no_grad():
         predictions = model(x)
     if not isinstance(predictions, Tensor):
         raise UnsupportedEstimatorError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artplus import ranks
+from artplus import distributed
 from artplus.errors import CheckpointError
 from artplus.seeding import set_streams, streams
 from artplus.training.callbacks import Callback
@@ -41,7 +41,7 @@ class Snapshot:
         """
         state = self._state
         shared = {
-            "run": state.identity,
+            "run": state.fingerprint,
             "model": state.model.module.state_dict(),
             "beside": self._beside(),
             "optimizer": state.optimizer.state_dict(),
@@ -56,9 +56,9 @@ class Snapshot:
             "streams": self._streams(),
             "opening": self._opening if state.done else {},
         }
-        if ranks.ranks() > 1:
+        if distributed.world_size() > 1:
             own["buffers"] = dict(state.model.module.named_buffers())
-        return {**state.engine.full(shared), "own": ranks.gathered(own)}
+        return {**state.engine.full(shared), "own": distributed.all_gather(own)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`take` gave, after :meth:`Callback.on_fit_begin`.
@@ -74,7 +74,7 @@ class Snapshot:
                     "iterable that cannot be begun again where it was. Resume from one taken at "
                     "an epoch's end, or give a DataLoader over a data set with positions."
                 )
-            own = saved["own"][ranks.rank()]
+            own = saved["own"][distributed.rank()]
             shared = state.engine.own({k: saved[k] for k in ("model", "state", "callbacks")})
             state.model.module.load_state_dict(shared["model"])
             with torch.no_grad():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from artplus import ranks
+from artplus import distributed
 from artplus.model import LossModel
 from artplus.training.data import Batch
 from artplus.training.engines import Engine
@@ -66,11 +66,11 @@ class Meter:
     def pool(self) -> dict[str, float]:
         """The means so far, of all processes, which must all call it."""
         names = list(self._sums)
-        if ranks.ranks() == 1 or not names:
+        if distributed.world_size() == 1 or not names:
             return self.read()
         sums = [torch.stack([self._sums[n].double(), self._sums[n].new_tensor(self._counts[n])])
                 for n in names]  # fmt: skip
-        pooled = ranks.total(torch.stack(sums).cpu())
+        pooled = distributed.all_reduce(torch.stack(sums).cpu())
         return {n: float(pooled[i, 0] / pooled[i, 1]) for i, n in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class State:
         memory: What a step carries from batch to batch, by name.
         examples: How many the data has, where known.
         starts: Where attacks begin, if a callback remembers; else they begin by themselves.
-        identity: What makes this run this run, to be found again in its checkpoints.
+        fingerprint: What makes this run this run, to be found again in its checkpoints.
         resumed: The checkpoint that the run continues from.
     """
 
@@ -147,7 +147,7 @@ class State:
     averaged: Weights | None = None
     capture: Callable[[], dict[str, Any]] = dict
     replayable: bool = False
-    identity: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, str] = field(default_factory=dict)
     resumed: Path | None = None
     engine: Engine = field(default_factory=Engine)
     micro_batch: int | None = None

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import artplus
-from artplus import durable
+from artplus import checkpoint_io
 from artplus.attacks import APGD, PGD, Square
 from artplus.training import Resume, checkpoint
 from artplus.training.callbacks import EMA, Checkpoint, EarlyStopping
@@ -176,7 +176,7 @@ def _arm(kill: str) -> None:
         return
     place, number, *rest = kill.split(":")
     left = int(number)
-    write, prune = durable.write, checkpoint.prune
+    write, prune = checkpoint_io.write, checkpoint.prune
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -185,7 +185,7 @@ def _arm(kill: str) -> None:
         nonlocal left
         left -= 1
         if left == 0 and place == "payload":
-            plain_write, gone = durable.Hashed.write, [0]
+            plain_write, gone = checkpoint_io.Hashed.write, [0]
 
             def partial(self: Any, data: Any) -> int:
                 gone[0] += 1
@@ -195,7 +195,7 @@ def _arm(kill: str) -> None:
                     die()
                 return plain_write(self, data)
 
-            durable.Hashed.write = partial  # type: ignore[method-assign]
+            checkpoint_io.Hashed.write = partial  # type: ignore[method-assign]
         if left == 0 and place == "rename":
             os.replace = die
         path = write(*args)
@@ -209,7 +209,7 @@ def _arm(kill: str) -> None:
             die()
         prune(*args)
 
-    durable.write, checkpoint.prune = watched, pruned
+    checkpoint_io.write, checkpoint.prune = watched, pruned
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -18,7 +18,7 @@ from artplus import AdversarialTrainerPlus
 from artplus.bridge.estimator import view
 from artplus.errors import UnsupportedEstimatorError
 from artplus.evaluation.analyses.interval import bounds, chain
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from tests.toys import classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::artplus.errors.SlowPathWarning")
@@ -114,10 +114,11 @@ def test_its_interval_bounds_are_those_of_the_plain_layers(kind: Any) -> None:
     own, _, x, y = converted(kind)
     seen = view(own)
     inputs = torch.from_numpy(x)
-    bench = Bench(seen.model, inputs, torch.from_numpy(y), seen.space, 8, torch.device("cpu"),
+    data = EvaluationData(seen.model, inputs, torch.from_numpy(y), seen.space, 8,
+                          torch.device("cpu"),
                   None, 3)  # fmt: skip
     low, high = (inputs - EPS).clamp(0, 1).double(), (inputs + EPS).clamp(0, 1).double()
-    least, most = bounds(chain(bench), low, high)
+    least, most = bounds(chain(data), low, high)
     assert bool((least < most).all())
     if kind is PyTorchIBPClassifier:
         found = own.predict_intervals(np.stack([low, high], 1).astype(np.float32), is_interval=True)

@@ -206,13 +206,13 @@ def test_every_holder_of_data_gives_every_example_once_an_epoch(case):
     """Arrays, sets, loaders and generators; the same order means the same weights."""
     seen = []
 
-    class Seen(Callback):
+    class StepOutput(Callback):
         def on_step_end(self, state):
             seen.append(state.step)
 
     start = net()
     data = HOLDERS[case]()
-    got = fitted(start, data, callbacks=[Seen()])
+    got = fitted(start, data, callbacks=[StepOutput()])
     assert len(seen) == 6
     if case not in SHUFFLED:
         reference = fitted(start, (list(as_loader()), None))
@@ -248,7 +248,7 @@ def test_a_shuffling_generator_is_aligned_with_its_epochs():
     generator = NumpyDataGenerator(X, Y, 16, shuffle=True)
     seen = []
 
-    class Seen(Callback):
+    class StepOutput(Callback):
         def on_epoch_begin(self, state):
             seen.append([])
 
@@ -256,7 +256,7 @@ def test_a_shuffling_generator_is_aligned_with_its_epochs():
     model.register_forward_pre_hook(
         lambda m, inputs: seen[-1].append(inputs[0]) if m.training and seen else None
     )
-    trainer(classifier(model), loss="at", eps=0.0, callbacks=[Seen()]).fit_generator(
+    trainer(classifier(model), loss="at", eps=0.0, callbacks=[StepOutput()]).fit_generator(
         generator, nb_epochs=2
     )
     for epoch in seen:

@@ -19,11 +19,11 @@ from artplus.attacks import (
     PGD,
     Attack,
     Average,
+    Chain,
     Combination,
     Cycle,
+    Microbatched,
     Relative,
-    Relay,
-    Sliced,
     Square,
     WorstOf,
     bim,
@@ -79,12 +79,12 @@ ATTACKS: dict[str, tuple[Make, tuple[float, ...]]] = {
         (np.inf, 2),
     ),
     "relay": (
-        lambda eps, norm: Relay(
+        lambda eps, norm: Chain(
             Square(eps=eps, norm=norm, queries=10), APGD(eps=eps, norm=norm, steps=4, loss="margin")
         ),
         (np.inf, 2, 1),
     ),
-    "sliced": (lambda eps, norm: Sliced(PGD(eps=eps, norm=norm, steps=3), 4), (np.inf, 2)),
+    "sliced": (lambda eps, norm: Microbatched(PGD(eps=eps, norm=norm, steps=3), 4), (np.inf, 2)),
 }
 ROWS = [
     pytest.param(make, norm, id=f"{name}-{norm}")
@@ -385,11 +385,11 @@ def test_slices_give_what_the_whole_batch_gives(net, batch) -> None:
     whole = PGD(eps=0.1, steps=3, random_start=False, targeted=True)
     found = [
         attack(LossModel(net.double()), x.double(), y, space=space, start=x.double() + 0.01)
-        for attack in (whole, Sliced(whole, 4))
+        for attack in (whole, Microbatched(whole, 4))
     ]
     torch.testing.assert_close(*found)
-    assert Sliced(whole, 4).targeted and not Sliced(whole, 4).random_start
-    assert Sliced(Square(eps=0.1), 4).climbs_own and not Sliced(whole, 4).climbs_own
+    assert Microbatched(whole, 4).targeted and not Microbatched(whole, 4).random_start
+    assert Microbatched(Square(eps=0.1), 4).climbs_own and not Microbatched(whole, 4).climbs_own
 
 
 class TestCombinations:

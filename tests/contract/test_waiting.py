@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import artplus
-from artplus.attacks import APGD, FAB, FMN, PGD, Relay, Sliced, Square, WorstOf
+from artplus.attacks import APGD, FAB, FMN, PGD, Chain, Microbatched, Square, WorstOf
 from artplus.geometry import clip
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -96,14 +96,14 @@ ATTACKS: dict[str, Any] = {
     "apgd-t": lambda n, **k: APGD(steps=n, loss="targeted_dlr", targets=1, **k),
     "fmn": lambda n, **k: FMN(steps=n, **k),
     "worst": lambda n, **k: WorstOf([PGD(steps=n, **k), PGD(steps=n, **k)]),
-    "sliced": lambda n, **k: Sliced(PGD(steps=n, **k), 2),
+    "sliced": lambda n, **k: Microbatched(PGD(steps=n, **k), 2),
     # Those whose examples leave.
     "pgd-patience": lambda n, **k: PGD(steps=n, patience=1, **k),
     "apgd-leaving": lambda n, **k: APGD(steps=n, loss="ce", until_fooled=True, **k),
     "fab": lambda n, **k: FAB(steps=n, targets=None, **k),
     "fab-t": lambda n, **k: FAB(steps=n, targets=1, **k),
     "square": lambda n, **k: Square(queries=n, **k),
-    "relay": lambda n, **k: Relay(Square(queries=n, **k), APGD(steps=5, loss="margin", **k)),
+    "relay": lambda n, **k: Chain(Square(queries=n, **k), APGD(steps=5, loss="margin", **k)),
 }
 LOOKS = {"pgd-patience": 1, "apgd-leaving": 1, "fab": 1, "fab-t": 1, "square": 2, "relay": 2}
 """How many more there are in 20 steps than in 10: at the 16th; Square, which has made two queries

@@ -56,7 +56,7 @@ def close(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases.CASES)
-def test_two_processes_equal_one(ranks, alone, case):
+def test_two_processes_equal_one(distributed, alone, case):
     """Weights and figures, for every loss, step and callback; both processes hold the same."""
     _, _, (first, second) = ranks
     close(first[case], alone[case])
@@ -132,7 +132,7 @@ def test_a_shuffling_loader_has_one_order_for_all(ranks):
     assert all(row["loss"] > 0 for row in rows)
 
 
-def test_an_accelerators_accumulation_splits_the_batch(ranks, alone):
+def test_an_accelerators_accumulation_splits_the_batch(distributed, alone):
     """A step of the weights sees one batch however many parts the accelerator is told to make."""
     name, _, found = ranks
     if name != "accelerate":

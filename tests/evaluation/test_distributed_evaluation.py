@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import artplus
-from artplus import ranks
+from artplus import distributed
 from artplus.attacks import APGD, PGD, fgm
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
@@ -98,9 +98,9 @@ def counted(folder: Path) -> str:
     seen: list[float] = []
     craft = trial._craft
 
-    def watched(bench: Any, attack: Any, x: Tensor, *rest: Any) -> Tensor:
+    def watched(data: Any, attack: Any, x: Tensor, *rest: Any) -> Tensor:
         seen.extend(x[:, 0].tolist())
-        return craft(bench, attack, x, *rest)
+        return craft(data, attack, x, *rest)
 
     trial._craft = watched
     try:
@@ -152,11 +152,11 @@ def test_another_number_of_processes_continues(tmp_path: Path, before: int, afte
 
 def disagree(folder: Path) -> str:
     with pytest.raises(ConfigurationError, match="settings.seed is . in process . and . in"):
-        report("classes", seed=ranks.rank())
+        report("classes", seed=distributed.rank())
     bad = folder / "bad"
-    if ranks.is_main():
+    if distributed.is_main():
         bad.write_text("")
-    ranks.barrier()
+    distributed.barrier()
     with pytest.raises(ConfigurationError, match="is a file"):
         report("classes", bad)
     return "refused"

@@ -122,7 +122,7 @@ def test_default_is_the_quick_suite_and_needs_eps(
     """A radius is never guessed."""
     report = quiet(classifier, *data, eps=0.1)
     names = [result.name for result in report.attacks]
-    assert names == ["apgd_ce", "apgd_t", "fab_t", "square_relay"]
+    assert names == ["apgd_ce", "apgd_t", "fab_t", "square_chain"]
     assert report.only_survivors
     assert report.robust_accuracy <= min(result.accuracy for result in report.attacks)
     for attacks in ("quick", ["fgsm"], [DeepFool(classifier, verbose=False)]):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from artplus import evaluate
-from artplus.attacks import APGD, PGD, Relay, Square
+from artplus.attacks import APGD, PGD, Chain, Square
 from artplus.attacks._base import look
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
@@ -23,7 +23,7 @@ from artplus.evaluation.indicators import strength
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.optimisation import unfinished
 from artplus.evaluation.indicators.outputs import fano, squeezed_logits
-from artplus.evaluation.intake import make_bench
+from artplus.evaluation.validation import make_data
 from artplus.model import LossModel
 from artplus.reporting import compare
 from artplus.spaces import InputSpace
@@ -65,8 +65,8 @@ def asked(indicator, module):
     x, y = data()
     model, attacks = LossModel(module), {"pgd": PGD(eps=EPS, steps=1)}
     report = judge(model, x, y, attacks, space=BOX, progress=False)
-    bench = make_bench(model, x, y, BOX, 128, torch.device("cpu"), None)
-    return indicator(probe.take(bench, report, attacks, seed=0))
+    evaluation_data = make_data(model, x, y, BOX, 128, torch.device("cpu"), None)
+    return indicator(probe.take(evaluation_data, report, attacks, seed=0))
 
 
 HONEST = [
@@ -377,7 +377,7 @@ def test_square_is_counted_where_it_stands(last, led):
     rounded = Around(base(), before=defences.rounded)
     square = Square(eps=EPS, queries=300)
     if led:
-        square = Relay(square, PGD(eps=EPS, steps=1))
+        square = Chain(square, PGD(eps=EPS, steps=1))
     attacks = {"apgd": APGD(eps=EPS, steps=5, loss="ce"), "square": square}
     if last:
         attacks["more"] = APGD(eps=EPS, steps=5, loss="dlr")

@@ -142,13 +142,13 @@ def test_between_two_writes_an_interrupt_saves(
 
 def test_writes_keep_their_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head, the clean scores and an end for each attack; a write a batch only if asked."""
-    write, written = artplus.durable.write, []
+    write, written = artplus.checkpoint_io.write, []
 
     def counted(path: Path, *rest: Any) -> None:
         written.append(path.name)
         write(path, *rest)
 
-    monkeypatch.setattr(artplus.durable, "write", counted)
+    monkeypatch.setattr(artplus.checkpoint_io, "write", counted)
     one = {"pgd": ATTACKS["pgd"]}
     rarely = run(tmp_path / "a", attacks=one, checkpoint_every=1e6)
     batches = math.ceil(rarely.attacks[0].attacked / 4)
@@ -175,7 +175,7 @@ def test_time_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, attacks={"pgd": ATTACKS["pgd"]})
     monkeypatch.setattr(trial, "_craft", craft)
-    part = artplus.durable.read(tmp_path / "attack-01.part-0.ckpt")
+    part = artplus.checkpoint_io.read(tmp_path / "attack-01.part-0.ckpt")
     spent = float(part["ledger"][:, 1].sum())
     assert len(part["ledger"]) == 2 and spent > 0
     assert run(tmp_path, attacks={"pgd": ATTACKS["pgd"]}).attacks[0].seconds > spent

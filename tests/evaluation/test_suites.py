@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from artplus.attacks import APGD, FAB, PGD, Attack, Relay, Square
+from artplus.attacks import APGD, FAB, PGD, Attack, Chain, Square
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.evaluation import (
@@ -31,7 +31,7 @@ IMAGES = Threat(eps=0.1, classes=10, shape=(3, 32, 32))
 
 def shortened(attack: Attack) -> Attack:
     """The same with a few steps or queries, since this test does not need a strong one."""
-    if isinstance(attack, Relay):
+    if isinstance(attack, Chain):
         return replace(attack, first=shortened(attack.first), then=shortened(attack.then))
     key = "queries" if isinstance(attack, Square) else "steps"
     return replace(attack, **{key: min(getattr(attack, key), 12)})
@@ -119,7 +119,7 @@ def test_rand_suite_has_the_published_settings() -> None:
 
 def passes(attack: Attack, forward: float = 1.0, gradient: float = 3.0) -> float:
     """Of an example that withstands, in forward passes; a gradient costs three (there and back)."""
-    if isinstance(attack, Relay):
+    if isinstance(attack, Chain):
         return attack.restarts * (passes(attack.first) + passes(attack.then))
     if isinstance(attack, Square):
         return attack.queries * forward
@@ -130,7 +130,7 @@ def passes(attack: Attack, forward: float = 1.0, gradient: float = 3.0) -> float
 def test_quick_suite_takes_at_most_a_fifth_of_the_passes_of_standard() -> None:
     """Counted from the settings; the same attacks in front, and others from where Square ends."""
     quick, standard = (make_suite(name, IMAGES) for name in ("quick", "standard"))
-    assert list(quick) == ["apgd_ce", "apgd_t", "fab_t", "square_relay"]
+    assert list(quick) == ["apgd_ce", "apgd_t", "fab_t", "square_chain"]
     assert all(passes(quick[name]) <= passes(standard[name]) / 5 for name in list(quick)[:3])
     whole = [sum(passes(attack) for attack in suite.values()) for suite in (quick, standard)]
     assert whole[0] <= whole[1] / 5
@@ -139,7 +139,7 @@ def test_quick_suite_takes_at_most_a_fifth_of_the_passes_of_standard() -> None:
 def test_suites_adapt_to_the_model() -> None:
     """Two classes have no third logit, a regression no classes, L1 and L2 rows no squares."""
     assert list(make_suite("quick", Threat(0.1, classes=2))) == [
-        "apgd_ce", "apgd_margin", "fab_t", "square_relay",
+        "apgd_ce", "apgd_margin", "fab_t", "square_chain",
     ]  # fmt: skip
     rows = Threat(0.1, 2.0, classes=10, shape=(20,))
     assert list(make_suite("quick", rows)) == ["apgd_ce", "apgd_t", "fab_t"]

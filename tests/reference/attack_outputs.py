@@ -24,8 +24,8 @@ from artplus.spaces import InputSpace
 try:
     from artplus.attacks import Chain, Microbatched
 except ImportError:  # their names at the commit that the record is of
-    from artplus.attacks import Relay as Chain
-    from artplus.attacks import Sliced as Microbatched
+    from artplus.attacks import Chain as Chain
+    from artplus.attacks import Microbatched as Microbatched
 
 RECORD = Path(__file__).with_suffix(".npz")
 EPS = {math.inf: 0.12, 2.0: 0.6, 1.0: 1.5}
@@ -140,8 +140,12 @@ def main() -> None:
         np.savez_compressed(options.write, **found)
     if options.check:
         with np.load(options.check) as saved:
-            differ = [name for name, value in found.items() if not np.array_equal(saved[name], value)]
-        print(f"{len(found) - len(differ)} of {len(found)} outputs equal to the bit; differ: {differ}")
+            differ = [
+                name for name, value in found.items() if not np.array_equal(saved[name], value)
+            ]
+        print(
+            f"{len(found) - len(differ)} of {len(found)} outputs equal to the bit; differ: {differ}"
+        )
 
 
 if __name__ == "__main__":

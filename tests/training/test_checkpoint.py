@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from artplus import AdversarialTrainerPlus, described, durable, fit
+from artplus import AdversarialTrainerPlus, checkpoint_io, fingerprint, fit
 from artplus.attacks import PGD
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
 from artplus.losses import Objective, Terms
@@ -215,7 +215,7 @@ def fill(monkeypatch, room, after=0):
         opened.append(path)
         return Full(file, room) if len(opened) > after else file
 
-    monkeypatch.setattr(durable, "open", opening, raising=False)
+    monkeypatch.setattr(checkpoint_io, "open", opening, raising=False)
 
 
 @pytest.mark.parametrize("room", [0, 5, 16, 300, 1200, "all but one"])
@@ -594,7 +594,7 @@ def test_addresses_empty_cells_and_endless_parts_make_no_difference(tmp_path):
     go(folder=tmp_path)
     go(resume=tmp_path)
     found = {}
-    described.describe({"loop": loop, "cell": margin_of(1.0, unset=True)}, "here", found)
+    fingerprint.describe({"loop": loop, "cell": margin_of(1.0, unset=True)}, "here", found)
     assert found["here.loop.0"] == "0.02" and found["here.cell.margin"] == "None"
 
 
@@ -606,7 +606,7 @@ def test_parameters_that_change_nothing_are_not_part_of_the_run():
     ]
     found = [{}, {}]
     for attack, into in zip(attacks, found, strict=True):
-        described.describe(attack, "attack", into)
+        fingerprint.describe(attack, "attack", into)
     assert found[0] == found[1] and found[0]["attack.eps"] == "0.1"
 
 

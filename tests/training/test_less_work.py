@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from artplus import fit, make_method
-from artplus.attacks import APGD, PGD, Average, Cycle, Sliced, Square, WorstOf
+from artplus.attacks import APGD, PGD, Average, Cycle, Microbatched, Square, WorstOf
 from artplus.attacks.combine import each
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
@@ -48,7 +48,7 @@ def run(*callbacks, model=None, data=(X, Y), epochs=3, lr=0.1, **options):
     return model, history
 
 
-class Seen(Callback):
+class StepOutput(Callback):
     """The attack in force at each step."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def test_patience_works_in_slices_with_masks_and_restarts():
     space = InputSpace(0.0, 1.0, mask)
     attack = PGD(eps=0.2, steps=8, random_start=False, patience=1)
     whole = attack(model, X, Y, space=space)
-    torch.testing.assert_close(Sliced(attack, 5)(model, X, Y, space=space), whole)
+    torch.testing.assert_close(Microbatched(attack, 5)(model, X, Y, space=space), whole)
     assert torch.equal(whole[::2, :3], X[::2, :3]) and not torch.equal(whole, X)
     again = PGD(eps=0.2, steps=8, restarts=3, patience=0)(model, X, Y, space=space)
     assert bool((again - X).abs().max() <= 0.2 + 1e-6)
@@ -341,12 +341,12 @@ def test_settings_of_a_warm_start_are_checked(options):
 
 def test_steps_rise_evenly_to_the_attacks_own():
     """Every number of steps for the same number of batches, then the full attack's."""
-    seen = Seen()
+    seen = StepOutput()
     _, history = run(StepsRamp(1, fraction=0.5), seen, attack=PGD(eps=0.01, steps=4), epochs=4)
     assert [attack.steps for attack in seen.attacks] == [1, 1, 2, 2, 3, 3, 4, 4] + [4] * 8
     assert [row["attack_steps"] for row in history] == [2, 4, 4, 4]
     assert all(attack.eps == 0.01 for attack in seen.attacks)
-    by_epochs = Seen()
+    by_epochs = StepOutput()
     run(StepsRamp(1, epochs=2), by_epochs, attack=PGD(eps=0.01, steps=4), epochs=4)
     assert by_epochs.attacks == seen.attacks
 
@@ -354,7 +354,7 @@ def test_steps_rise_evenly_to_the_attacks_own():
 @pytest.mark.parametrize("first", ["ramp", "warmup"])
 def test_a_ramp_of_steps_stands_beside_one_of_eps(first):
     """Neither undoes the other, in any order."""
-    seen = Seen()
+    seen = StepOutput()
     both = [StepsRamp(1), EpsWarmup(fraction=1.0)]
     run(*(both if first == "ramp" else both[::-1]), seen, attack=PGD(eps=0.2, steps=6))
     assert [attack.steps for attack in seen.attacks] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
@@ -365,9 +365,9 @@ def test_a_ramp_of_steps_stands_beside_one_of_eps(first):
 
 def test_every_attack_of_a_combination_has_its_own_ramp():
     """Cycles, averages, the worst of several, slices."""
-    seen = Seen()
+    seen = StepOutput()
     attack = Average([WorstOf([PGD(eps=0.01, steps=2), PGD(eps=0.01, steps=4)]),
-                      Sliced(APGD(eps=0.01, steps=6), 4)])  # fmt: skip
+                      Microbatched(APGD(eps=0.01, steps=6), 4)])  # fmt: skip
     run(StepsRamp(2), seen, attack=attack, epochs=1)
     found = [
         [one.attacks[0].steps, one.attacks[1].steps, other.attack.steps]
@@ -392,7 +392,7 @@ def test_the_attack_is_whole_again_after_training():
 
 def test_patience_rises_at_its_points():
     """Fractions of training, counted from the attack's own."""
-    seen = Seen()
+    seen = StepOutput()
     _, history = run(
         PatienceRamp([0.25, 0.75]), seen, attack=PGD(eps=0.04, steps=3, patience=1), epochs=2
     )

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from artplus import fit, make_method
-from artplus.attacks import PGD, Sliced
+from artplus.attacks import PGD, Microbatched
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
-from artplus.training import checkpoint, measured
+from artplus.training import autotune, checkpoint
 from artplus.training.callbacks import Callback, Checkpoint
 from artplus.training.data import Batch
 from artplus.training.engines import Engine, as_engine
@@ -186,7 +186,7 @@ def test_settings_in_words():
     whole = Numerics(precision="bf16", channels_last=True, compile=True)
     assert str(whole) == "bf16, channels last, compiled"
     assert str(Numerics(compile="reduce-overhead")) == "fp32, compiled (reduce-overhead)"
-    assert not Numerics(precision="auto").settled and not Numerics(compile="auto").settled
+    assert not Numerics(precision="auto").decided and not Numerics(compile="auto").decided
 
 
 # The trial
@@ -224,11 +224,11 @@ def test_a_trial_leaves_everything_as_it_was(graded):
         nn.functional.cross_entropy(model(IMAGES[0]), IMAGES[1]).backward()
     before = looked_at(model)
     engine = Engine(precision="auto")
-    note = measured.settle(
+    note = autotune.choose_precision(
         engine, LossModel(model), make_method("at", eps=0.1), Batch(*IMAGES), steps=10
     )
     assert unchanged(before, looked_at(model))
-    assert engine.numerics.settled and not engine.prepared
+    assert engine.numerics.decided and not engine.prepared
     assert note.startswith("arithmetic: ") and note.count("fp32") >= 2 and note.count("bf16") >= 2
     assert "channels last" in note
 
@@ -239,7 +239,7 @@ def refuse(*args, **options):
 
 def test_settled_settings_need_no_trial(monkeypatch):
     """And what was asked for beside stays."""
-    monkeypatch.setattr(import_module("artplus.training.fit"), "settle", refuse)
+    monkeypatch.setattr(import_module("artplus.training.fit"), "choose_precision", refuse)
     engine = Engine(precision="bf16")
     assert not trained(net(), engine=engine).notes
     assert engine.numerics == Numerics(precision="bf16")
@@ -254,7 +254,7 @@ def test_the_choice_is_noted_and_kept_by_a_resumed_run(tmp_path, monkeypatch):
         engine.numerics = chosen
         return "arithmetic: chosen"
 
-    monkeypatch.setattr(import_module("artplus.training.fit"), "settle", choose)
+    monkeypatch.setattr(import_module("artplus.training.fit"), "choose_precision", choose)
 
     def once(*callbacks, resume=None):
         model = copy.deepcopy(start)
@@ -264,7 +264,7 @@ def test_the_choice_is_noted_and_kept_by_a_resumed_run(tmp_path, monkeypatch):
     reference = once(Checkpoint(tmp_path, every_steps=1, keep=9))
     assert reference[1] == ["arithmetic: chosen"]
 
-    monkeypatch.setattr(import_module("artplus.training.fit"), "settle", refuse)
+    monkeypatch.setattr(import_module("artplus.training.fit"), "choose_precision", refuse)
     for path in checkpoint.listed(tmp_path).values():
         assert checkpoint.read(path)["numerics"]["precision"] == "bf16"
         found = once(resume=path)
@@ -292,57 +292,57 @@ def test_a_precision_whose_results_differ_is_not_admitted(slope, loss, match):
     """By the mean loss and the direction of the input gradients; NaN is a difference."""
     torch.manual_seed(0)
     value, direction = torch.tensor(2.0), torch.randn(8, 6)
-    reason = measured._reason((value, direction), (loss(value), slope(direction)))
+    reason = autotune._reason((value, direction), (loss(value), slope(direction)))
     assert match in reason and bool(reason) == bool(match)
 
 
 def test_the_fastest_must_beat_the_first_by_more_than_noise():
     """And be admitted."""
     plain, low = Numerics(), Numerics(precision="bf16")
-    first = measured.Trial(plain, 1.0)
-    assert measured._fastest([first, measured.Trial(low, 0.97)]) is first
-    faster = measured.Trial(low, 0.5)
-    assert measured._fastest([first, faster]) is faster
-    assert measured._fastest([first, replace(faster, reason="loss differs by 9%")]) is first
+    first = autotune.Measurement(plain, 1.0)
+    assert autotune._fastest([first, autotune.Measurement(low, 0.97)]) is first
+    faster = autotune.Measurement(low, 0.5)
+    assert autotune._fastest([first, faster]) is faster
+    assert autotune._fastest([first, replace(faster, reason="loss differs by 9%")]) is first
 
 
 def test_candidates_keep_what_was_asked_for():
     """The layout is tried for images alone, unless it was given."""
     auto, images = Numerics(precision="auto"), Batch(*IMAGES)
-    four = measured._candidates(auto, images)
+    four = autotune._candidates(auto, images)
     assert [(n.precision, n.channels_last) for n in four] == [
         ("fp32", False), ("fp32", True), ("bf16", False), ("bf16", True),
     ]  # fmt: skip
-    assert [n.channels_last for n in measured._candidates(auto, Batch(X, Y))] == [False, False]
-    given = measured._candidates(replace(auto, channels_last=True), images)
+    assert [n.channels_last for n in autotune._candidates(auto, Batch(X, Y))] == [False, False]
+    given = autotune._candidates(replace(auto, channels_last=True), images)
     assert [n.channels_last for n in given] == [True, True]
-    assert measured._candidates(Numerics(precision="bf16"), images) == [Numerics(precision="bf16")]
+    assert autotune._candidates(Numerics(precision="bf16"), images) == [Numerics(precision="bf16")]
 
 
 def test_gradients_of_the_attack_are_counted():
     """Steps of the attack in turn, of what it is made of, or a guess."""
 
     def count(attack):
-        return measured._gradients(make_method("at", attack=attack))
+        return autotune._gradients(make_method("at", attack=attack))
 
     assert count(PGD(eps=0.1, steps=7)) == 7
-    assert count(Sliced(PGD(eps=0.1, steps=3), 4)) == 3
-    assert measured._gradients(make_method("input_gradient")) == 0
+    assert count(Microbatched(PGD(eps=0.1, steps=3), 4)) == 3
+    assert autotune._gradients(make_method("input_gradient")) == 0
 
 
 def test_a_failed_compilation_is_survived(monkeypatch):
     """Training can do without it, and the note says what failed."""
-    model, engine, step = net(), Engine(compile="auto"), measured._step
+    model, engine, step = net(), Engine(compile="auto"), autotune._step
 
     def fail(model, batch, numerics, *args):
         if numerics.compile:
             raise RuntimeError("no compiler\nand a page more")
         return step(model, batch, numerics, *args)[0], 0.1
 
-    monkeypatch.setattr(measured, "_step", fail)
+    monkeypatch.setattr(autotune, "_step", fail)
     before = looked_at(model)
     method = make_method("at", eps=0.1)
-    note = measured.settle(engine, LossModel(model), method, Batch(X, Y), steps=10_000)
+    note = autotune.choose_precision(engine, LossModel(model), method, Batch(X, Y), steps=10_000)
     assert unchanged(before, looked_at(model))
     assert engine.numerics == Numerics()
     assert note.endswith("; fp32, compiled (failed: RuntimeError: no compiler)")
@@ -376,16 +376,16 @@ def test_a_candidate_that_fails_late_is_out(monkeypatch):
             raise torch.OutOfMemoryError("simulated")
         return (torch.tensor(1.0), X), 0.1 if numerics.precision == "bf16" else 1.0
 
-    monkeypatch.setattr(measured, "_step", step)
+    monkeypatch.setattr(autotune, "_step", step)
     fails, both = "bf16", [Numerics(), Numerics(precision="bf16")]
-    trials = measured._measure(LossModel(net()), Batch(X, Y), both, 1)
-    assert measured._fastest(trials).numerics == Numerics()
+    trials = autotune._measure(LossModel(net()), Batch(X, Y), both, 1)
+    assert autotune._fastest(trials).numerics == Numerics()
     assert str(trials[1]) == "bf16 (failed: OutOfMemoryError: simulated)"
-    assert calls.count("bf16") == 3 and calls.count("fp32") == 1 + measured.ROUNDS
+    assert calls.count("bf16") == 3 and calls.count("fp32") == 1 + autotune.ROUNDS
     fails = "fp32"
     calls.clear()
     with pytest.raises(torch.OutOfMemoryError, match="^simulated$"):  # nothing to fall back on
-        measured._measure(LossModel(net()), Batch(X, Y), both, 1)
+        autotune._measure(LossModel(net()), Batch(X, Y), both, 1)
 
 
 def test_half_precision_is_tried_on_gpus_alone():
@@ -395,7 +395,7 @@ def test_half_precision_is_tried_on_gpus_alone():
         ndim = 4
         device = torch.device("cuda")
 
-    found = measured._candidates(Numerics(precision="auto"), Batch(Images(), None))
+    found = autotune._candidates(Numerics(precision="auto"), Batch(Images(), None))
     assert [(n.precision, n.channels_last) for n in found] == [
         (precision, last) for precision in ("fp32", "bf16", "fp16") for last in (False, True)
     ]
@@ -409,9 +409,9 @@ def test_a_trial_of_half_precision_scales_the_weights_gradients(monkeypatch):
     monkeypatch.setattr(Engine, "unscale", lambda e, o: (seen.append("back"), unscale(e, o)))
     model, half = net(), Numerics(precision="fp16")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    measured._step(LossModel(model), Batch(X, Y), Numerics(), optimizer, 1)
+    autotune._step(LossModel(model), Batch(X, Y), Numerics(), optimizer, 1)
     full = [p.grad.clone() for p in model.parameters()]
-    measured._step(LossModel(model), Batch(X, Y), half, optimizer, 1)
+    autotune._step(LossModel(model), Batch(X, Y), half, optimizer, 1)
     assert seen == ["scale", "back"] * 2
     for parameter, slope in zip(model.parameters(), full, strict=True):
         torch.testing.assert_close(parameter.grad, slope, rtol=0.05, atol=1e-3)
@@ -431,11 +431,11 @@ def test_an_automatic_precision_on_a_gpu_tries_both_halves():
 def test_a_precision_that_is_chosen_keeps_the_compilation_asked_for(monkeypatch, mode):
     """Candidates are compared as they would be trained."""
     monkeypatch.setattr(
-        measured, "_measure", lambda m, b, found, g: [measured.Trial(n, 0.1) for n in found]
+        autotune, "_measure", lambda m, b, found, g: [autotune.Measurement(n, 0.1) for n in found]
     )
     engine = Engine(precision="auto", compile=mode)
     method = make_method("at", eps=0.1)
-    note = measured.settle(engine, LossModel(net()), method, Batch(X, Y), steps=10)
+    note = autotune.choose_precision(engine, LossModel(net()), method, Batch(X, Y), steps=10)
     assert engine.numerics == Numerics(channels_last=False, compile=mode)
     assert ("reduce-overhead" in note) is (mode == "reduce-overhead")
 
@@ -454,14 +454,14 @@ def test_compilation_must_earn_its_time_back(monkeypatch, steps, seconds, took, 
     """Training long enough, a gain beyond noise, more saved than it took."""
     engine = Engine(compile="auto")
     clock = chain([0.0], repeat(float(took)))
-    monkeypatch.setattr(measured.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: next(clock))
 
     def measure(model, batch, candidates, gradients):
-        return [measured.Trial(c, seconds if c.compile else 0.1) for c in candidates]
+        return [autotune.Measurement(c, seconds if c.compile else 0.1) for c in candidates]
 
-    monkeypatch.setattr(measured, "_measure", measure)
+    monkeypatch.setattr(autotune, "_measure", measure)
     method = make_method("at", eps=0.1)
-    measured.settle(engine, LossModel(net()), method, Batch(X, Y), steps=steps)
+    autotune.choose_precision(engine, LossModel(net()), method, Batch(X, Y), steps=steps)
     assert engine.numerics.compile is taken
 
 
@@ -499,13 +499,13 @@ def test_second_derivatives_are_not_compiled(monkeypatch, mode):
 
 def test_second_derivatives_are_never_tried_compiled(monkeypatch):
     """The trial takes first derivatives only, and would admit it."""
-    tried, step = [], measured._step
+    tried, step = [], autotune._step
 
     def watch(model, batch, numerics, *args):
         tried.append(numerics)
         return step(model, batch, numerics, *args)[0], 60.0
 
-    monkeypatch.setattr(measured, "_step", watch)
+    monkeypatch.setattr(autotune, "_step", watch)
     history = trained(net(), objective="input_gradient", eps=None, compile="auto")
     assert set(tried) == {Numerics()}
     assert history.notes[0].endswith("not tried, as loss 'input_gradient' takes second derivatives")
@@ -581,7 +581,7 @@ def test_replayed_graphs_train_as_the_plain_run():
 
 def test_an_engine_by_name_takes_settings_and_an_object_has_its_own():
     """Settings beside an engine that has its own would be ignored."""
-    assert as_engine("torch", precision="bf16").wished.precision == "bf16"
+    assert as_engine("torch", precision="bf16").requested.precision == "bf16"
     own = Engine(precision="bf16")
     assert as_engine(own) is own
     with pytest.raises(ConfigurationError, match="this one has its own settings"):

@@ -19,8 +19,8 @@ from artplus.training import checkpoint, make_method
 from artplus.training.callbacks import Callback, Checkpoint, EpsWarmup
 from artplus.training.data import Batch
 from artplus.training.state import State
-from artplus.training.steps import AWP, Fitting, Free, standard
-from artplus.training.steps.fitting import ran_out
+from artplus.training.steps import AWP, Free, RetryOnOOM, standard
+from artplus.training.steps.retry_on_oom import ran_out
 from tests.toys import arrays, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(24))
@@ -373,7 +373,7 @@ def test_the_attack_is_made_smaller_too():
 
     objective = replace(make_loss("at"), inner=inner)
     state = state_of(net(), make_method(objective, eps=0.1))
-    Fitting(standard)(state, Batch(X, Y), nothing)
+    RetryOnOOM(standard)(state, Batch(X, Y), nothing)
     assert rows == [24, 12, 6] and state.micro_batch == 3
 
 
@@ -381,7 +381,7 @@ def test_what_cannot_be_halved_any_further_raises_the_error_itself():
     """Two examples that do not fit."""
     state = state_of(net(), make_method(Objective("tight", Tight(1)), eps=0.1))
     with pytest.raises(torch.OutOfMemoryError, match="simulated"):
-        Fitting(standard)(state, Batch(X, Y), nothing)
+        RetryOnOOM(standard)(state, Batch(X, Y), nothing)
     assert state.micro_batch == 2
 
 
@@ -397,7 +397,7 @@ def test_an_error_after_the_weights_moved_is_raised():
 
     state = state_of(net(), make_method(Objective("own", terms), eps=0.1))
     with pytest.raises(torch.OutOfMemoryError, match="simulated"):
-        Fitting(Free(3))(state, Batch(X, Y), nothing)
+        RetryOnOOM(Free(3))(state, Batch(X, Y), nothing)
     assert state.moves == 1 and state.micro_batch is None
 
 
@@ -424,7 +424,7 @@ def test_other_errors_pass_untouched(error):
     tight = Tight(3, error)
     state = state_of(net(), make_method(Objective("tight", tight), eps=0.1))
     with pytest.raises(type(error), match=str(error)) as caught:
-        Fitting(standard)(state, Batch(X, Y), nothing)
+        RetryOnOOM(standard)(state, Batch(X, Y), nothing)
     assert caught.value is error
     assert tight.failed == [24] and state.micro_batch is None
 

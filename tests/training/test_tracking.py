@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from artplus import fit, ranks
+from artplus import distributed, fit
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.training.callbacks import (
     Callback,
@@ -221,7 +221,7 @@ def test_a_resumed_run_continues_the_curves(tmp_path):
 
 def test_only_the_first_process_writes(monkeypatch):
     """Another one connects, so that what is missing is missed everywhere, and is silent."""
-    monkeypatch.setattr(ranks, "is_main", lambda: False)
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
     own = Kept(every_steps=1)
     run(own)
     assert own.told == ["connect"] and own.figures == {}

@@ -84,7 +84,7 @@ def test_autocast_is_left_alone():
 def test_weights_get_their_gradients_again_afterwards():
     """Also after an error inside."""
     net = nn.Sequential(copy.deepcopy(LAYERS["square"]), nn.Flatten())
-    with pytest.raises(RuntimeError, match="stop"), modes.crafting(net):
+    with pytest.raises(RuntimeError, match="stop"), modes.attack_mode(net):
         raise RuntimeError("stop")
     net(torch.rand(2, 1, 8, 8)).sum().backward()
     assert float(net[0].weight.grad.abs().sum()) > 0

@@ -41,7 +41,7 @@ def test_crafting_is_evaluation_mode_and_ends(fails):
     net = mixed_net()
     before, buffers = [m.training for m in net.modules()], statistics(net)
     try:
-        with modes.crafting(net):
+        with modes.attack_mode(net):
             assert not any(m.training for m in net.modules())
             net(torch.randn(4, 6))
             if fails:
@@ -58,7 +58,7 @@ def test_crafting_lets_recurrent_layers_differentiate_on_cuda():
     """cuDNN's recurrent layers need train mode for a gradient; their dropout is off meanwhile."""
     rnn = nn.LSTM(3, 4, num_layers=2, dropout=0.5).cuda().eval()
     x = torch.randn(5, 2, 3, device="cuda", requires_grad=True)
-    with modes.crafting(rnn):
+    with modes.attack_mode(rnn):
         first, second = rnn(x)[0], rnn(x)[0]
         torch.autograd.grad(first.sum(), x)
     assert torch.equal(first, second)
@@ -79,7 +79,7 @@ def test_crafting_keeps_recurrent_cuda_layers_in_train_mode():
     """Only the recurrent layer trains inside, without dropout, and both are put back."""
     net = nn.Sequential(FakeCudaRNN(3, 4, num_layers=2, dropout=0.5), nn.Dropout(0.1))
     net[0].training = False
-    with modes.crafting(net):
+    with modes.attack_mode(net):
         assert net[0].training and net[0].dropout == 0.0
         assert not net[1].training
     assert not net[0].training and net[0].dropout == 0.5 and net[1].training
@@ -102,7 +102,7 @@ def test_untracked_normalises_as_in_training_and_remembers_nothing(norm):
     twin = copy.deepcopy(layer)
     x = torch.randn(shape) * 3 + 2
     before = statistics(layer)
-    with modes.untracked(layer):
+    with modes.frozen_batchnorm_stats(layer):
         inside = layer(x)
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
     torch.testing.assert_close(inside, twin(x))
@@ -114,7 +114,7 @@ def test_untracked_normalises_as_in_training_and_remembers_nothing(norm):
 def test_untracked_ends_after_an_error(norm):
     """Layers track again, with their own buffers, even if the pass inside fails."""
     layer = NORMS[norm][0]()
-    with pytest.raises(ZeroDivisionError, match="division"), modes.untracked(layer):
+    with pytest.raises(ZeroDivisionError, match="division"), modes.frozen_batchnorm_stats(layer):
         raise ZeroDivisionError("division")
     assert layer.track_running_stats and layer.running_mean is not None
 
@@ -127,7 +127,7 @@ def test_untracked_leaves_frozen_norms_to_their_averages(norm):
     frozen.running_mean.fill_(5.0)
     x = torch.randn(shape)
     expected = frozen(x)
-    with modes.untracked(frozen):
+    with modes.frozen_batchnorm_stats(frozen):
         assert torch.equal(frozen(x), expected)
     assert frozen.track_running_stats
 
@@ -135,7 +135,7 @@ def test_untracked_leaves_frozen_norms_to_their_averages(norm):
 def test_untracked_leaves_norms_without_averages_alone():
     """A norm that never tracked does not begin to."""
     layer = nn.BatchNorm1d(6, track_running_stats=False)
-    with modes.untracked(layer):
+    with modes.frozen_batchnorm_stats(layer):
         layer(torch.randn(4, 6))
     assert not layer.track_running_stats
 

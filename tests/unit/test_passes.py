@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus import modes
-from artplus.attacks import APGD, FAB, PGD, Attack, Sliced, Square, WorstOf, fgm
+from artplus.attacks import APGD, FAB, PGD, Attack, Microbatched, Square, WorstOf, fgm
 from artplus.model import LossModel
 from artplus.passes import Passes, asking, counted, watching
 
@@ -75,7 +75,7 @@ def cost(attack: Attack) -> tuple[int, int]:
         (fgm(0.01), 1, 1),
         (APGD(eps=0.01, steps=9), 10, 10),
         (APGD(eps=0.01, steps=4, draws=3), 15, 15),
-        (Sliced(PGD(eps=0.01, steps=4), 5), 4, 4),
+        (Microbatched(PGD(eps=0.01, steps=4), 5), 4, 4),
         (WorstOf([PGD(eps=0.01, steps=2), fgm(0.01)]), 7, 3),
     ],
 )
@@ -291,7 +291,7 @@ def test_passes_in_crafting_are_counted_once() -> None:
     """The flags and the faster gradient that crafting sets are no other door."""
     net, _ = spied()
     x, _ = data(net)
-    with counted(LossModel(net)) as (model, passes), modes.crafting(model.module):
+    with counted(LossModel(net)) as (model, passes), modes.attack_mode(model.module):
         model(x)
     assert passes.forwards == N
     assert isinstance(passes, Passes)

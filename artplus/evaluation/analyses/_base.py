@@ -12,7 +12,7 @@ from artplus.attacks._base import Attack, own_loss
 from artplus.attacks._base import gradient as input_gradient
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Section
 from artplus.model import LossModel
 from artplus.registry import Registry
@@ -26,7 +26,7 @@ class Setting:
     """What is known of the subject before an attack has run.
 
     Attributes:
-        bench: The model and the examples that are judged.
+        data: The model and the examples that are judged.
         attacks: The attacks of the report, by name.
         seed: Of every random draw.
         before: The model before it was hardened, on the same device, if given.
@@ -35,7 +35,7 @@ class Setting:
         progress: Whether to show a bar.
     """
 
-    bench: Bench
+    data: EvaluationData
     attacks: Mapping[str, Attack]
     seed: int = 0
     before: LossModel | None = None
@@ -115,11 +115,11 @@ def need_classes(setting: Setting, what: str) -> int:
     Raises:
         ConfigurationError: in regression.
     """
-    if setting.bench.classes is None:
+    if setting.data.classes is None:
         raise ConfigurationError(
             f"{what} needs a classifier: in regression predictions are neither right nor wrong"
         )
-    return setting.bench.classes
+    return setting.data.classes
 
 
 def need_gradients(setting: Setting, what: str) -> None:
@@ -128,10 +128,10 @@ def need_gradients(setting: Setting, what: str) -> None:
     Raises:
         ConfigurationError: if there is none.
     """
-    bench = setting.bench
-    x, y = bench.x[:1].to(bench.device), bench.y[:1].to(bench.device)
+    data = setting.data
+    x, y = data.x[:1].to(data.device), data.y[:1].to(data.device)
     try:
-        input_gradient(own_loss(bench.model, x, y), x)
+        input_gradient(own_loss(data.model, x, y), x)
     except (ConfigurationError, RuntimeError) as error:
         raise ConfigurationError(f"{what} needs gradients of the model: {error}") from error
 
@@ -169,5 +169,5 @@ def need_norm(attacks: Iterable[Any], norm: float, what: str) -> None:
 
 def first(setting: Setting, n: int | None) -> torch.Tensor:
     """Positions of the first ``n`` examples, or of all."""
-    total = len(setting.bench.x)
+    total = len(setting.data.x)
     return torch.arange(total if n is None else min(n, total))

@@ -14,7 +14,7 @@ from torch import Tensor
 from artplus import seeding
 from artplus.attacks._base import Attack
 from artplus.evaluation.analyses._base import Setting, Subject
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.section import Series
 from artplus.evaluation.verify import verify
@@ -46,14 +46,14 @@ class Crafted:
 
 
 def crafted(
-    bench: Bench, attack: Attack, index: Tensor, *, seed: int, name: str
+    data: EvaluationData, attack: Attack, index: Tensor, *, seed: int, name: str
 ) -> Iterator[Crafted]:
     """Run an attack on the examples ``index``, a batch at a time, and hold it to its rules."""
     own = seeding.derived(seed, name)
-    generator = torch.Generator(bench.device).manual_seed(own)
+    generator = torch.Generator(data.device).manual_seed(own)
     with seeding.seeded(own):
-        for part, x, y, space in bench.batches(index):
-            x_adv = attack(bench.model, x, y, space=space, generator=generator).detach().to(x)
+        for part, x, y, space in data.batches(index):
+            x_adv = attack(data.model, x, y, space=space, generator=generator).detach().to(x)
             finite = torch.isfinite(x_adv).flatten(1).all(1)
             x_adv = _kept(x, x_adv, finite)
             found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
@@ -63,9 +63,9 @@ def crafted(
             yield Crafted(part, x, x_adv, y, lengths, space)
 
 
-def mistakes(bench: Bench, x: Tensor, y: Tensor) -> Tensor:
+def mistakes(data: EvaluationData, x: Tensor, y: Tensor) -> Tensor:
     """``(batch,)`` booleans on the CPU: which predictions are wrong; of a classifier."""
-    wrong = bench.score(x, y).wrong
+    wrong = data.score(x, y).wrong
     if wrong is None:  # pragma: no cover - need_classes has refused regressions before
         raise TypeError("predictions of a regression are neither right nor wrong")
     return wrong
@@ -82,11 +82,11 @@ def probabilities(outputs: Tensor) -> Tensor:
     return outputs.softmax(1)
 
 
-def sides(setting: Setting) -> dict[str, Bench]:
+def sides(setting: Setting) -> dict[str, EvaluationData]:
     """The model, by name; with ``before``, both on the same examples."""
     if setting.before is None:
-        return {"model": setting.bench}
-    return {"before": replace(setting.bench, model=setting.before), "after": setting.bench}
+        return {"model": setting.data}
+    return {"before": replace(setting.data, model=setting.before), "after": setting.data}
 
 
 def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:
@@ -152,9 +152,9 @@ def beside(setting: Setting) -> str:
     return ", which saw the model after only: the line before may be too high beside it"
 
 
-def labels(bench: Bench, index: Tensor) -> NDArray[np.int64]:
+def labels(data: EvaluationData, index: Tensor) -> NDArray[np.int64]:
     """Class numbers of the examples ``index``."""
-    found: NDArray[np.int64] = class_index(bench.y[index]).cpu().numpy()
+    found: NDArray[np.int64] = class_index(data.y[index]).cpu().numpy()
     return found
 
 

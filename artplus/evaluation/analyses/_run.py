@@ -62,7 +62,7 @@ def run(analyses: Sequence[Analysis], subject: Subject) -> tuple[Section, ...]:
         name = type(analysis).__name__
         bar.set_postfix_str(name)
         with ExitStack() as stack:
-            stack.enter_context(untouched(subject.bench.model.module))
+            stack.enter_context(untouched(subject.data.model.module))
             if subject.before is not None:
                 stack.enter_context(untouched(subject.before.module))
             stack.enter_context(seeding.seeded(seeding.derived(subject.seed, name)))

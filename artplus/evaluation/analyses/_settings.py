@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import described
+from artplus import fingerprint
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Subject
 from artplus.mapped import as_tensor
@@ -27,7 +27,7 @@ def settings(analysis: Any, subject: Subject) -> tuple[tuple[str, str], ...]:
     """
     found: dict[str, str] = {}
     if dataclasses.is_dataclass(analysis):
-        found = {name: _short(value) for name, value in described.members(analysis).items()}
+        found = {name: _short(value) for name, value in fingerprint.members(analysis).items()}
     report = subject.report
     if report.eps is not None and report.norm is not None:
         found["ball of the report"] = wording.ball(report.norm, report.eps)
@@ -48,7 +48,7 @@ def _short(value: Any) -> str:
         or isinstance(value, (bool, int, float, str, np.generic))
         or dataclasses.is_dataclass(value)
     ):
-        text = described.text(value)
+        text = fingerprint.text(value)
     else:
         text = getattr(value, "__qualname__", type(value).__qualname__)
     if len(text) <= LONGEST:
@@ -65,4 +65,6 @@ def _array(value: Tensor | NDArray[Any]) -> str:
         if not long or value.dtype.kind not in "biuf":
             return str(value.tolist())
         value = as_tensor(value)
-    return f"{described.shape(value)} {described.digest(value)}" if long else str(value.tolist())
+    return (
+        f"{fingerprint.shape(value)} {fingerprint.digest(value)}" if long else str(value.tolist())
+    )

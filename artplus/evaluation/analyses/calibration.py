@@ -23,7 +23,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import crafted, mistakes, probabilities, sides
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section, Series, Table
 
 Floats = NDArray[np.float64]
@@ -171,15 +171,17 @@ class Calibration:
         )
 
 
-def clean(bench: Bench, index: Tensor) -> tuple[Floats, Bools]:
+def clean(data: EvaluationData, index: Tensor) -> tuple[Floats, Bools]:
     """Confidence and correctness of each example as it is."""
-    return _joined([_looked(bench, x, y) for _, x, y, _ in bench.batches(index)])
+    return _joined([_looked(data, x, y) for _, x, y, _ in data.batches(index)])
 
 
-def attacked(bench: Bench, attack: Attack, index: Tensor, seed: int) -> tuple[Floats, Bools]:
+def attacked(
+    data: EvaluationData, attack: Attack, index: Tensor, seed: int
+) -> tuple[Floats, Bools]:
     """The same under attack."""
-    batches = crafted(bench, attack, index, seed=seed, name="calibration")
-    return _joined([_looked(bench, batch.x_adv, batch.y) for batch in batches])
+    batches = crafted(data, attack, index, seed=seed, name="calibration")
+    return _joined([_looked(data, batch.x_adv, batch.y) for batch in batches])
 
 
 def binning(confidence: Floats, correct: Bools, bins: int) -> Bins:
@@ -194,10 +196,10 @@ def binning(confidence: Floats, correct: Bools, bins: int) -> Bins:
     )
 
 
-def _looked(bench: Bench, x: Tensor, y: Tensor) -> tuple[Floats, Bools]:
+def _looked(data: EvaluationData, x: Tensor, y: Tensor) -> tuple[Floats, Bools]:
     with torch.no_grad():
-        confidence = probabilities(bench.model(x)).amax(1).double().clamp(0, 1)
-    return confidence.cpu().numpy(), ~mistakes(bench, x, y).numpy()
+        confidence = probabilities(data.model(x)).amax(1).double().clamp(0, 1)
+    return confidence.cpu().numpy(), ~mistakes(data, x, y).numpy()
 
 
 def _joined(parts: Sequence[tuple[Floats, Bools]]) -> tuple[Floats, Bools]:

@@ -62,7 +62,7 @@ class Confusion:
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         classes = need_classes(subject, "confusion")
-        y = labels(subject.bench, first(subject, None))
+        y = labels(subject.data, first(subject, None))
         names = tuple(class_name(subject, k) for k in range(classes))
         report = subject.report
         found = {

@@ -21,7 +21,7 @@ from artplus.evaluation.analyses._base import (
 )
 from artplus.evaluation.analyses._corrupt import CORRUPTIONS, Corrupt, applicable
 from artplus.evaluation.analyses._measure import Bools, mistakes, shares, sides
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section, Table, Unit
 from artplus.spaces import InputSpace
 
@@ -96,13 +96,13 @@ class Corruptions:
     def check(self, setting: Setting) -> None:
         """Refuse regressions, inputs without a range, and kinds that do not apply."""
         need_classes(setting, "corruptions")
-        bench = setting.bench
-        if bench.space.low is None or bench.space.high is None:
+        data = setting.data
+        if data.space.low is None or data.space.high is None:
             raise ConfigurationError(
                 "corruptions needs the range of valid inputs, by which their strength is measured: "
                 "clip_values=(low, high)"
             )
-        shape = tuple(bench.x.shape[1:])
+        shape = tuple(data.x.shape[1:])
         useless = [kind for kind in self.kinds or () if kind not in applicable(shape)]
         if useless:
             raise ConfigurationError(
@@ -114,7 +114,7 @@ class Corruptions:
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         index = first(subject, self.n)
-        kinds = list(self.kinds or applicable(tuple(subject.bench.x.shape[1:])))
+        kinds = list(self.kinds or applicable(tuple(subject.data.x.shape[1:])))
         found = {
             name: self._accuracies(side, kinds, index, subject.seed)
             for name, side in sides(subject).items()
@@ -140,21 +140,21 @@ class Corruptions:
             figures=tuple(figures.items()),
             notes=(
                 f"The first {len(index)} of {subject.report.n} examples, seed {subject.seed}; "
-                f"constants of {_source(subject.bench)} (Hendrycks and Dietterich, 2019).",
+                f"constants of {_source(subject.data)} (Hendrycks and Dietterich, 2019).",
             ),
         )
 
     def _accuracies(
-        self, bench: Bench, kinds: Sequence[str], index: Tensor, seed: int
+        self, data: EvaluationData, kinds: Sequence[str], index: Tensor, seed: int
     ) -> dict[str, list[Bools]]:
         """Which examples are right, by kind, one array per severity; ``""`` is without any."""
-        shape = tuple(bench.x.shape[1:])
-        found = {"": [_right(bench, index, None, 0.0, 0)]}
+        shape = tuple(data.x.shape[1:])
+        found = {"": [_right(data, index, None, 0.0, 0)]}
         for kind in kinds:
             constants = CORRUPTIONS[kind].constants(shape)
             found[kind] = [
                 _right(
-                    bench, index, CORRUPTIONS[kind].apply, constants[severity - 1],
+                    data, index, CORRUPTIONS[kind].apply, constants[severity - 1],
                     seeding.derived(seed, f"{kind}:{severity}"),
                 )
                 for severity in self.severities
@@ -186,12 +186,14 @@ class Corruptions:
         )
 
 
-def _right(bench: Bench, index: Tensor, apply: Corrupt | None, constant: float, seed: int) -> Bools:
-    generator = torch.Generator(bench.device).manual_seed(seed)
+def _right(
+    data: EvaluationData, index: Tensor, apply: Corrupt | None, constant: float, seed: int
+) -> Bools:
+    generator = torch.Generator(data.device).manual_seed(seed)
     right = []
-    for _, x, y, space in bench.batches(index):
+    for _, x, y, space in data.batches(index):
         damaged = x if apply is None else _damaged(x, space, apply, constant, generator)
-        right.append(~mistakes(bench, damaged, y).numpy())
+        right.append(~mistakes(data, damaged, y).numpy())
     return np.concatenate(right)
 
 
@@ -229,7 +231,7 @@ def _readable(kind: str) -> str:
     return "JPEG" if kind == "jpeg" else kind.replace("_", " ")
 
 
-def _source(bench: Bench) -> str:
+def _source(data: EvaluationData) -> str:
     noise = CORRUPTIONS["gaussian_noise"]
-    large = noise.constants(tuple(bench.x.shape[1:])) == noise.large
+    large = noise.constants(tuple(data.x.shape[1:])) == noise.large
     return "ImageNet-C" if large else "CIFAR-10-C"

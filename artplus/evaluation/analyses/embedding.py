@@ -26,7 +26,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import class_name, crafted, labels, sides
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Group, Scatter, Section, Table
 
 Floats = NDArray[np.float64]
@@ -83,8 +83,8 @@ class Embedding:
         need_classes(setting, "embedding")
         ball_of(setting, "embedding")
         need_gradients(setting, "embedding")
-        for bench in sides(setting).values():
-            last_linear(bench.model.module)
+        for data in sides(setting).values():
+            last_linear(data.model.module)
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
@@ -92,8 +92,8 @@ class Embedding:
         attack = PGD(eps=eps, norm=norm, steps=self.steps)
         index = first(subject, self.n)
         found = {
-            name: features(bench, attack, index, seed=subject.seed)
-            for name, bench in sides(subject).items()
+            name: features(data, attack, index, seed=subject.seed)
+            for name, data in sides(subject).items()
         }
         rows = [
             (name, shift(one), between(one.clean, one.y), between(one.attacked, one.y))
@@ -128,19 +128,19 @@ class Embedding:
         )
 
 
-def features(bench: Bench, attack: PGD, index: Tensor, *, seed: int) -> Features:
+def features(data: EvaluationData, attack: PGD, index: Tensor, *, seed: int) -> Features:
     """What enters the last linear layer, without an attack and under it."""
     parts: dict[str, list[Any]] = {"clean": [], "attacked": [], "before": [], "after": []}
-    for batch in crafted(bench, attack, index, seed=seed, name="embedding"):
+    for batch in crafted(data, attack, index, seed=seed, name="embedding"):
         for x, where, what in (
             (batch.x, "clean", "before"),
             (batch.x_adv, "attacked", "after"),
         ):
-            with watched(bench.model.module) as seen, torch.no_grad():
-                parts[what].append(bench.model(x).argmax(1).cpu().numpy())
+            with watched(data.model.module) as seen, torch.no_grad():
+                parts[what].append(data.model(x).argmax(1).cpu().numpy())
             parts[where].append(seen[-1].double().flatten(1).cpu().numpy())
     joined = {name: np.concatenate(part) for name, part in parts.items()}
-    return Features(**joined, y=labels(bench, index))
+    return Features(**joined, y=labels(data, index))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from artplus.evaluation.analyses._measure import (
     sides,
     survival,
 )
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -123,7 +123,7 @@ class EpsilonCurve:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         eps, norm = ball_of(subject, "epsilon_curve")
         index = first(subject, self.n)
-        radii = self._radii(subject.bench, eps, norm)
+        radii = self._radii(subject.data, eps, norm)
         falls = {
             name: self._falls(
                 side,
@@ -131,7 +131,7 @@ class EpsilonCurve:
                 radii,
                 norm,
                 subject.seed,
-                known_falls(subject, index, norm) if side is subject.bench else None,
+                known_falls(subject, index, norm) if side is subject.data else None,
             )
             for name, side in sides(subject).items()
         }
@@ -163,19 +163,19 @@ class EpsilonCurve:
             notes=tuple(notes),
         )
 
-    def _radii(self, bench: Bench, eps: float, norm: float) -> list[float]:
+    def _radii(self, data: EvaluationData, eps: float, norm: float) -> list[float]:
         if self.eps is not None:
             return [float(value) for value in self.eps]
         base = eps if eps > 0 else 1.0
         radii = [multiple * base for multiple in MULTIPLES]
-        width = bench.space.width()
+        width = data.space.width()
         if math.isinf(norm) and width is not None:  # beyond it nothing is left to allow
             radii = sorted({*(r for r in radii if r < width), width})
         return radii
 
     def _falls(
         self,
-        bench: Bench,
+        data: EvaluationData,
         index: Tensor,
         radii: Sequence[float],
         norm: float,
@@ -184,29 +184,29 @@ class EpsilonCurve:
     ) -> NDArray[np.float64]:
         """``(n,)`` distance of each example's nearest mistake; infinite if none was found."""
         fell = np.full(len(index), math.inf)
-        for part, x, y, _ in bench.batches(index):
-            fell[_rows(index, part)[mistakes(bench, x, y).numpy()]] = 0.0
+        for part, x, y, _ in data.batches(index):
+            fell[_rows(index, part)[mistakes(data, x, y).numpy()]] = 0.0
         if known is not None:
             fell = np.minimum(fell, known)
         for radius in radii:
-            for k, attack in enumerate(self._attacks(bench, radius, norm)):
+            for k, attack in enumerate(self._attacks(data, radius, norm)):
                 # What is known to fall farther out may yet fall here.
                 standing = index[torch.from_numpy(fell > radius)]
                 if radius == 0 or not len(standing):
                     break
-                found = crafted(bench, attack, standing, seed=seed, name=f"{radius}:{k}")
+                found = crafted(data, attack, standing, seed=seed, name=f"{radius}:{k}")
                 for batch in found:
-                    hit = mistakes(bench, batch.x_adv, batch.y).numpy()
+                    hit = mistakes(data, batch.x_adv, batch.y).numpy()
                     rows = _rows(index, batch.part)[hit]
                     fell[rows] = np.minimum(fell[rows], batch.lengths.numpy()[hit])
         return fell
 
-    def _attacks(self, bench: Bench, eps: float, norm: float) -> list[Attack]:
+    def _attacks(self, data: EvaluationData, eps: float, norm: float) -> list[Attack]:
         if self.attacks is not None:
             # __post_init__ has let through numbers only
             return [attack.with_eps(eps / float(attack.eps)) for attack in self.attacks]  # type: ignore[arg-type]
         ce = APGD(eps=eps, norm=norm, steps=self.steps, loss="ce")
-        if bench.classes is None or bench.classes < 3:
+        if data.classes is None or data.classes < 3:
             return [ce, APGD(eps=eps, norm=norm, steps=self.steps, loss="margin")]
         return [
             ce,

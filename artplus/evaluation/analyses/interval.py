@@ -25,7 +25,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import Bools, labels, share, shares
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section
 from artplus.spaces import InputSpace
 
@@ -104,15 +104,15 @@ class IntervalBounds:
                 f"interval bounds are for L∞, and the report is about {wording.norm_name(norm)}; "
                 "for L2 there is 'smoothing'"
             )
-        chain(setting.bench)
+        chain(setting.data)
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         eps, norm = ball_of(subject, "interval")
         index = first(subject, self.n)
         radii = list(self.eps or sorted({fraction * eps for fraction in FRACTIONS}))
-        held = {radius: certified(subject.bench, index, radius) for radius in radii}
-        at = share(held[eps] if eps in held else certified(subject.bench, index, eps))[0]
+        held = {radius: certified(subject.data, index, radius) for radius in radii}
+        at = share(held[eps] if eps in held else certified(subject.data, index, eps))[0]
         robust = subject.report.correct_robust
         upper = None if robust is None else float(robust[index.numpy()].mean())
         kind = certified_kind(subject.estimator)
@@ -143,14 +143,14 @@ class IntervalBounds:
         )
 
 
-def chain(bench: Bench) -> list[nn.Module]:
+def chain(data: EvaluationData) -> list[nn.Module]:
     """The model as a sequence of layers whose bounds are known, in double precision.
 
     Raises:
         ConfigurationError: with the first layer that is not, or if the model does more than its
             layers.
     """
-    model = bench.model
+    model = data.model
     layers = _flat(model.forward if isinstance(model.forward, nn.Module) else model.module)
     for layer in layers:
         if type(layer) not in (*_MONOTONE, *_BOX_TO_BOX, *_AFFINE):
@@ -164,12 +164,12 @@ def chain(bench: Bench) -> list[nn.Module]:
         if isinstance(layer, _BATCH_NORM) and layer.running_var is None:
             raise ConfigurationError("interval bounds need a BatchNorm with running statistics")
     exact = [_double(layer) for layer in layers]
-    x = bench.x[:8].to(bench.device)
+    x = data.x[:8].to(data.device)
     with torch.no_grad():
         own = x.double()
         for layer in exact:
             own = layer(own)
-        given = bench.model(x).double()
+        given = data.model(x).double()
         if given.shape != own.shape or not torch.allclose(given, own, rtol=1e-3, atol=1e-3):
             raise ConfigurationError(
                 "interval bounds need a model that is nothing but its layers: this one computes "
@@ -178,13 +178,13 @@ def chain(bench: Bench) -> list[nn.Module]:
     return exact
 
 
-def certified(bench: Bench, index: Tensor, eps: float) -> Bools:
+def certified(data: EvaluationData, index: Tensor, eps: float) -> Bools:
     """Which of the examples ``index`` no perturbation within ``eps`` in L∞ can turn."""
-    layers, found = chain(bench), []
-    targets = labels(bench, index)
+    layers, found = chain(data), []
+    targets = labels(data, index)
     done = 0
     with torch.no_grad():
-        for _, x, _, space in bench.batches(index):
+        for _, x, _, space in data.batches(index):
             y = torch.from_numpy(targets[done : done + len(x)]).to(x.device)
             done += len(x)
             low, high = _box(x.double(), eps, space)

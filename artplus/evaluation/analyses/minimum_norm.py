@@ -36,7 +36,7 @@ from artplus.evaluation.analyses._measure import (
     sides,
     survival,
 )
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Cell, Curves, Section, Table
 from artplus.evaluation.verify import verify
 from artplus.model import LossModel
@@ -146,7 +146,7 @@ class MinimumNorms:
         own = list(found)[-1]
         found[own] = np.minimum(found[own], known_falls(subject, index, norm))
         radii = _grid(list(found.values()), eps)
-        y = labels(subject.bench, index)
+        y = labels(subject.data, index)
         by_class = [(class_name(subject, k), found[own][y == k]) for k in sorted(set(y.tolist()))]
         rows = [_row("all", found[own]), *(_row(f"class {name}", d) for name, d in by_class)]
         if len(found) > 1:
@@ -186,20 +186,20 @@ class MinimumNorms:
 
 
 def distances(
-    bench: Bench, index: Tensor, attacks: Sequence[Nearest], *, seed: int
+    data: EvaluationData, index: Tensor, attacks: Sequence[Nearest], *, seed: int
 ) -> NDArray[np.float64]:
     """Distance of each example's nearest mistake over the attacks; infinite where none is found."""
     fell = []
     own = seeding.derived(seed, "minimum_norm")
-    generator = torch.Generator(bench.device).manual_seed(own)
+    generator = torch.Generator(data.device).manual_seed(own)
     with seeding.seeded(own):
-        for _, x, y, space in bench.batches(index):
-            best = torch.where(mistakes(bench, x, y), 0.0, torch.inf).double()
+        for _, x, y, space in data.batches(index):
+            best = torch.where(mistakes(data, x, y), 0.0, torch.inf).double()
             for attack in attacks:
-                x_adv, _ = attack.minimum(bench.model, x, y, space=space, generator=generator)
+                x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
                 x_adv = x_adv.detach()
                 checked = verify(x, x_adv, eps=1e30, norm=attack.norm, space=space)
-                counts = mistakes(bench, x_adv, y) & ~checked.outside_space
+                counts = mistakes(data, x_adv, y) & ~checked.outside_space
                 best = torch.where(counts, torch.minimum(best, checked.lengths), best)
             fell.append(best.numpy())
     return np.concatenate(fell)

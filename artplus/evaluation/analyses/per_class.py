@@ -71,15 +71,15 @@ class PerClass:
     def check(self, setting: Setting) -> None:
         """Refuse regressions and group labels that do not fit the data."""
         need_classes(setting, "per_class")
-        if self.groups is not None and len(self.groups) != len(setting.bench.x):
+        if self.groups is not None and len(self.groups) != len(setting.data.x):
             raise ConfigurationError(
-                f"groups must hold one label per example, {len(setting.bench.x)}, got "
+                f"groups must hold one label per example, {len(setting.data.x)}, got "
                 f"{len(self.groups)}"
             )
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        y = labels(subject.bench, first(subject, None))
+        y = labels(subject.data, first(subject, None))
         names = [class_name(subject, k) for k in range(need_classes(subject, "per_class"))]
         tables = [self._table(subject, "class", y, dict(enumerate(names)))]
         if self.groups is not None:

@@ -24,7 +24,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import class_name, labels, sides
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Curves, Gallery, Picture, Section, Series, Table
 from artplus.functional import class_index
 
@@ -84,14 +84,14 @@ class Saliency:
         benches = sides(subject)
         index = first(subject, self.measured)
         rows, figures = [], []
-        for name, bench in benches.items():
-            found = [measures(x, g) for x, g in _pairs(bench, index, self.of)]
+        for name, data in benches.items():
+            found = [measures(x, g) for x, g in _pairs(data, index, self.of)]
             alignment, sparsity, size = np.concatenate(found).mean(0).tolist()
             rows.append((name, alignment, sparsity, size))
             tail = "" if name != "before" else "_before"
             figures += [(f"alignment{tail}", alignment), (f"sparsity{tail}", sparsity)]
         shown = telling(subject, self.n)
-        x = subject.bench.x[shown].cpu().numpy()
+        x = subject.data.x[shown].cpu().numpy()
         slopes = {name: gradients(b, shown, self.of) for name, b in benches.items()}
         what = "the true class's logit" if self.of == "logit" else "the loss"
         return Section(
@@ -116,9 +116,11 @@ class Saliency:
         )
 
 
-def gradients(bench: Bench, index: Tensor, of: Literal["logit", "loss"] = "logit") -> Floats:
+def gradients(
+    data: EvaluationData, index: Tensor, of: Literal["logit", "loss"] = "logit"
+) -> Floats:
     """``(len(index), *input)`` gradients of the true class's logit or of the loss."""
-    return np.concatenate([slope for _, slope in _pairs(bench, index, of)])
+    return np.concatenate([slope for _, slope in _pairs(data, index, of)])
 
 
 def measures(x: Floats, g: Floats) -> Floats:
@@ -148,21 +150,21 @@ def gini(values: Floats) -> Floats:
 
 
 def _pairs(
-    bench: Bench, index: Tensor, of: Literal["logit", "loss"]
+    data: EvaluationData, index: Tensor, of: Literal["logit", "loss"]
 ) -> list[tuple[Floats, Floats]]:
     """Inputs and gradients, a batch at a time, in double precision."""
     found = []
-    for _, x, y, _ in bench.batches(index):
-        _, slope = input_gradient(_climb(bench, y, of), x)
+    for _, x, y, _ in data.batches(index):
+        _, slope = input_gradient(_climb(data, y, of), x)
         found.append((x.double().cpu().numpy(), slope.double().cpu().numpy()))
     return found
 
 
-def _climb(bench: Bench, y: Tensor, of: Literal["logit", "loss"]) -> Climb:
+def _climb(data: EvaluationData, y: Tensor, of: Literal["logit", "loss"]) -> Climb:
     if of == "loss":
-        return lambda x: bench.model.loss(bench.model(x), y)
+        return lambda x: data.model.loss(data.model(x), y)
     column = class_index(y)[:, None]
-    return lambda x: bench.model(x).gather(1, column).squeeze(1)
+    return lambda x: data.model(x).gather(1, column).squeeze(1)
 
 
 def telling(subject: Subject, n: int) -> Tensor:
@@ -171,7 +173,7 @@ def telling(subject: Subject, n: int) -> Tensor:
     if kept is None:
         return first(subject, n)
     held = np.zeros(len(kept), dtype=bool)
-    if subject.bench.classes is not None:
+    if subject.data.classes is not None:
         held = kept.adversarial == kept.y
     order = np.argsort(held, kind="stable")[:n]
     return torch.from_numpy(np.asarray(kept.index[order], dtype=np.int64))
@@ -182,8 +184,8 @@ def _pictures(
 ) -> Block:
     """Images as pictures, signals and features as lines."""
     titles = [f"example {k}" for k in index.tolist()]
-    if subject.bench.classes is not None:
-        names = [class_name(subject, k) for k in labels(subject.bench, index).tolist()]
+    if subject.data.classes is not None:
+        names = [class_name(subject, k) for k in labels(subject.data, index).tolist()]
         titles = [f"{title}, {name}" for title, name in zip(titles, names, strict=True)]
     if images.as_image(x[0]) is None:
         return _lines(slopes, titles[0], what)

@@ -16,7 +16,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Setting, Subject, need_classes, register_analysis
 from artplus.evaluation.analyses._measure import labels, share, shares
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section, Table
 
 ABSTAIN = -1
@@ -112,14 +112,14 @@ class Smoothing:
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        bench, sigma = subject.bench, self._sigma(subject)
-        total = len(bench.x)
+        data, sigma = subject.data, self._sigma(subject)
+        total = len(data.x)
         count = min(self.examples, total)
         index = torch.arange(count) * total // count
         found = certify(
-            bench, index, sigma=sigma, n0=self.n0, n=self.n, alpha=self.alpha, seed=subject.seed
+            data, index, sigma=sigma, n0=self.n0, n=self.n, alpha=self.alpha, seed=subject.seed
         )
-        right = found.predictions == labels(bench, index)
+        right = found.predictions == labels(data, index)
         abstained = float((found.predictions == ABSTAIN).mean())
         top = float(found.radii[right].max(initial=0.0))
         radii = self.radii or np.linspace(0, max(top, sigma) * 1.02, 40).tolist()
@@ -174,9 +174,9 @@ class Smoothing:
     def _sigma(self, setting: Setting) -> float:
         if self.sigma is not None:
             return self.sigma
-        if smooths(setting.estimator) and setting.bench.model.forward is None:
+        if smooths(setting.estimator) and setting.data.model.forward is None:
             return _checks.positive("the estimator's scale", setting.estimator.scale)
-        width = setting.bench.space.width()
+        width = setting.data.space.width()
         if width is None:
             raise ConfigurationError(
                 "smoothing needs sigma=, the noise in the units of x, since the inputs have no "
@@ -191,19 +191,19 @@ def smooths(estimator: Any) -> bool:
 
 
 def certify(
-    bench: Bench, index: Tensor, *, sigma: float, n0: int, n: int, alpha: float, seed: int
+    data: EvaluationData, index: Tensor, *, sigma: float, n0: int, n: int, alpha: float, seed: int
 ) -> Certificates:
     """Certify the examples ``index``, one at a time; draws are batched."""
     from scipy.stats import beta, norm
 
-    classes = bench.classes or 0
-    generator = torch.Generator(bench.device).manual_seed(seeding.derived(seed, "smoothing"))
+    classes = data.classes or 0
+    generator = torch.Generator(data.device).manual_seed(seeding.derived(seed, "smoothing"))
     predictions = np.full(len(index), ABSTAIN, dtype=np.int64)
     radii = np.zeros(len(index))
     for row, position in enumerate(index.tolist()):
-        x = bench.x[position : position + 1].to(bench.device)
-        guess = int(_counts(bench, x, sigma, n0, classes, generator).argmax())
-        hits = int(_counts(bench, x, sigma, n, classes, generator)[guess])
+        x = data.x[position : position + 1].to(data.device)
+        guess = int(_counts(data, x, sigma, n0, classes, generator).argmax())
+        hits = int(_counts(data, x, sigma, n, classes, generator)[guess])
         # The one-sided bound of Clopper and Pearson; of no hit it is 0.
         bound = float(beta.ppf(alpha, hits, n - hits + 1)) if hits else 0.0
         if bound > 0.5:
@@ -212,17 +212,17 @@ def certify(
 
 
 def _counts(
-    bench: Bench, x: Tensor, sigma: float, n: int, classes: int, generator: torch.Generator
+    data: EvaluationData, x: Tensor, sigma: float, n: int, classes: int, generator: torch.Generator
 ) -> Tensor:
     """How often each class is predicted under noise, ``(classes,)``; the noise is not clipped."""
     found = torch.zeros(classes, dtype=torch.long)
     with torch.no_grad():
-        for start in range(0, n, bench.batch_size):
-            size = min(bench.batch_size, n - start)
+        for start in range(0, n, data.batch_size):
+            size = min(data.batch_size, n - start)
             noise = torch.randn(
                 (size, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype
             )
-            top = bench.model(x + sigma * noise).argmax(1).cpu()
+            top = data.model(x + sigma * noise).argmax(1).cpu()
             found += torch.bincount(top, minlength=classes)
     return found
 

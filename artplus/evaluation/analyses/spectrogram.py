@@ -61,7 +61,7 @@ class Spectrogram:
 
     def check(self, setting: Setting) -> None:
         """Refuse what is no waveform."""
-        shape = tuple(setting.bench.x.shape[1:])
+        shape = tuple(setting.data.x.shape[1:])
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1):
             raise ConfigurationError(
                 f"spectrogram needs waveforms (n, length) or (n, 1, length), got inputs {shape}"

@@ -23,7 +23,7 @@ from artplus.evaluation.analyses._base import (
 )
 from artplus.evaluation.analyses._measure import sides
 from artplus.evaluation.analyses.saliency import telling
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Curves, Matrix, Section, Series, Table
 
 Floats = NDArray[np.float64]
@@ -104,8 +104,8 @@ class LossSurface:
         gaps: dict[str, list[float]] = {}
         for position in telling(subject, self.n).tolist():
             found = {
-                name: surface(bench, position, eps, norm, offsets, seed=subject.seed)
-                for name, bench in sides(subject).items()
+                name: surface(data, position, eps, norm, offsets, seed=subject.seed)
+                for name, data in sides(subject).items()
             }
             blocks += _maps(found, f"Example {position}")
             if not rows:
@@ -147,11 +147,11 @@ class LossSurface:
 
 
 def surface(
-    bench: Bench, position: int, eps: float, norm: float, offsets: Floats, *, seed: int
+    data: EvaluationData, position: int, eps: float, norm: float, offsets: Floats, *, seed: int
 ) -> Surface:
     """Losses on the plane through the example at ``position``."""
-    _, x, y, space = bench.batch(torch.tensor([position]))
-    _, slope = input_gradient(own_loss(bench.model, x, y), x)
+    _, x, y, space = data.batch(torch.tensor([position]))
+    _, slope = input_gradient(own_loss(data.model, x, y), x)
     along = _step(space.restrict(slope), eps, norm)
     generator = torch.Generator().manual_seed(seeding.derived(seed, f"surface:{position}"))
     noise = torch.randn(x.shape, generator=generator).to(x)
@@ -161,8 +161,8 @@ def surface(
     shape = (-1, *(1,) * (x.ndim - 1))
     delta = a.reshape(shape) * along + b.reshape(shape) * across
     losses = torch.cat([
-        _losses(bench, x + part, y.expand(len(part), *y.shape[1:]))
-        for part in delta.split(bench.batch_size)
+        _losses(data, x + part, y.expand(len(part), *y.shape[1:]))
+        for part in delta.split(data.batch_size)
     ]).view(len(offsets), len(offsets))  # fmt: skip
     linear = (delta.double() * slope.double()).flatten(1).sum(1).view_as(losses).cpu()
     middle = len(offsets) // 2
@@ -170,9 +170,9 @@ def surface(
     return Surface(offsets, losses.numpy(), float(gap))
 
 
-def _losses(bench: Bench, x: Tensor, y: Tensor) -> Tensor:
+def _losses(data: EvaluationData, x: Tensor, y: Tensor) -> Tensor:
     with torch.no_grad():
-        return bench.model.loss(bench.model(x), y).double().cpu()
+        return data.model.loss(data.model(x), y).double().cpu()
 
 
 def _step(direction: Tensor, eps: float, norm: float) -> Tensor:

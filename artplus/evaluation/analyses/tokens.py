@@ -98,13 +98,13 @@ class Tokens:
     def check(self, setting: Setting) -> None:
         """Refuse regressions, and inputs that are not texts."""
         need_classes(setting, "tokens")
-        for bench in sides(setting).values():
-            embedding = find(bench.model.module, self.layer)
-            if embedding is None and (self.texts is not None or bench.x.ndim != 3):
+        for data in sides(setting).values():
+            embedding = find(data.model.module, self.layer)
+            if embedding is None and (self.texts is not None or data.x.ndim != 3):
                 raise ConfigurationError(
                     "tokens needs a model with an nn.Embedding that takes ids, or inputs "
                     f"(n, length, features) that are embeddings; inputs here are "
-                    f"{tuple(bench.x.shape)} and there is no nn.Embedding"
+                    f"{tuple(data.x.shape)} and there is no nn.Embedding"
                 )
 
     def __call__(self, subject: Subject) -> Section:
@@ -113,8 +113,8 @@ class Tokens:
         passages = []
         strengths: dict[str, list[float]] = defaultdict(list)
         for text in texts:
-            for name, bench in sides(subject).items():
-                weights, predicted, target = influence(bench.model, text, self.layer)
+            for name, data in sides(subject).items():
+                weights, predicted, target = influence(data.model, text, self.layer)
                 reach = float(np.abs(weights).max(initial=0.0)) or 1.0
                 title = text.title if name == "model" else f"{text.title}, {name} hardening"
                 passages.append(
@@ -155,11 +155,11 @@ class Tokens:
     def _texts(self, subject: Subject) -> list[Text]:
         if self.texts is not None:
             return [self._text(k, text, subject) for k, text in enumerate(self.texts, 1)]
-        bench, index = subject.bench, first(subject, self.n)
-        taken = bench.x[index].to(bench.device)
-        ids = find(bench.model.module, self.layer) is not None and taken.ndim == 2
+        data, index = subject.data, first(subject, self.n)
+        taken = data.x[index].to(data.device)
+        ids = find(data.model.module, self.layer) is not None and taken.ndim == 2
         found = []
-        for k, y in enumerate(labels(bench, index).tolist()):
+        for k, y in enumerate(labels(data, index).tolist()):
             row = taken[k : k + 1]
             words = [self._word(int(i)) for i in row[0]] if ids else map(str, range(row.shape[1]))
             found.append(Text(f"Example {int(index[k])}", tuple(words), row, int(y)))
@@ -168,7 +168,7 @@ class Tokens:
     def _text(self, number: int, text: str, subject: Subject) -> Text:
         encoded = self.tokenizer(text)
         ids = encoded["input_ids"] if isinstance(encoded, Mapping) else encoded
-        row = torch.as_tensor(ids, dtype=torch.long, device=subject.bench.device).reshape(1, -1)
+        row = torch.as_tensor(ids, dtype=torch.long, device=subject.data.device).reshape(1, -1)
         return Text(f"Text {number}", tuple(self._word(int(i)) for i in row[0]), row, None)
 
     def _word(self, number: int) -> str:

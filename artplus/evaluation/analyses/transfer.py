@@ -24,7 +24,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import crafted, mistakes
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Matrix, Section
 from artplus.evaluation.untouched import untouched
 from artplus.model import LossModel, as_loss_model
@@ -97,12 +97,12 @@ class Transfer:
         if attack is None:
             eps, norm = ball_of(subject, "transfer")
             attack = APGD(eps=eps, norm=norm, steps=50, loss="ce")
-        models = {"model": subject.bench.model}
+        models = {"model": subject.data.model}
         if subject.before is not None:
             models["before"] = subject.before
         models |= {name: as_loss_model(model) for name, model in (self.models or {}).items()}
         index = first(subject, self.n)
-        rows = transfer_matrix(subject.bench, models, attack, index, seed=subject.seed)
+        rows = transfer_matrix(subject.data, models, attack, index, seed=subject.seed)
         names = tuple(models)
         values = np.asarray([rows[source] for source in (NO_ATTACK, *names)])
         own, foreign = values[1, 0], values[2:, 0]
@@ -140,12 +140,17 @@ class Transfer:
 
 
 def transfer_matrix(
-    bench: Bench, models: Mapping[str, LossModel], attack: Attack, index: Tensor, *, seed: int
+    data: EvaluationData,
+    models: Mapping[str, LossModel],
+    attack: Attack,
+    index: Tensor,
+    *,
+    seed: int,
 ) -> dict[str, list[float]]:
     """Accuracy of each model on what ``attack`` makes of the examples ``index`` on each model.
 
     Args:
-        bench: The examples.
+        data: The examples.
         models: By name, on one device.
         attack: Keeps its rules or leaves the example as it was.
         index: Positions.
@@ -154,9 +159,9 @@ def transfer_matrix(
     Returns:
         For ``"no attack"`` and each source, an accuracy per target in the order of ``models``.
     """
-    benches = {name: replace(bench, model=model) for name, model in models.items()}
+    benches = {name: replace(data, model=model) for name, model in models.items()}
     found = {NO_ATTACK: np.zeros(len(models))}
-    for _, x, y, _ in bench.batches(index):
+    for _, x, y, _ in data.batches(index):
         found[NO_ATTACK] += _right(benches, x, y)
     for name, source in benches.items():
         found[name] = np.zeros(len(models))
@@ -166,9 +171,9 @@ def transfer_matrix(
     return {name: (counts / len(index)).tolist() for name, counts in found.items()}
 
 
-def _right(benches: Mapping[str, Bench], x: Tensor, y: Tensor) -> np.ndarray[Any, Any]:
+def _right(benches: Mapping[str, EvaluationData], x: Tensor, y: Tensor) -> np.ndarray[Any, Any]:
     right = []
-    for bench in benches.values():
-        with untouched(bench.model.module), torch.no_grad():
-            right.append(int((~mistakes(bench, x, y)).sum()))
+    for data in benches.values():
+        with untouched(data.model.module), torch.no_grad():
+            right.append(int((~mistakes(data, x, y)).sum()))
     return np.asarray(right, dtype=float)

@@ -23,7 +23,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import class_name, labels, mistakes, probabilities
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Gallery, Picture, Section, Table
 from artplus.evaluation.verify import verify
 from artplus.functional import margin
@@ -91,11 +91,11 @@ class Vulnerable:
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         eps, norm = ball_of(subject, "vulnerable")
-        gaps = margins(subject.bench)
+        gaps = margins(subject.data)
         right = np.flatnonzero(gaps > 0)
         chosen = right[np.argsort(gaps[right], kind="stable")][: self.candidates]
         attack = FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets)
-        falls = nearest(subject.bench, torch.from_numpy(chosen), gaps[chosen], attack, subject.seed)
+        falls = nearest(subject.data, torch.from_numpy(chosen), gaps[chosen], attack, subject.seed)
         falls.sort(key=lambda fall: (fall.distance, fall.margin))
         top = falls[: self.n]
         if not top:
@@ -104,7 +104,7 @@ class Vulnerable:
                 title="The most vulnerable examples",
                 summary="The model is right on no example, so none is left to fall.",
             )
-        y = labels(subject.bench, torch.tensor([fall.position for fall in falls]))
+        y = labels(subject.data, torch.tensor([fall.position for fall in falls]))
         names = [(class_name(subject, int(k)), class_name(subject, f.taken_for))
                  for k, f in zip(y, falls, strict=True)]  # fmt: skip
         within = sum(fall.distance <= eps for fall in falls)
@@ -144,31 +144,31 @@ class Vulnerable:
         )
 
 
-def margins(bench: Bench) -> NDArray[np.float64]:
+def margins(data: EvaluationData) -> NDArray[np.float64]:
     """Probability of the true class less the largest other, of every example: -1 to 1."""
     found = []
     with torch.no_grad():
-        for _, x, y, _ in bench.batches(torch.arange(len(bench.x))):
-            found.append(-margin(probabilities(bench.model(x).double()), y).cpu().numpy())
+        for _, x, y, _ in data.batches(torch.arange(len(data.x))):
+            found.append(-margin(probabilities(data.model(x).double()), y).cpu().numpy())
     return np.concatenate(found)
 
 
 def nearest(
-    bench: Bench, index: Tensor, gaps: NDArray[np.float64], attack: FAB, seed: int
+    data: EvaluationData, index: Tensor, gaps: NDArray[np.float64], attack: FAB, seed: int
 ) -> list[Fall]:
     """The nearest mistake that the attack finds for each of the examples ``index``."""
     own, done = seeding.derived(seed, "vulnerable"), 0
-    generator = torch.Generator(bench.device).manual_seed(own)
+    generator = torch.Generator(data.device).manual_seed(own)
     found: list[Fall] = []
     with seeding.seeded(own):
-        for part, x, y, space in bench.batches(index):
-            x_adv, _ = attack.minimum(bench.model, x, y, space=space, generator=generator)
+        for part, x, y, space in data.batches(index):
+            x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
             x_adv = x_adv.detach()
             checked = verify(x, x_adv, eps=1e30, norm=attack.norm, space=space)
-            counts = mistakes(bench, x_adv, y) & ~checked.outside_space
+            counts = mistakes(data, x_adv, y) & ~checked.outside_space
             with torch.no_grad():
-                logits = bench.model(x_adv)
-                runner_up = _others(bench.model(x), bench.labels(part)).argmax(1).cpu()
+                logits = data.model(x_adv)
+                runner_up = _others(data.model(x), data.labels(part)).argmax(1).cpu()
             fallen = torch.where(counts, logits.argmax(1).cpu(), runner_up)
             for k in range(len(x)):
                 found.append(

@@ -80,7 +80,7 @@ def squeezed_logits(probe: Probe) -> Finding | None:
     if not probe.classifies or interval is None:
         return None
     logits = probe.predictions("outputs").double()
-    y = class_index(probe.bench.y).cpu()
+    y = class_index(probe.data.y).cpu()
     right = logits.argmax(1) == y
     if not bool(right.any()):
         return None

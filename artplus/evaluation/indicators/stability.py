@@ -36,12 +36,12 @@ def unstable_predictions(probe: Probe) -> Finding | None:
 
     def change(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
         with torch.no_grad():
-            before = margin(probe.bench.model(x), y)
+            before = margin(probe.data.model(x), y)
             scale = torch.where(before == 0, 1.0, before.abs())
             total = torch.zeros_like(before)
             for _ in range(DRAWS):
                 noise = (torch.rand_like(x) - 0.5) * RADIUS * width
-                after = margin(probe.bench.model(clip(x + space.restrict(noise), space)), y)
+                after = margin(probe.data.model(clip(x + space.restrict(noise), space)), y)
                 total += ((after - before).abs() / scale).clamp_max(1.0)
         return total / DRAWS
 
@@ -71,7 +71,7 @@ def misleading_gradients(probe: Probe) -> Finding | None:
     """
     if not probe.classifies or probe.gradients is None:
         return None
-    model, width = probe.bench.model, span(probe)
+    model, width = probe.data.model, span(probe)
 
     def missed(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
         before, _, slope = look(lambda z: (margin(model(z), y), z), x)
@@ -104,6 +104,6 @@ def misleading_gradients(probe: Probe) -> Finding | None:
 
 def span(probe: Probe) -> float:
     """Width of the range of valid inputs; of the examples themselves where it is unbounded."""
-    width = probe.bench.space.width()
-    x = probe.bench.x[:]
+    width = probe.data.space.width()
+    x = probe.data.x[:]
     return width or float(x.max() - x.min())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artplus.attacks import APGD, Attack, Relay, Square
+from artplus.attacks import APGD, Attack, Chain, Square
 from artplus.evaluation.finding import Finding, Level
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.stability import span
@@ -39,7 +39,7 @@ def attacks_worked(probe: Probe) -> Finding:
 def square_beats_white_box(probe: Probe) -> Finding | None:
     """By how much Square lowers the accuracy that all other attacks left; over all examples.
 
-    Whether it is on its own or leads another attack off (:class:`~artplus.attacks.Relay`).
+    Whether it is on its own or leads another attack off (:class:`~artplus.attacks.Chain`).
     AutoAttack warns above 0.2 points. Here the gap must also be more than the chance of the draw,
     in a sign test of the examples that fell to one side alone.
     """
@@ -63,7 +63,7 @@ def square_beats_white_box(probe: Probe) -> Finding | None:
 
 def _blind(attack: Attack) -> bool:
     """Whether it begins without gradients."""
-    while isinstance(attack, Relay):
+    while isinstance(attack, Chain):
         attack = attack.first
     return isinstance(attack, Square)
 
@@ -126,7 +126,7 @@ def unconstrained_attack(probe: Probe) -> Finding | None:
     turned into one that gets another answer. So it has no meaning where features are held by a
     mask, nor for a model with one answer to all the examples, which may have no other.
     """
-    if probe.gradients is None or not probe.classifies or probe.bench.space.mask is not None:
+    if probe.gradients is None or not probe.classifies or probe.data.space.mask is not None:
         return None
     answers = probe.report.predictions_clean
     if answers is None or (answers == answers[0]).all():

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from artplus import _checks, ranks
+from artplus import _checks, distributed
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.training import checkpoint
 from artplus.training.callbacks._base import Callback
@@ -76,7 +76,7 @@ class Checkpoint(Callback):
                 f"resume={str(self.folder)!r}, or choose another folder"
             )
         try:
-            if ranks.is_main():
+            if distributed.is_main():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 checkpoint.sweep(self.folder)
         except OSError as error:
@@ -99,11 +99,11 @@ class Checkpoint(Callback):
 
     def _agreed(self, state: State) -> int | None:
         """The signal that any process got; they ask one another now and then, not at every step."""
-        if ranks.ranks() == 1:
+        if distributed.world_size() == 1:
             return self._told
         if state.done % AGREE_EVERY:
             return None
-        self._told = max(ranks.gathered(self._told or 0)) or None
+        self._told = max(distributed.all_gather(self._told or 0)) or None
         return self._told
 
     def _due(self, state: State) -> bool:
@@ -120,7 +120,7 @@ class Checkpoint(Callback):
             )
             return
         found = state.capture()  # all processes give their part
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
         try:
             checkpoint.write(self.folder, state.step, found)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from artplus.described import Identity
 from artplus.errors import ConfigurationError
+from artplus.fingerprint import Fingerprint
 from artplus.training.callbacks.tracking import Figures, Tracker, missing
 from artplus.training.state import State, Weights
 
@@ -74,7 +74,7 @@ class MLflow(Tracker):
         except ImportError as error:
             raise ConfigurationError(missing("MLflow", "mlflow-skinny or mlflow")) from error
 
-    def begin(self, settings: Identity, done: int) -> None:
+    def begin(self, settings: Fingerprint, done: int) -> None:
         from mlflow import MlflowClient
 
         try:
@@ -109,7 +109,7 @@ class MLflow(Tracker):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.run_id = saved["run_id"]
 
-    def _create(self, settings: Identity) -> str:
+    def _create(self, settings: Fingerprint) -> str:
         from mlflow.entities import Param
 
         found = self._client.get_experiment_by_name(self.experiment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from artplus import ranks
+from artplus import distributed
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
@@ -42,7 +42,10 @@ class Progress(Callback):
 
         self._validated = {}
         self._bar = tqdm(
-            total=state.total_steps, unit="batch", dynamic_ncols=True, disable=not ranks.is_main()
+            total=state.total_steps,
+            unit="batch",
+            dynamic_ncols=True,
+            disable=not distributed.is_main(),
         )
 
     def on_epoch_begin(self, state: State) -> None:

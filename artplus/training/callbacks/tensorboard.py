@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from artplus.described import Identity
 from artplus.errors import ConfigurationError
+from artplus.fingerprint import Fingerprint
 from artplus.training.callbacks.tracking import Figures, Tracker, missing
 from artplus.training.state import State, Weights
 
@@ -51,7 +51,7 @@ class TensorBoard(Tracker):
         except OSError as error:
             raise ConfigurationError(f"{self.folder} cannot be written: {error}") from error
 
-    def begin(self, settings: Identity, done: int) -> None:
+    def begin(self, settings: Fingerprint, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # Figures of step ``done`` itself were written before the checkpoint was.

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from artplus import _checks, ranks
+from artplus import _checks, distributed
 from artplus.attacks import members
-from artplus.described import Identity, describe, text
 from artplus.errors import ArtplusWarning
+from artplus.fingerprint import Fingerprint, describe, text
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import Counted, State, Weights
 
@@ -46,7 +46,7 @@ class Tracker(Callback):
 
     def __init__(self, *, every_steps: int = 10) -> None:
         self.every_steps = _checks.count("every_steps", every_steps)
-        self._settings: Identity = {}
+        self._settings: Fingerprint = {}
         self._before: dict[str, Counted] = {}
         self._rate: float | Tensor = 0.0
         self._coming: list[_Coming] = []
@@ -57,7 +57,7 @@ class Tracker(Callback):
         """Load the library, in every process; the place to fail if it is not there."""
 
     @abstractmethod
-    def begin(self, settings: Identity, done: int) -> None:
+    def begin(self, settings: Fingerprint, done: int) -> None:
         """Open the run, or its earlier part again, after ``done`` steps; the last place to fail."""
 
     @abstractmethod
@@ -122,12 +122,12 @@ class Tracker(Callback):
         self._begun = self._broken = False
 
     def _begin(self, state: State) -> None:
-        if ranks.is_main():
+        if distributed.is_main():
             self.begin(self._settings, state.step)
         self._begun = True
 
     def _due(self, step: int) -> bool:
-        return step % self.every_steps == 0 and ranks.is_main() and not self._broken
+        return step % self.every_steps == 0 and distributed.is_main() and not self._broken
 
     def _arrived(self, *, wait: bool) -> None:
         """Write what has come from the device, in order."""
@@ -139,7 +139,7 @@ class Tracker(Callback):
         self.log(one.figures(), one.step)
 
     def _guarded(self, write: Callable[[], None]) -> None:
-        if self._broken or not ranks.is_main():
+        if self._broken or not distributed.is_main():
             return
         try:
             write()
@@ -180,7 +180,7 @@ class _Coming:
         return {f"step/{name}": value for name, value in found.items()}
 
 
-def settings(state: State) -> Identity:
+def settings(state: State) -> Fingerprint:
     """What a run is known by in a table of runs, as short texts.
 
     Example:
@@ -205,7 +205,7 @@ def settings(state: State) -> Identity:
         "micro_batch": text(state.micro_batch),
         "engine": state.engine.name,
         "precision": state.engine.numerics.precision,
-        "processes": text(ranks.ranks()),
+        "processes": text(distributed.world_size()),
         "device": state.generator.device.type,
         "model": type(module).__name__,
         "parameters": text(sum(p.numel() for p in module.parameters())),

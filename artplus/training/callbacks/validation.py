@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes, ranks
+from artplus import _checks, distributed, modes
 from artplus.attacks import APGD, PGD, Attack, members
 from artplus.attacks._base import Budget
 from artplus.errors import DataError
@@ -16,8 +16,8 @@ from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Arrays, Batch, Loaded
-from artplus.training.marks import marked
 from artplus.training.method import Method
+from artplus.training.profiling import region
 from artplus.training.state import State
 
 
@@ -52,9 +52,9 @@ class Validation(Callback):
         if state.epoch % self._every and not last:
             return
         with (
-            marked("artplus: validation"),
+            region("artplus: validation"),
             state.candidate() as model,
-            modes.crafting(model.module),
+            modes.attack_mode(model.module),
             state.engine.gathered(),
         ):
             state.row |= self.measure(model)
@@ -95,8 +95,11 @@ class Validation(Callback):
         if n == 0:
             raise DataError("the validation data gave no batch; is it empty, or read only once?")
         # Each process has measured its part of every batch.
-        whole = float(ranks.total(torch.tensor(float(n), dtype=torch.float64)))
-        return {name: float(ranks.total(total.double())) / whole for name, total in sums.items()}
+        whole = float(distributed.all_reduce(torch.tensor(float(n), dtype=torch.float64)))
+        return {
+            name: float(distributed.all_reduce(total.double())) / whole
+            for name, total in sums.items()
+        }
 
 
 def validation_attack(

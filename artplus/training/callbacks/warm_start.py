@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from artplus import _checks, ranks
+from artplus import _checks, distributed
 from artplus.attacks import APGD, PGD
 from artplus.attacks._base import column, resolve
 from artplus.errors import ConfigurationError
@@ -142,13 +142,13 @@ class WarmStart(Callback):
 
     def _agree(self) -> None:
         """Every process gets what the others found since the last time."""
-        if ranks.ranks() == 1 or self._deltas is None or self._own is None:
+        if distributed.world_size() == 1 or self._deltas is None or self._own is None:
             return
         size = max(1, CHUNK // max(1, self._deltas[0].numel()))
         for deltas, own in zip(self._deltas.split(size), self._own.split(size), strict=True):
             mine = column(own, deltas)
-            owners = ranks.total(own.int())
-            total = ranks.total(torch.where(mine, deltas, 0).float())
+            owners = distributed.all_reduce(own.int())
+            total = distributed.all_reduce(torch.where(mine, deltas, 0).float())
             mean = total / column(owners.clamp_min(1), deltas)
             deltas.copy_(torch.where(column(owners > 0, deltas), mean.to(deltas.dtype), deltas))
         self._own.zero_()

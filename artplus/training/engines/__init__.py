@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from artplus import ranks
+from artplus import distributed
 from artplus.errors import ConfigurationError
 from artplus.training.engines._base import Engine as Engine
 from artplus.training.numerics import Numerics
@@ -64,4 +64,4 @@ def _found() -> str:
     """The engine that fits how this process was started."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by its launcher, whatever the value
         return "accelerate"
-    return "ddp" if ranks.started() > 1 else "torch"
+    return "ddp" if distributed.started() > 1 else "torch"

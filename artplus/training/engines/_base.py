@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import convolution, modes, ranks
+from artplus import convolution, distributed, modes
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.numerics import (
@@ -57,8 +57,8 @@ class Engine:
         channels_last: bool | None = None,
         compile: Compile = False,
     ) -> None:
-        self.wished = Numerics(precision=precision, channels_last=channels_last, compile=compile)
-        self.numerics = self.wished
+        self.requested = Numerics(precision=precision, channels_last=channels_last, compile=compile)
+        self.numerics = self.requested
         self.attacked: LossModel
         self.trained: LossModel
         self.prepared = False
@@ -67,14 +67,15 @@ class Engine:
     @property
     def compiles(self) -> bool:
         """Whether it was told to compile, and not to find out whether that pays."""
-        return self.wished.compile is True or self.wished.compile == "reduce-overhead"
+        return self.requested.compile is True or self.requested.compile == "reduce-overhead"
 
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, if any; return the device that batches go to."""
-        if ranks.ranks() > 1:
+        if distributed.world_size() > 1:
             raise ConfigurationError(
-                f"{ranks.ranks()} processes are connected, but this engine knows of one: each "
-                "would train a model of its own. Use engine='ddp', engine='fsdp2' or 'auto'."
+                f"{distributed.world_size()} processes are connected, but this engine knows of "
+                "one: each would train a model of its own. Use engine='ddp', 'fsdp2' or "
+                "'auto'."
             )
         return device_of(module)
 
@@ -143,10 +144,12 @@ class Engine:
         Floating-point buffers are replaced by their mean; one message for all.
         """
         buffers = [b for b in self.attacked.module.buffers() if b.is_floating_point() and b.numel()]
-        if ranks.ranks() == 1 or not buffers:
+        if distributed.world_size() == 1 or not buffers:
             return
         flat = torch.cat([buffer.detach().reshape(-1).double() for buffer in buffers])
-        means = (ranks.total(flat) / ranks.ranks()).split([b.numel() for b in buffers])
+        means = (distributed.all_reduce(flat) / distributed.world_size()).split(
+            [b.numel() for b in buffers]
+        )
         with torch.no_grad():
             for buffer, mean in zip(buffers, means, strict=True):
                 buffer.copy_(mean.view_as(buffer))
@@ -205,7 +208,7 @@ class Launched(Engine):
 
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, with NCCL for GPUs and gloo for processors."""
-        if not ranks.launched_any():
+        if not distributed.launched_any():
             raise ConfigurationError(
                 f"engine={self.name!r} is for the processes that torchrun starts, but RANK and "
                 "WORLD_SIZE are not in the environment, so nothing was started. Run "
@@ -213,5 +216,5 @@ class Launched(Engine):
                 "one process where there is one, and DDP under torchrun"
             )
         device = device_of(module)
-        ranks.join(device)
+        distributed.join(device)
         return device

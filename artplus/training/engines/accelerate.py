@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from artplus import ranks
+from artplus import distributed
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
 from artplus.training.engines.fsdp2 import FSDP2
@@ -52,7 +52,7 @@ class Accelerate(FSDP2):
                 "engine='accelerate' needs Accelerate: pip install accelerate"
             ) from error
         # Without a GPU it looks for other processes only if told that there is none.
-        unseen = ranks.started() > 1 and not torch.cuda.is_available()
+        unseen = distributed.started() > 1 and not torch.cuda.is_available()
         self.accelerator = accelerator or Accelerator(cpu=unseen)
         if self.accelerator.distributed_type in (
             DistributedType.DEEPSPEED,
@@ -84,9 +84,9 @@ class Accelerate(FSDP2):
 
     def connect(self, module: nn.Module) -> torch.device:
         """Move the module to the accelerator's device; its optimizer keeps what it holds."""
-        if self.accelerator.num_processes != ranks.started():
+        if self.accelerator.num_processes != distributed.started():
             raise ConfigurationError(
-                f"{ranks.started()} processes were started, but this Accelerator knows of "
+                f"{distributed.started()} processes were started, but this Accelerator knows of "
                 f"{self.accelerator.num_processes}; without GPUs: Accelerator(cpu=True)"
             )
         device: torch.device = self.accelerator.device

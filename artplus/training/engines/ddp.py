@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from artplus import ranks
+from artplus import distributed
 from artplus.model import LossModel
 from artplus.training.engines._base import Forward, Launched
 from artplus.training.numerics import Whole
@@ -42,7 +42,7 @@ class DDP(Launched):
 
     def _wrap(self, model: LossModel, predict: Forward, device: torch.device) -> Forward:
         """Averaged gradients through torch's wrapper."""
-        if ranks.ranks() == 1:
+        if distributed.world_size() == 1:
             return predict
         self._wrapped = DistributedDataParallel(
             predict if isinstance(predict, nn.Module) and self.numerics.compile else Whole(model),

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from artplus import ranks
+from artplus import distributed
 from artplus.errors import ConfigurationError
 from artplus.model import device_of
 from artplus.training.engines._base import Launched
@@ -42,7 +42,7 @@ class FSDP2(Launched):
 
     def __init__(self, *, blocks: Sequence[type[nn.Module]] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if self.wished.compile:
+        if self.requested.compile:
             raise ConfigurationError("compile is not supported with fsdp2; leave it out")
         self._blocks = None if blocks is None else tuple(blocks)
         self._root: FSDPModule | None = None
@@ -60,9 +60,9 @@ class FSDP2(Launched):
                 "sharding them; make a new one"
             )
         for tensor in [*module.parameters(), *module.buffers()]:
-            ranks.give(tensor)
+            distributed.broadcast(tensor)
         before = {id(p): name for name, p in module.named_parameters()}
-        mesh = init_device_mesh(device_of(module).type, (ranks.ranks(),))
+        mesh = init_device_mesh(device_of(module).type, (distributed.world_size(),))
         for block in self._found(module):
             fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)

@@ -3,8 +3,8 @@
 from artplus.training.steps._base import Gradients as Gradients
 from artplus.training.steps._base import Step as Step
 from artplus.training.steps.awp import AWP as AWP
-from artplus.training.steps.fitting import Fitting as Fitting
 from artplus.training.steps.free import Free as Free
+from artplus.training.steps.retry_on_oom import RetryOnOOM as RetryOnOOM
 from artplus.training.steps.standard import standard as standard
 
-__all__ = ["AWP", "Fitting", "Free", "Gradients", "Step", "standard"]
+__all__ = ["AWP", "RetryOnOOM", "Free", "Gradients", "Step", "standard"]

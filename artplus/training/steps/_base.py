@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus import modes, ranks
+from artplus import distributed, modes
 from artplus.training.data import Batch
-from artplus.training.marks import marked
+from artplus.training.profiling import region
 from artplus.training.state import State
 
 Gradients = Callable[[], None]
@@ -37,7 +37,7 @@ class Crafted:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepOutput:
     """What passed by while gradients were computed, detached.
 
     Attributes:
@@ -58,7 +58,7 @@ def craft(state: State, batch: Batch) -> Crafted:
     method, size, starts = state.method, state.micro_batch, state.starts
     if size is not None and (method.slice_size is None or size < method.slice_size):
         method = replace(method, slice_size=size)
-    with marked("artplus: attack"), state.engine.attacking():
+    with region("artplus: attack"), state.engine.attacking():
         rows = method.chosen(batch.x, state.generator)
         x_advs = method.craft(
             state.engine.attacked,
@@ -74,7 +74,7 @@ def craft(state: State, batch: Batch) -> Crafted:
     return Crafted(x_advs, rows)
 
 
-def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
+def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     r"""Add the gradient of the objective on the whole batch to ``.grad``.
 
     .. math:: \sum_{p} \nabla_\theta \sum_{i \in p} w_i L_i \Big/ \sum_i w_i
@@ -85,39 +85,39 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> Seen:
     method, engine, n = state.method, state.engine, len(batch.x)
     count, x_advs = parts(state, n), crafted.x_advs
     emphasis = method.emphasis(batch.x, crafted.rows)
-    if count == 1 and ranks.ranks() == 1:
-        with marked("artplus: terms"):
+    if count == 1 and distributed.world_size() == 1:
+        with region("artplus: terms"):
             terms = method.terms(engine.trained, batch.x, x_advs, batch.y, emphasis)
             loss = method.reduce(engine.trained, terms, batch.y, state.progress)
-        with marked("artplus: backward"):
+        with region("artplus: backward"):
             engine.backward(loss)
-        return Seen(
+        return StepOutput(
             loss.detach(), _detached(terms.clean), _detached(terms.adversarial), crafted.rows
         )
     weights = method.weights(engine.trained, batch.y)
     size = batch.x.new_tensor(float(n))
     own = size if weights is None else weights.sum().to(size)
-    whole, examples = ranks.total(torch.stack([own, size]))
+    whole, examples = distributed.all_reduce(torch.stack([own, size]))
     # Data parallelism averages the processes' gradients, so each is multiplied by their number.
-    share = ranks.ranks() / whole
+    share = distributed.world_size() / whole
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
-        rows = ranks.part(n, k, count)
+        rows = distributed.part(n, k, count)
         last, second = k == count - 1, method.objective.second_order
         with engine.accumulating(last=last, second_order=second):
             y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
             own_emphasis = None if emphasis is None else emphasis[rows]
-            with marked("artplus: terms"):
+            with region("artplus: terms"):
                 terms = method.terms(engine.trained, batch.x[rows], part, y, own_emphasis)
                 summed = method.total(engine.trained, terms, y, state.progress) * share
-            with marked("artplus: backward"):
+            with region("artplus: backward"):
                 engine.backward(summed)
         loss += summed.detach()
         clean.append(_detached(terms.clean))
         adversarial.append(_detached(terms.adversarial))
     # The meter weighs by examples: a process with fewer of them has a larger loss for each.
-    loss *= examples / (ranks.ranks() * n)
-    return Seen(loss, _joined(clean), _joined(adversarial), crafted.rows)
+    loss *= examples / (distributed.world_size() * n)
+    return StepOutput(loss, _joined(clean), _joined(adversarial), crafted.rows)
 
 
 def parts(state: State, n: int) -> int:
@@ -130,7 +130,7 @@ def parts(state: State, n: int) -> int:
 
 def move(state: State, gradients: Gradients) -> None:
     """Take the optimizer's step, after the callbacks have seen the gradients."""
-    with marked("artplus: optimizer"):
+    with region("artplus: optimizer"):
         state.engine.unscale(state.optimizer)
         gradients()
         # Before: an optimizer that fails on its way has moved some of the weights.
@@ -138,7 +138,7 @@ def move(state: State, gradients: Gradients) -> None:
         state.engine.step(state.optimizer)
 
 
-def measure(state: State, batch: Batch, seen: Seen) -> None:
+def measure(state: State, batch: Batch, seen: StepOutput) -> None:
     """Live figures from predictions that are there anyway; a clean pass now and then if not."""
     meter, model = state.meter, state.model
     meter.add("loss", seen.loss.expand(len(batch.x)))
@@ -147,7 +147,7 @@ def measure(state: State, batch: Batch, seen: Seen) -> None:
     with torch.no_grad():
         clean = seen.clean
         if clean is None and ("clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0):
-            with state.engine.attacking(), modes.crafting(model.module):
+            with state.engine.attacking(), modes.attack_mode(model.module):
                 clean = state.engine.attacked(batch.x)
         if clean is not None:
             meter.add("clean_accuracy", ~model.wrong(clean, batch.y))

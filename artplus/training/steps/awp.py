@@ -74,7 +74,7 @@ class AWP:
         stream = modes.RandomState(batch.x.device)
         before = stream.get()
         state.optimizer.zero_grad(set_to_none=True)
-        with modes.untracked(module):
+        with modes.frozen_batchnorm_stats(module):
             descend(state, batch, crafted)
         stream.set(before)
         found: dict[Tensor, Tensor] = {}

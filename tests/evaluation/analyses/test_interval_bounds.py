@@ -12,7 +12,7 @@ from artplus.attacks import APGD, PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation.analyses import IntervalBounds
 from artplus.evaluation.analyses.interval import bounds, certified, certified_kind, chain, margins
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from tests.evaluation.analyses.subjects import (
@@ -45,15 +45,17 @@ def mixed() -> nn.Sequential:
     return net.eval()
 
 
-def bench(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace = BOX) -> Bench:
+def data(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace = BOX) -> EvaluationData:
     model = LossModel(net)
-    return Bench(model, x, y, space, 16, torch.device("cpu"), model.wrong, int(net(x).shape[1]))
+    return EvaluationData(
+        model, x, y, space, 16, torch.device("cpu"), model.wrong, int(net(x).shape[1])
+    )
 
 
 def test_bounds_hold_for_every_input_of_the_box() -> None:
     """Samples, corners among them, never leave the bounds, in any layer."""
     net, x = mixed(), torch.rand(1, 2, 8, 8)
-    layers = chain(bench(net, x, torch.zeros(1, dtype=torch.long)))
+    layers = chain(data(net, x, torch.zeros(1, dtype=torch.long)))
     low, high = (x - 0.05).double(), (x + 0.05).double()
     draws = low + (high - low) * torch.rand(400, 2, 8, 8).double().round(decimals=0)
     draws = torch.cat([draws, low + (high - low) * torch.rand(400, 2, 8, 8).double()])
@@ -69,7 +71,7 @@ def test_margins_hold_for_every_input_of_the_box() -> None:
     """The lower bound of each difference of logits is below every sampled difference."""
     net, x = mixed(), torch.rand(1, 2, 8, 8)
     y = net(x).argmax(1)
-    layers = chain(bench(net, x, y))
+    layers = chain(data(net, x, y))
     low, high = (x - 0.03).double(), (x + 0.03).double()
     least = margins(layers, low, high, y)
     draws = low + (high - low) * torch.rand(500, 2, 8, 8).double()
@@ -85,7 +87,7 @@ def test_margins_hold_for_every_input_of_the_box() -> None:
 def test_a_point_is_its_own_bound() -> None:
     """With a radius of zero both bounds are the output."""
     net, x = mixed(), torch.rand(3, 2, 8, 8)
-    layers = chain(bench(net, x, torch.zeros(3, dtype=torch.long)))
+    layers = chain(data(net, x, torch.zeros(3, dtype=torch.long)))
     low, high = bounds(layers, x.double(), x.double())
     assert torch.allclose(low, high)
     assert torch.allclose(low, net(x).double(), atol=1e-4)
@@ -99,7 +101,7 @@ def test_no_attack_breaks_a_certified_example() -> None:
     y = net(x).argmax(1)
     some = False
     for eps in (0.005, 0.02, 0.05):
-        held = torch.from_numpy(certified(bench(net, x, y), torch.arange(80), eps))
+        held = torch.from_numpy(certified(data(net, x, y), torch.arange(80), eps))
         some = some or bool(0 < held.sum() < 80)
         for attack in (PGD(eps=eps, steps=20), APGD(eps=eps, steps=30, loss="dlr")):
             x_adv = attack(LossModel(net), x, y, space=BOX)
@@ -125,9 +127,9 @@ def test_box_and_mask_make_the_ball_smaller() -> None:
     """What cannot move does not widen the bounds: with everything masked all is certified."""
     net, x = linear(), inside(20)
     y, index = labelled(net, x), torch.arange(20)
-    assert not certified(bench(net, x, y), index, 0.6).all()
+    assert not certified(data(net, x, y), index, 0.6).all()
     masked = InputSpace(0.0, 1.0, torch.zeros(12))
-    assert certified(bench(net, x, y, masked), index, 0.6).all()
+    assert certified(data(net, x, y, masked), index, 0.6).all()
     # With every weight of a kind, the way to the boundary ends at the wall that the input is at.
     for sign, wall in ((1.0, InputSpace(low=0.4)), (-1.0, InputSpace(high=0.4))):
         net = nn.Linear(3, 2)
@@ -135,8 +137,8 @@ def test_box_and_mask_make_the_ball_smaller() -> None:
         net.bias.data = torch.tensor([-sign * 1.2 + 0.3, 0])
         at = torch.full((1, 3), 0.4)
         zero = torch.zeros(1, dtype=torch.long)
-        assert certified(bench(net, at, zero, wall), torch.arange(1), 0.2).all()
-        assert not certified(bench(net, at, zero, InputSpace()), torch.arange(1), 0.2).any()
+        assert certified(data(net, at, zero, wall), torch.arange(1), 0.2).all()
+        assert not certified(data(net, at, zero, InputSpace()), torch.arange(1), 0.2).any()
 
 
 def test_a_last_layer_that_is_not_linear() -> None:
@@ -145,7 +147,7 @@ def test_a_last_layer_that_is_not_linear() -> None:
     x = inside(20)
     y = labelled(net, x)
     far = distances(net[0], x, math.inf)
-    held = certified(bench(net, x, y), torch.arange(20), 0.02)
+    held = certified(data(net, x, y), torch.arange(20), 0.02)
     assert (far[held] > 0.02).all()
     assert held.any()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from artplus.errors import ConfigurationError
 from artplus.evaluation.analyses import Smoothing
 from artplus.evaluation.analyses.smoothing import ABSTAIN, certify
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from tests.evaluation.analyses.subjects import (
@@ -26,9 +26,9 @@ from tests.evaluation.analyses.subjects import (
 )
 
 
-def bench(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 5000) -> Bench:
+def data(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 5000) -> EvaluationData:
     model = LossModel(net)
-    return Bench(
+    return EvaluationData(
         model, x, y, InputSpace(), batch_size, torch.device("cpu"), model.wrong, int(y.max()) + 1
     )
 
@@ -38,7 +38,7 @@ def test_a_linear_models_radius_tends_to_its_margin() -> None:
     net, x = linear(), inside(12)
     y = labelled(net, x)
     far = distances(net, x, 2.0)
-    found = certify(bench(net, x, y), torch.arange(12), sigma=0.1, n0=200, n=100_000, alpha=0.001,
+    found = certify(data(net, x, y), torch.arange(12), sigma=0.1, n0=200, n=100_000, alpha=0.001,
                     seed=0)  # fmt: skip
     right = far > 0.01
     assert (found.predictions[right] == y.numpy()[right]).all()
@@ -58,7 +58,7 @@ class Coin(nn.Module):
 
 def test_a_wrong_guess_is_not_certified() -> None:
     """The bound is of the class guessed from other draws: a bad guess abstains, and is no lie."""
-    setting = bench(Coin(), torch.zeros(60, 2), torch.ones(60, dtype=torch.long))
+    setting = data(Coin(), torch.zeros(60, 2), torch.ones(60, dtype=torch.long))
     found = certify(setting, torch.arange(60), sigma=1.0, n0=1, n=200, alpha=0.01, seed=0)
     assert set(found.predictions.tolist()) == {1, ABSTAIN}
     assert (found.radii[found.predictions == ABSTAIN] == 0).all()
@@ -68,7 +68,7 @@ def test_the_bound_is_clopper_and_pearsons() -> None:
     """The radius of k hits inverts the binomial tail: P(X >= k | p) = alpha at the bound."""
 
     x, y, n = torch.zeros(1, 2), torch.ones(1, dtype=torch.long), 500
-    setting = bench(Coin(), x, y)
+    setting = data(Coin(), x, y)
     found = certify(setting, torch.arange(1), sigma=1.0, n0=50, n=n, alpha=0.01, seed=1)
     bound = norm.cdf(found.radii[0])
     tails = [binom.sf(k - 1, n, bound) for k in range(n + 1)]
@@ -118,7 +118,7 @@ def test_batches_do_not_matter() -> None:
     net, x = linear(), inside(3)
     y = labelled(net, x)
     for size in (1, 7, 1000):
-        found = certify(bench(net, x, y, size), torch.arange(3), sigma=1e-6, n0=10, n=100,
+        found = certify(data(net, x, y, size), torch.arange(3), sigma=1e-6, n0=10, n=100,
                         alpha=0.001, seed=0)  # fmt: skip
         assert found.radii == pytest.approx(1e-6 * norm.ppf(0.001 ** (1 / 100)))
 

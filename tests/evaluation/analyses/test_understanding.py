@@ -31,7 +31,7 @@ from artplus.evaluation.analyses import (
     tokens,
     vulnerable,
 )
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Gallery, Matrix, Passages, Scatter, Section, Table
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -67,12 +67,12 @@ def subject(
     model = LossModel(module, classes=classes)
     attack = PGD(eps=eps, norm=norm, steps=5)
     report = judge(model, x, y, {"pgd": attack}, space=space, examples=examples, progress=False)
-    bench = Bench(
+    data = EvaluationData(
         model=model, x=x, y=y, space=space, batch_size=4, device=torch.device("cpu"),
         mistakes=model.wrong, classes=classes,
     )  # fmt: skip
     return Subject(
-        bench=bench,
+        data=data,
         attacks={"pgd": attack},
         report=report,
         before=None if before is None else LossModel(before.eval(), classes=classes),
@@ -99,9 +99,9 @@ def test_saliency_of_a_linear_model_is_its_weights() -> None:
     weight = torch.randn(3, 25)
     x, y = torch.rand(7, 1, 5, 5), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     seen = subject(linear(weight), x, y)
-    found = saliency.gradients(seen.bench, torch.arange(7))
+    found = saliency.gradients(seen.data, torch.arange(7))
     assert np.allclose(found.reshape(7, 25), weight[y].numpy(), atol=1e-6)
-    losses = saliency.gradients(seen.bench, torch.arange(7), "loss")
+    losses = saliency.gradients(seen.data, torch.arange(7), "loss")
     p = (x.reshape(7, -1) @ weight.T).softmax(1) - nn.functional.one_hot(y, 3)
     assert np.allclose(losses.reshape(7, 25), (p @ weight).numpy(), atol=1e-5)
 
@@ -153,10 +153,10 @@ def test_saliency_says_what_it_cannot_do() -> None:
     """Logits need classes, any needs gradients, options are checked."""
     x, y = blobs()
     seen = subject(linear(torch.randn(3, 6)), x, y)
-    regression = Bench(**{**vars(seen.bench), "classes": None})
+    regression = EvaluationData(**{**vars(seen.data), "classes": None})
     with pytest.raises(ConfigurationError, match="of='loss' needs none"):
-        Saliency().check(Setting(bench=regression, attacks=seen.attacks))
-    Saliency(of="loss").check(Setting(bench=seen.bench, attacks=seen.attacks))
+        Saliency().check(Setting(data=regression, attacks=seen.attacks))
+    Saliency(of="loss").check(Setting(data=seen.data, attacks=seen.attacks))
     with pytest.raises(ConfigurationError, match="'logit' or 'loss', got 'x'"):
         Saliency(of="x")  # type: ignore[arg-type]
 
@@ -173,7 +173,7 @@ def test_surface_of_a_linear_model_is_the_formula(norm: float) -> None:
     seen = subject(module, x, y, eps=eps, norm=norm)
     offsets = np.linspace(-1, 1, 5)
     for position in range(3):
-        found = surface.surface(seen.bench, position, eps, norm, offsets, seed=0)
+        found = surface.surface(seen.data, position, eps, norm, offsets, seed=0)
         sign = 1 if y[position] == 1 else -1
         margin = sign * float(x[position] @ w)
         dual = {math.inf: w.abs().sum(), 2.0: w.norm(), 1.0: (w @ w) / w.abs().sum()}[norm]
@@ -197,10 +197,12 @@ def test_surface_gap_is_zero_for_a_linear_loss() -> None:
 
     x, y = torch.rand(4, 6), torch.tensor([0, 1, 0, 1])
     seen = subject(Sum(), x, y)
-    straight = Bench(**{**vars(seen.bench), "model": Straight(seen.bench.model, first_logit)})
+    straight = EvaluationData(
+        **{**vars(seen.data), "model": Straight(seen.data.model, first_logit)}
+    )
     offsets = np.linspace(-1, 1, 3)
     assert surface.surface(straight, 0, 0.1, math.inf, offsets, seed=0).gap < 1e-6
-    assert surface.surface(seen.bench, 0, 0.5, math.inf, offsets, seed=0).gap > 1e-3
+    assert surface.surface(seen.data, 0, 0.5, math.inf, offsets, seed=0).gap > 1e-3
 
 
 class Straight:
@@ -242,7 +244,7 @@ def test_embedding_takes_what_the_last_layer_is_given() -> None:
     module = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
     seen = subject(module, x, y)
     attack = PGD(eps=0.1, steps=3)
-    found = embedding.features(seen.bench, attack, torch.arange(12), seed=0)
+    found = embedding.features(seen.data, attack, torch.arange(12), seed=0)
     with torch.no_grad():
         assert np.allclose(found.clean, module[:2](x).numpy(), atol=1e-6)
         assert (found.before == module(x).argmax(1).numpy()).all()
@@ -290,7 +292,7 @@ def test_vulnerable_finds_the_distances_of_a_linear_model() -> None:
     x = torch.randn(10, 3)
     y = ((x @ w) > 0).long()
     seen = subject(module, x, y)
-    gaps = vulnerable.margins(seen.bench)
+    gaps = vulnerable.margins(seen.data)
     assert np.allclose(gaps, np.tanh((x @ w).abs().numpy() / 2), atol=1e-5)
     section = Vulnerable(n=5, candidates=6)(seen)
     table = block(section, Table)
@@ -314,7 +316,7 @@ def test_vulnerable_shows_images_and_leaves_out_what_does_not_fall() -> None:
     x, y = torch.rand(4, 6), torch.zeros(4).long()
     stubborn = subject(linear(torch.zeros(2, 6), [1.0, 0.0]), x, y)
     attack = FAB(eps=0.1, steps=2)
-    falls = vulnerable.nearest(stubborn.bench, torch.arange(4), np.ones(4), attack, 0)
+    falls = vulnerable.nearest(stubborn.data, torch.arange(4), np.ones(4), attack, 0)
     assert all(math.isinf(fall.distance) and fall.taken_for == 1 for fall in falls)
     assert Vulnerable()(stubborn).figures == ()
     wrong = subject(linear(torch.zeros(2, 6), [0.0, 1.0]), x, y)
@@ -365,11 +367,11 @@ def test_tokens_explain_texts_and_rows_of_ids() -> None:
 
     x = torch.tensor([[4.0, 1, 3], [4, 2, 3], [1, 1, 3], [2, 2, 3]])
     model = Bag().eval()
-    bench = Bench(
+    data = EvaluationData(
         model=LossModel(model, classes=2), x=x, y=torch.tensor([1, 0, 1, 0]), space=InputSpace(),
         batch_size=2, device=torch.device("cpu"), mistakes=None, classes=2,
     )  # fmt: skip
-    seen = Subject(bench=bench, attacks={}, report=None, before=LossModel(Bag().eval(), classes=2))  # type: ignore[arg-type]
+    seen = Subject(data=data, attacks={}, report=None, before=LossModel(Bag().eval(), classes=2))  # type: ignore[arg-type]
     analysis = Tokens(texts=["the good film", "bad film"], tokenizer=Tokenizer())
     analysis.check(seen)
     passages = block(analysis(seen), Passages).passages
@@ -494,7 +496,7 @@ def test_each_is_found_by_name_and_asks_first() -> None:
         analysis = make_analysis(name)
         analysis.check(seen)
         assert analysis(seen).name == name
-    regression = dataclasses.replace(seen, bench=dataclasses.replace(seen.bench, classes=None))
+    regression = dataclasses.replace(seen, data=dataclasses.replace(seen.data, classes=None))
     for name in ("saliency", "embedding", "vulnerable", "tokens"):
         with pytest.raises(ConfigurationError, match="needs a classifier"):
             make_analysis(name).check(regression)

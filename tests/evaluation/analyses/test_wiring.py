@@ -127,7 +127,7 @@ class Rough:
     """Leaves the model in train mode, with gradients."""
 
     def __call__(self, subject: Subject) -> Section:
-        module = subject.bench.model.module.train()
+        module = subject.data.model.module.train()
         module(torch.rand(4, 12)).sum().backward()
         return Section(name="rough", title="T", summary="S")
 

@@ -2,7 +2,7 @@
 
 ``torchrun`` and ``accelerate launch`` start the same program several times; ``torch.distributed``
 connects them, and each has a number, its *rank*. Where nothing is connected there is one process,
-of rank 0, and every function here is then trivial. All but :func:`rank`, :func:`ranks`,
+of rank 0, and every function here is then trivial. All but :func:`rank`, :func:`world_size`,
 :func:`started`, :func:`launched_any`, :func:`is_main` and :func:`share` are collective: every
 process must call them, in the same order.
 """
@@ -28,14 +28,14 @@ def rank() -> int:
     return dist.get_rank() if _connected() else 0
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if _connected() else 1
 
 
 def started() -> int:
     """How many processes a launcher started, whether they are connected yet or not."""
-    return max(ranks(), int(os.environ.get("WORLD_SIZE", 1)))
+    return max(world_size(), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def launched_any() -> bool:
@@ -78,13 +78,13 @@ def launched() -> None:
     join(torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu"))
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """The sum over the processes of tensors of one shape, on the device of ``values``.
 
     ``values`` itself is left as it is.
     """
     found = values.detach().clone()
-    if ranks() == 1:
+    if world_size() == 1:
         return found
     # NCCL sends from the GPU only, gloo gladly from the CPU.
     sent = found.to(_device())
@@ -92,21 +92,21 @@ def total(values: Tensor) -> Tensor:
     return sent.to(values.device)
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """What each process gave, in the order of the ranks; the same list everywhere.
 
     It goes through pickle: between the processes of one run, which trust each other.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * ranks()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
 
 
 def from_main(make: Callable[[], T]) -> T:
     """What ``make`` gives in the main process, everywhere; so does an exception that it raises."""
-    if ranks() == 1:
+    if world_size() == 1:
         return make()
     answer: Any = None
     if is_main():
@@ -114,15 +114,15 @@ def from_main(make: Callable[[], T]) -> T:
             answer = make(), None
         except Exception as error:  # the others wait for an answer, whatever it is
             answer = None, error
-    value, raised = gathered(answer)[0]
+    value, raised = all_gather(answer)[0]
     if raised is not None:
         raise raised
     return cast(T, value)
 
 
-def give(tensor: Tensor) -> None:
+def broadcast(tensor: Tensor) -> None:
     """Overwrite ``tensor`` by that of process 0."""
-    if ranks() == 1:
+    if world_size() == 1:
         return
     sent = tensor.detach().to(_device())
     dist.broadcast(sent, 0)
@@ -131,7 +131,7 @@ def give(tensor: Tensor) -> None:
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    if ranks() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
@@ -142,7 +142,7 @@ def share(n: int) -> slice:
         >>> share(10)
         slice(0, 10, None)
     """
-    return part(n, rank(), ranks())
+    return part(n, rank(), world_size())
 
 
 def part(n: int, k: int, parts: int) -> slice:

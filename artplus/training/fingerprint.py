@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from artplus.described import Identity, describe, digest, members, shape, text
-from artplus.described import refuse_other as refuse_other
+from artplus.fingerprint import Fingerprint, describe, digest, members, shape, text
+from artplus.fingerprint import refuse_other as refuse_other
 from artplus.losses import Objective
 from artplus.training.callbacks import Callback, LearningRate
 from artplus.training.data import Arrays, Source
@@ -18,9 +18,9 @@ SCHEDULED = {"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas"} | {
 """Options of an optimizer that schedulers move."""
 
 
-def identity(
+def fingerprint(
     state: State, data: Source, callbacks: Sequence[Callback], plan: dict[str, Any]
-) -> Identity:
+) -> Fingerprint:
     """Model, optimizer, data, method, callbacks and plan as named texts.
 
     Args:
@@ -53,7 +53,7 @@ def identity(
     return found
 
 
-def _data(data: Source) -> Identity:
+def _data(data: Source) -> Fingerprint:
     if isinstance(data, Arrays):
         ends = [data.x[:32], data.x[-32:]]  # a digest of all would read a memory map through
         return {

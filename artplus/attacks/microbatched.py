@@ -14,7 +14,7 @@ from artplus.spaces import InputSpace
 
 
 @dataclass(frozen=True)
-class Sliced:
+class Microbatched:
     """Run ``attack`` on at most ``size`` examples at a time.
 
     Attacks treat each example by itself and run in evaluation mode, so slices give what the whole
@@ -26,8 +26,8 @@ class Sliced:
         size: Most examples at a time.
 
     Example:
-        >>> from artplus.attacks import PGD, Sliced
-        >>> Sliced(PGD(eps=0.1), 64).eps
+        >>> from artplus.attacks import PGD, Microbatched
+        >>> Microbatched(PGD(eps=0.1), 64).eps
         0.1
     """
 
@@ -100,6 +100,6 @@ class Sliced:
         even = -(-n // -(-n // self.size))
         return min(self.size, -(-even // 16) * 16) if self.size >= 16 else even
 
-    def with_eps(self, scale: float) -> Sliced:
+    def with_eps(self, scale: float) -> Microbatched:
         """The same with radius and step length of the attack multiplied by ``scale``."""
         return replace(self, attack=self.attack.with_eps(scale))

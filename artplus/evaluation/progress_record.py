@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from artplus.evaluation.bench import Scores
-from artplus.evaluation.sheet import Sheet
+from artplus.evaluation.data import Scores
+from artplus.evaluation.score_table import ScoreTable
 from artplus.evaluation.verify import Findings
 from artplus.passes import Passes
 
@@ -25,7 +25,7 @@ examples went through the model and back, NaN where that is not known."""
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Example:
     """One attacked example, kept to be looked at.
 
     Attributes:
@@ -43,7 +43,7 @@ class Exhibit:
     prediction: Tensor
 
 
-class Record:
+class ProgressRecord:
     """The batches of one attack: scores a row each, and a line of the ledger for each batch.
 
     Batches depend on nothing but their number, so they may be run in any order, by any process
@@ -58,10 +58,10 @@ class Record:
 
     def __init__(self, attacked: int, batch_size: int, classes: int | None, room: int) -> None:
         self.form = attacked, batch_size, classes, room
-        self.sheet, self._size, self._room = Sheet(attacked, classes), batch_size, room
+        self.sheet, self._size, self._room = ScoreTable(attacked, classes), batch_size, room
         self.ledger = torch.zeros(math.ceil(attacked / batch_size), COLUMNS, dtype=torch.float64)
-        self.fooled: list[Exhibit] = []
-        self.held: list[Exhibit] = []
+        self.fooled: list[Example] = []
+        self.held: list[Example] = []
         self.broken: tuple[int, str] | None = None
 
     @property
@@ -163,7 +163,7 @@ class Record:
                 continue
             for row in which.nonzero().flatten()[:room].tolist():
                 kept = (v[row].detach().cpu().clone() for v in (x, x_adv, scores.predictions))
-                shelf.append(Exhibit(batch, int(part[row]), *kept))
+                shelf.append(Example(batch, int(part[row]), *kept))
 
     def state(self, but: Tensor | None = None) -> dict[str, Any]:
         """The batches that are done as tensors and plain data.
@@ -197,7 +197,7 @@ class Record:
                     {k: torch.from_numpy(v.numpy()[among]) for k, v in state["columns"].items()},
                 )
                 for name, shelf in (("fooled", self.fooled), ("held", self.held)):
-                    found = (Exhibit(**e) for e in state["exhibits"][name])
+                    found = (Example(**e) for e in state["exhibits"][name])
                     shelf.extend(exhibit for exhibit in found if fresh[exhibit.batch])
                 self.ledger[fresh] = _complete(state["ledger"][inside])
             if state["broken"] is not None:

@@ -36,7 +36,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Bench:
+class EvaluationData:
     """What is judged, and on what.
 
     Attributes:

@@ -16,7 +16,7 @@ from artplus.spaces import InputSpace
 
 
 @dataclass(frozen=True)
-class Relay:
+class Chain:
     r"""Run ``first``, and ``then`` from where it ended on what it did not fool.
 
     .. math:: x' = A_2(x; \text{start} = A_1(x))
@@ -42,7 +42,7 @@ class Relay:
         >>> from artplus.model import LossModel
         >>> model = LossModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)))
         >>> x, y = torch.rand(2, 1, 8, 8), torch.tensor([0, 2])
-        >>> attack = Relay(Square(eps=0.1, queries=20), APGD(eps=0.1, steps=5, loss="margin"))
+        >>> attack = Chain(Square(eps=0.1, queries=20), APGD(eps=0.1, steps=5, loss="margin"))
         >>> bool((attack(model, x, y) - x).abs().max() <= 0.1 + 1e-6)
         True
     """
@@ -57,13 +57,13 @@ class Relay:
             check_part(self, attack)
         if self.first.norm != self.then.norm or not _same(self.first.eps, self.then.eps):
             raise ConfigurationError(
-                "both attacks of a Relay need the same eps and norm, or the second would begin "
+                "both attacks of a Chain need the same eps and norm, or the second would begin "
                 f"outside its ball; got eps={self.first.eps!r} in norm {self.first.norm} and "
                 f"eps={self.then.eps!r} in norm {self.then.norm}"
             )
         if self.targeted != bool(getattr(self.first, "targeted", False)):
             raise ConfigurationError(
-                "one attack of this Relay is targeted and the other is not: y cannot be both "
+                "one attack of this Chain is targeted and the other is not: y cannot be both "
                 "targets and true labels"
             )
 
@@ -131,7 +131,7 @@ class Relay:
         def standing(x_adv: Tensor) -> Tensor:
             if not judges:
                 return every
-            with modes.crafting(model.module), torch.no_grad():
+            with modes.attack_mode(model.module), torch.no_grad():
                 return (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
 
         x_adv, rows = x, every
@@ -146,9 +146,9 @@ class Relay:
             x_adv = run(self.then, x_adv, rows, x_adv)
         return x_adv
 
-    def with_eps(self, scale: float) -> Relay:
+    def with_eps(self, scale: float) -> Chain:
         """The same with radius and step length of both attacks multiplied by ``scale``."""
-        return Relay(self.first.with_eps(scale), self.then.with_eps(scale), self.restarts)
+        return Chain(self.first.with_eps(scale), self.then.with_eps(scale), self.restarts)
 
 
 def _same(eps: Budget, other: Budget) -> bool:

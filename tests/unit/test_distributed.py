@@ -11,24 +11,24 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artplus import ranks
+from artplus import distributed
 
 
 def test_one_process_is_rank_0_of_1_and_talks_to_itself() -> None:
     """Without torch.distributed everything is the value itself, and sums are copies."""
     values = torch.arange(3.0)
-    summed = ranks.total(values)
-    assert (ranks.rank(), ranks.ranks(), ranks.is_main()) == (0, 1, True)
+    summed = distributed.all_reduce(values)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert torch.equal(summed, values) and summed.data_ptr() != values.data_ptr()
-    assert ranks.gathered("here") == ["here"]
-    assert ranks.share(7) == slice(0, 7)
-    ranks.barrier()
+    assert distributed.all_gather("here") == ["here"]
+    assert distributed.share(7) == slice(0, 7)
+    distributed.barrier()
 
 
 @given(n=st.integers(0, 200), parts=st.integers(1, 17))
 def test_parts_are_every_row_once_and_of_even_size(n: int, parts: int) -> None:
     """Joined in order they are all rows; their sizes differ by one at most."""
-    rows = [list(range(n))[ranks.part(n, k, parts)] for k in range(parts)]
+    rows = [list(range(n))[distributed.part(n, k, parts)] for k in range(parts)]
     assert sum(rows, []) == list(range(n))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
@@ -39,15 +39,15 @@ def talk(rank: int, size: int, folder: str) -> None:
     try:
         own = torch.tensor([rank + 1.0])
         found: dict[str, Any] = {
-            "rank": ranks.rank(),
-            "ranks": ranks.ranks(),
-            "main": ranks.is_main(),
-            "total": ranks.total(own),
+            "rank": distributed.rank(),
+            "ranks": distributed.world_size(),
+            "main": distributed.is_main(),
+            "total": distributed.all_reduce(own),
             "own": own,
-            "gathered": ranks.gathered({"from": rank}),
-            "share": list(range(5))[ranks.share(5)],
+            "gathered": distributed.all_gather({"from": rank}),
+            "share": list(range(5))[distributed.share(5)],
         }
-        ranks.barrier()
+        distributed.barrier()
         torch.save(found, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()

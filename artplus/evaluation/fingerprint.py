@@ -10,42 +10,45 @@ import torch
 from torch import Tensor
 
 from artplus.attacks._base import Attack
-from artplus.described import Identity, describe, digest, shape, text
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.provenance import versions
+from artplus.fingerprint import Fingerprint, describe, digest, shape, text
 
 
-def identity(
-    bench: Bench, attacks: Mapping[str, Attack], data: str, settings: Mapping[str, Any]
-) -> Identity:
+def fingerprint(
+    data: EvaluationData,
+    attacks: Mapping[str, Attack],
+    digest_of_data: str,
+    settings: Mapping[str, Any],
+) -> Fingerprint:
     """Everything that decides what each attack does to each example.
 
     Args:
-        bench: Model and data.
+        data: Model and data.
         attacks: By name, in order.
-        data: Digest of inputs and labels.
+        digest_of_data: Digest of inputs and labels.
         settings: Further ones by name.
     """
-    found = {"artplus": versions()["artplus"], "device": bench.device.type}
-    module = bench.model.module
+    found = {"artplus": versions()["artplus"], "device": data.device.type}
+    module = data.model.module
     for name, child in module.named_modules():
         found[f"layer {name or '(whole)'}"] = text(f"{type(child).__name__}({child.extra_repr()})")
     for name, value in module.state_dict().items():
         found[f"model.{name}"] = shape(value)
         if isinstance(value, Tensor):
             found[f"model.{name}"] += f" {digest(value)}"
-    describe(bench.model.criterion, "loss", found)
-    describe(bench.model.forward, "forward", found, parts=_art)
+    describe(data.model.criterion, "loss", found)
+    describe(data.model.forward, "forward", found, parts=_art)
     if not module.state_dict():  # a model behind predict: known by what it says
-        _, x, y, _ = bench.batch(torch.arange(min(len(bench.x), bench.batch_size)))
-        found["model.predictions"] = digest(bench.score(x, y).predictions)
-    found["data"], found["data.examples"] = data, str(len(bench.x))
-    describe(bench.space, "space", found)
-    describe(bench.mistakes, "mistakes", found)
+        _, x, y, _ = data.batch(torch.arange(min(len(data.x), data.batch_size)))
+        found["model.predictions"] = digest(data.score(x, y).predictions)
+    found["data"], found["data.examples"] = digest_of_data, str(len(data.x))
+    describe(data.space, "space", found)
+    describe(data.mistakes, "mistakes", found)
     found["attacks"] = ", ".join(attacks)
     for name, attack in attacks.items():
         describe(attack, f"attack {name}", found, parts=_own)
-    describe({**settings, "batch_size": bench.batch_size}, "settings", found)
+    describe({**settings, "batch_size": data.batch_size}, "settings", found)
     return found
 
 

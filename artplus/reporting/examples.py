@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Example:
     """One attacked example of the gallery."""
 
     number: int
@@ -27,7 +27,7 @@ class Exhibit:
     pictures: Pictures
 
 
-def exhibits(report: Report) -> list[Exhibit]:
+def exhibits(report: Report) -> list[Example]:
     """The examples that the report keeps."""
     examples = report.examples
     if examples is None:
@@ -46,7 +46,7 @@ def exhibits(report: Report) -> list[Exhibit]:
         return f"class {number}"
 
     return [
-        Exhibit(
+        Example(
             number=int(examples.index[k]),
             label=label(examples.y[k]),
             clean=label(examples.clean[k]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from artplus import modes, ranks
+from artplus import distributed, modes
 from artplus.errors import ConfigurationError
 from artplus.training.data import Batch
 from artplus.training.state import State
@@ -21,7 +21,7 @@ SMALLEST = 2
 
 
 @dataclass(frozen=True)
-class Fitting:
+class RetryOnOOM:
     """Run ``step``; where memory runs out, on the same batch again with parts half as large.
 
     Random streams and buffers are put back before, so the result is that of a run which began with
@@ -61,10 +61,11 @@ class Fitting:
             _log.warning(note)
 
     def _refuse(self, state: State, held: _Held, batch: Batch, error: Exception) -> None:
-        if ranks.ranks() > 1:
+        if distributed.world_size() > 1:
             raise ConfigurationError(
-                f"memory ran out in process {ranks.rank()}, which cannot repeat the step without "
-                f"the others; give micro_batch={max(SMALLEST, _size(state, batch) // 2)} or less"
+                f"memory ran out in process {distributed.rank()}, which cannot repeat the step "
+                f"without the others; give "
+                f"micro_batch={max(SMALLEST, _size(state, batch) // 2)} or less"
             ) from error
         if state.moves != held.moves or _size(state, batch) <= SMALLEST:
             raise error

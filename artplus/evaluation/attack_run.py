@@ -14,16 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import passes, ranks, seeding
+from artplus import distributed, passes, seeding
 from artplus.attacks._base import Attack
-from artplus.evaluation.bench import Bench
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.progress import Shown, bar
-from artplus.evaluation.record import BEYOND, CHANGED, OUTSIDE_BALL, OUTSIDE_SPACE, Exhibit, Record
+from artplus.evaluation.progress_record import (
+    BEYOND,
+    CHANGED,
+    OUTSIDE_BALL,
+    OUTSIDE_SPACE,
+    Example,
+    ProgressRecord,
+)
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Part
+from artplus.evaluation.score_table import ScoreTable
 from artplus.evaluation.settings import largest_radius, parameters
-from artplus.evaluation.sheet import Sheet
 from artplus.evaluation.verify import verify
 from artplus.evaluation.wording import norm_name, number
 from artplus.functional import class_index
@@ -44,8 +51,8 @@ class Outcome:
     """
 
     result: AttackResult
-    fooled: list[Exhibit]
-    held: list[Exhibit]
+    fooled: list[Example]
+    held: list[Example]
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Fate:
 
     Attributes:
         rows: ``(n,)`` booleans, the examples that the attack was run on before it ended or broke.
-        columns: Their scores, as a :class:`Sheet` has them; empty if there are none.
+        columns: Their scores, as a :class:`ScoreTable` has them; empty if there are none.
     """
 
     rows: Tensor
@@ -66,8 +73,8 @@ class _Broken(Exception):
 
 
 def trial(
-    bench: Bench,
-    clean: Sheet,
+    data: EvaluationData,
+    clean: ScoreTable,
     name: str,
     attack: Attack,
     *,
@@ -88,7 +95,7 @@ def trial(
     even of a broken attack.
 
     Args:
-        bench: Model and data.
+        data: Model and data.
         clean: Scores of all n examples without an attack.
         name: For the report; the draws of a batch follow from it, from ``seed`` and the batch's
             number, not from what ran before.
@@ -102,10 +109,10 @@ def trial(
         part: Where it is saved as it goes, and continued from.
     """
     targets = torch.from_numpy(~skip)
-    record = Record(int(targets.sum()), bench.batch_size, bench.classes, exhibits)
+    record = ProgressRecord(int(targets.sum()), data.batch_size, data.classes, exhibits)
     if part is None or not part.load(record):
         before, todo = record.done, record.todo()
-        own = todo[ranks.share(len(todo))].tolist()
+        own = todo[distributed.share(len(todo))].tolist()
         struck = _struck(record, fallen[targets.numpy()])
         with bar(
             title or name,
@@ -115,14 +122,14 @@ def trial(
             n=len(fallen),
             shown=progress,
         ) as shown:
-            run = _Run(bench, name, attack, targets.nonzero().flatten().int(), fallen, seed)
+            run = _Run(data, name, attack, targets.nonzero().flatten().int(), fallen, seed)
             run.through(own, record, part, shown)
-        if ranks.ranks() > 1:
-            record.absorb(ranks.gathered(record.state(but=before)))
+        if distributed.world_size() > 1:
+            record.absorb(distributed.all_gather(record.state(but=before)))
         record.settle()
         if part is not None:
             part.finish(record)
-    return _outcome(bench, clean, name, attack, skip, targets, record)
+    return _outcome(data, clean, name, attack, skip, targets, record)
 
 
 def metrics(losses: NDArray[Any], errors: NDArray[Any] | None) -> dict[str, float]:
@@ -138,7 +145,7 @@ class _Run:
     """One process's batches of one attack.
 
     Attributes:
-        bench: Model and data.
+        data: Model and data.
         name: Of the attack.
         attack: The attack.
         index: ``(attacked,)`` positions of the examples that it is run on.
@@ -146,7 +153,7 @@ class _Run:
         seed: Of the whole evaluation.
     """
 
-    bench: Bench
+    data: EvaluationData
     name: str
     attack: Attack
     index: Tensor
@@ -154,7 +161,7 @@ class _Run:
     seed: int
 
     def through(
-        self, batches: Sequence[int], record: Record, part: Part | None, shown: Shown
+        self, batches: Sequence[int], record: ProgressRecord, part: Part | None, shown: Shown
     ) -> None:
         """Run them one after the other, saving what is done however it ends."""
         try:
@@ -170,15 +177,15 @@ class _Run:
                 part.save(record)
             raise
 
-    def one(self, batch: int, record: Record, shown: Shown) -> None:
+    def one(self, batch: int, record: ProgressRecord, shown: Shown) -> None:
         """Attack a batch, measure what comes back, and enter it."""
         begin = time.perf_counter()
         own = seeding.derived(self.seed, f"{self.name}:{batch}")
         seeding.reseed(own)
-        part, x, y, space = self.bench.batch(self.index[record.rows(batch)].long())
-        label = _aims(self.bench, y, own) if getattr(self.attack, "targeted", False) else y
-        generator = torch.Generator(self.bench.device).manual_seed(own)
-        with passes.counted(self.bench.model) as (model, cost):
+        part, x, y, space = self.data.batch(self.index[record.rows(batch)].long())
+        label = _aims(self.data, y, own) if getattr(self.attack, "targeted", False) else y
+        generator = torch.Generator(self.data.device).manual_seed(own)
+        with passes.counted(self.data.model) as (model, cost):
             x_adv = _craft(model, self.attack, x, label, space, generator)
         found = verify(x, x_adv, eps=self.attack.eps, norm=self.attack.norm, space=space)
         beyond = 0
@@ -192,7 +199,7 @@ class _Run:
                 lengths=torch.where(far, 0.0, found.lengths),
             )
         x_adv = _put_back(x, x_adv, found.outside_ball | found.outside_space)
-        scores = self.bench.score(x_adv, y)
+        scores = self.data.score(x_adv, y)
         seconds = time.perf_counter() - begin
         record.add(batch, part, x, x_adv, scores, found, beyond=beyond, seconds=seconds, cost=cost)
         stood = ~torch.from_numpy(self.fallen)[part]
@@ -204,13 +211,13 @@ def _put_back(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
 
 
-def _aims(bench: Bench, y: Tensor, seed: int) -> Tensor:
+def _aims(data: EvaluationData, y: Tensor, seed: int) -> Tensor:
     """For each example a class other than its own, uniformly drawn."""
-    if bench.classes is None or bench.classes < 2:
+    if data.classes is None or data.classes < 2:
         raise _Broken("is targeted, which needs a classifier of at least two classes")
     generator = torch.Generator().manual_seed(seeding.derived(seed, "aims"))
-    shift = torch.randint(1, bench.classes, (len(y),), generator=generator).to(y.device)
-    return (class_index(y) + shift) % bench.classes
+    shift = torch.randint(1, data.classes, (len(y),), generator=generator).to(y.device)
+    return (class_index(y) + shift) % data.classes
 
 
 def _craft(
@@ -240,7 +247,7 @@ def _craft(
     return x_adv
 
 
-def _struck(record: Record, fallen: NDArray[np.bool_]) -> int:
+def _struck(record: ProgressRecord, fallen: NDArray[np.bool_]) -> int:
     """How many examples that stood before have fallen in the batches that are done."""
     wrong = record.sheet.wrong
     if wrong is None:
@@ -249,15 +256,15 @@ def _struck(record: Record, fallen: NDArray[np.bool_]) -> int:
 
 
 def _outcome(
-    bench: Bench,
-    clean: Sheet,
+    data: EvaluationData,
+    clean: ScoreTable,
     name: str,
     attack: Attack,
     skip: NDArray[np.bool_],
     targets: Tensor,
-    record: Record,
+    record: ProgressRecord,
 ) -> tuple[Outcome, Fate]:
-    eps, attacked = largest_radius(attack, bench.x), len(record.sheet)
+    eps, attacked = largest_radius(attack, data.x), len(record.sheet)
     broken = _verdict(record, attack, eps) if record.broken is None else record.broken[1]
     rows, done = targets.clone(), record.rows_done()
     rows.numpy()[targets.numpy()] = done.numpy()
@@ -301,7 +308,7 @@ def _outcome(
     return Outcome(result, record.fooled, record.held), Fate(rows, columns)
 
 
-def _verdict(record: Record, attack: Attack, eps: float) -> str | None:
+def _verdict(record: ProgressRecord, attack: Attack, eps: float) -> str | None:
     """Why a finished attack does not count, if it does not."""
     attacked = len(record.sheet)
     outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
@@ -331,7 +338,9 @@ def _strays(attack: Attack) -> bool:
     return isinstance(attack, MinimumNorm) and not attack.minimises
 
 
-def _flags(record: Record, attack: Attack, fooled: NDArray[np.bool_] | None) -> tuple[str, ...]:
+def _flags(
+    record: ProgressRecord, attack: Attack, fooled: NDArray[np.bool_] | None
+) -> tuple[str, ...]:
     flags, attacked = [], len(record.sheet)
     changed, beyond = record.count(CHANGED, BEYOND)
     if fooled is not None:

@@ -14,7 +14,7 @@ from artplus import _checks
 from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import wording
-from artplus.evaluation.bench import Bench, Mistakes
+from artplus.evaluation.data import EvaluationData, Mistakes
 from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -22,7 +22,7 @@ from artplus.spaces import InputSpace
 Values = Tensor | NDArray[Any]
 
 
-def make_bench(
+def make_data(
     model: LossModel,
     x: Values | Rows,
     y: Values,
@@ -30,7 +30,7 @@ def make_bench(
     batch_size: int,
     device: torch.device,
     mistakes: Mistakes | None,
-) -> Bench:
+) -> EvaluationData:
     """Model and data, checked against each other.
 
     Raises:
@@ -46,7 +46,7 @@ def make_bench(
     outputs = _probe(model, x[:1].to(device))
     if not model.criterion.over_classes:
         y = _targets(y, outputs)
-        return Bench(model, x, y, space, batch_size, device, mistakes, None)
+        return EvaluationData(model, x, y, space, batch_size, device, mistakes, None)
     if outputs.ndim != 2:
         raise DataError(
             f"a classifier must predict (batch, classes), got {tuple(outputs.shape)} for one "
@@ -56,7 +56,7 @@ def make_bench(
     classes = outputs.shape[1]
     _checks.class_labels(y, n=len(x), classes=classes)
     y = y.long() if y.ndim == 1 else y.to(x.dtype)
-    return Bench(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
+    return EvaluationData(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
 
 
 def _mask(space: InputSpace, x: Inputs) -> None:
@@ -140,13 +140,13 @@ def check_attacks(attacks: Mapping[str, Attack]) -> None:
             )
 
 
-def check_names(class_names: Sequence[str] | None, bench: Bench) -> None:
+def check_names(class_names: Sequence[str] | None, data: EvaluationData) -> None:
     """Refuse class names that are not one for each class.
 
     Raises:
         ConfigurationError: with both numbers.
     """
-    if class_names is not None and bench.classes is not None and len(class_names) != bench.classes:
+    if class_names is not None and data.classes is not None and len(class_names) != data.classes:
         raise ConfigurationError(
-            f"class_names must hold {bench.classes} names, got {len(class_names)}"
+            f"class_names must hold {data.classes} names, got {len(class_names)}"
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from artplus.errors import CheckpointError
 
-Identity = dict[str, str]
+Fingerprint = dict[str, str]
 
 Parts = Callable[[Any], dict[Any, Any] | None]
 """What a value consists of, by name; ``None`` if this function does not know its kind."""
@@ -29,7 +29,7 @@ SHOWN = 6
 DEPTH = 6
 
 
-def refuse_other(saved: Any, own: Identity) -> None:
+def refuse_other(saved: Any, own: Fingerprint) -> None:
     """Refuse a checkpoint whose run was another one.
 
     Raises:
@@ -53,7 +53,7 @@ def refuse_other(saved: Any, own: Identity) -> None:
 
 
 def describe(
-    value: Any, name: str, found: Identity, depth: int = 0, *, parts: Parts | None = None
+    value: Any, name: str, found: Fingerprint, depth: int = 0, *, parts: Parts | None = None
 ) -> None:
     """Write ``value``, and what it consists of, under ``name``.
 

@@ -11,14 +11,14 @@ from torch.profiler import record_function
 _NONE: AbstractContextManager[Any] = nullcontext()
 
 
-def marked(name: str) -> AbstractContextManager[Any]:
+def region(name: str) -> AbstractContextManager[Any]:
     """``torch.profiler.record_function(name)`` while a profiler looks on.
 
     That takes ten microseconds whether or not anybody looks, and a step has half a dozen of them:
     some percent of it where the network is small.
 
     Example:
-        >>> with marked("artplus: attack"):
+        >>> with region("artplus: attack"):
         ...     pass
     """
     return record_function(name) if _profiler_enabled() else _NONE

@@ -51,7 +51,7 @@ ALIGNMENT = 0.99
 
 
 @dataclass(frozen=True)
-class Trial:
+class Measurement:
     """One setting as measured.
 
     Attributes:
@@ -69,7 +69,7 @@ class Trial:
         return f"{self.numerics}{took}{self.reason and f' ({self.reason})'}"
 
 
-def settle(
+def choose_precision(
     engine: Engine,
     model: LossModel,
     method: Method,
@@ -94,17 +94,17 @@ def settle(
         batch: As large as those of the training.
         steps: Planned steps of the weights; ``None`` if unknown, then nothing is compiled.
     """
-    wished = engine.wished
+    requested = engine.requested
     gradients = _gradients(method)
-    fixed = replace(wished, compile=False) if wished.compile == "auto" else wished
-    trials = _measure(model, batch, _candidates(fixed, batch), gradients)
-    best = _fastest(trials)
-    second = wished.compile == "auto" and method.objective.second_order
-    if wished.compile == "auto" and not second:
+    fixed = replace(requested, compile=False) if requested.compile == "auto" else requested
+    measurements = _measure(model, batch, _candidates(fixed, batch), gradients)
+    best = _fastest(measurements)
+    second = requested.compile == "auto" and method.objective.second_order
+    if requested.compile == "auto" and not second:
         planned = 0.0 if steps is None else steps * best.seconds
-        best = _compiled(model, batch, best, gradients, planned, trials)
+        best = _compiled(model, batch, best, gradients, planned, measurements)
     engine.numerics = best.numerics
-    told = "; ".join(str(trial) for trial in trials)
+    told = "; ".join(str(trial) for trial in measurements)
     note = f"arithmetic: {best.numerics}, by a trial of one step each: {told}"
     if second:
         note += (
@@ -114,18 +114,18 @@ def settle(
     return note
 
 
-def _candidates(wished: Numerics, batch: Batch) -> list[Numerics]:
+def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
     """fp32 first, which the others must beat."""
-    if wished.precision != "auto":
-        return [wished]
-    layouts: list[bool | None] = [wished.channels_last]
-    if wished.channels_last is None:
+    if requested.precision != "auto":
+        return [requested]
+    layouts: list[bool | None] = [requested.channels_last]
+    if requested.channels_last is None:
         layouts = [False, True] if batch.x.ndim == 4 else [False]
     precisions: list[Precision] = ["fp32", "bf16"]
     if batch.x.device.type == "cuda":  # processors compute it by detours
         precisions.append("fp16")
     return [
-        replace(wished, precision=precision, channels_last=layout)
+        replace(requested, precision=precision, channels_last=layout)
         for precision in precisions
         for layout in layouts
     ]
@@ -140,9 +140,9 @@ def _gradients(method: Method) -> int:
     return steps if isinstance(steps, int) else STEPS
 
 
-def _fastest(trials: list[Trial]) -> Trial:
+def _fastest(measurements: list[Measurement]) -> Measurement:
     """The fastest that was admitted, if it beats the first by more than noise."""
-    first, admitted = trials[0], [trial for trial in trials if not trial.reason]
+    first, admitted = measurements[0], [trial for trial in measurements if not trial.reason]
     best = min(admitted, key=lambda trial: trial.seconds)
     return best if best.seconds * GAIN < first.seconds else first
 
@@ -150,11 +150,11 @@ def _fastest(trials: list[Trial]) -> Trial:
 def _compiled(
     model: LossModel,
     batch: Batch,
-    best: Trial,
+    best: Measurement,
     gradients: int,
     planned: float,
-    trials: list[Trial],
-) -> Trial:
+    measurements: list[Measurement],
+) -> Measurement:
     if planned < EARN * COMPILATION:
         return best
     numerics = replace(best.numerics, compile=True)
@@ -163,13 +163,13 @@ def _compiled(
     took = time.perf_counter() - begin
     saves = planned * (1 - found.seconds / plain.seconds)
     worth = found.seconds * GAIN < plain.seconds and saves > took
-    trials.append(found if worth or found.reason else replace(found, reason="not worth it"))
+    measurements.append(found if worth or found.reason else replace(found, reason="not worth it"))
     return found if worth and not found.reason else best
 
 
 def _measure(
     model: LossModel, batch: Batch, candidates: list[Numerics], gradients: int
-) -> list[Trial]:
+) -> list[Measurement]:
     """Each candidate's time and whether its results are those of the first.
 
     An error of the first is raised; training can do without the others.
@@ -185,7 +185,7 @@ def _measure(
     begin = time.perf_counter()
     try:
         modes.begin_training(module)
-        with modes.untracked(module):
+        with modes.frozen_batchnorm_stats(module):
             for turn in range(1 + ROUNDS):  # the first one warms up, and compiles
                 if turn > 1 and time.perf_counter() - begin > PATIENCE:
                     break
@@ -209,7 +209,9 @@ def _measure(
         for parameter, grad in zip(module.parameters(), held, strict=True):
             parameter.grad = grad
     return [
-        Trial(numerics, statistics.median(seconds.get(numerics, [math.nan])), reasons[numerics])
+        Measurement(
+            numerics, statistics.median(seconds.get(numerics, [math.nan])), reasons[numerics]
+        )
         for numerics in candidates
     ]
 
@@ -230,7 +232,7 @@ def _step(
         spent = 0.0
 
         def attack() -> tuple[Tensor, Tensor]:
-            with engine.attacking(), modes.crafting(model.module):
+            with engine.attacking(), modes.attack_mode(model.module):
                 climb = own_loss(engine.attacked, x, y)
                 values, _, slope = look(lambda z: (climb(z), z), x)
                 return values.mean(), slope

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from artplus.evaluation.bench import Scores
+from artplus.evaluation.data import Scores
 
 COLUMNS = ("losses", "wrong", "errors", "predictions")
 
 
-class Sheet:
+class ScoreTable:
     """Columns of ``n`` rows, allocated when the first batch says what it has.
 
     Losses keep their precision, and class numbers take two bytes where that is enough. The raw

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from artplus.attacks import PGD
 from artplus.evaluation import judge, trial
-from artplus.evaluation.bench import Scores
-from artplus.evaluation.record import CHANGED, DONE, FORWARDS, Record
+from artplus.evaluation.data import Scores
+from artplus.evaluation.progress_record import CHANGED, DONE, FORWARDS, ProgressRecord
 from artplus.evaluation.verify import Findings
 from artplus.model import LossModel
 from artplus.passes import Passes
@@ -71,15 +71,15 @@ def test_draws_follow_from_seed_name_and_number() -> None:
             assert all(a != b for a, b in zip(mine[:3], its[:3], strict=True))
 
 
-def entered(*batches: int, wrong: Any = None) -> Record:
+def entered(*batches: int, wrong: Any = None) -> ProgressRecord:
     """A record of five batches of three, the last of two, of which some are done."""
-    record = Record(14, 3, 4, ROOM)
+    record = ProgressRecord(14, 3, 4, ROOM)
     for batch in batches:
         enter(record, batch, wrong=wrong)
     return record
 
 
-def enter(record: Record, batch: int, wrong: Any = None) -> None:
+def enter(record: ProgressRecord, batch: int, wrong: Any = None) -> None:
     size = record.size(batch)
     part = torch.arange(14)[record.rows(batch)]
     fooled = part % 2 == 0 if wrong is None else torch.tensor([wrong] * size)
@@ -149,7 +149,7 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     record = entered(0, 1, 2, 3, 4, wrong=True)
     assert len(record.fooled) == ROOM and record.held == []
     assert entered(0, wrong=False).held[0].position == 0
-    nothing = Record(14, 3, 4, 0)
+    nothing = ProgressRecord(14, 3, 4, 0)
     enter(nothing, 0)
     assert nothing.fooled == nothing.held == []
 
