@@ -95,20 +95,65 @@ def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
             child.running_mean, child.running_var = average, variance
 
 
-def begin_training(module: nn.Module) -> None:
-    """Set train mode, but leave in eval what the user froze.
+def begin_training(module: nn.Module) -> str | None:
+    """Set train mode, but leave in eval mode what the user froze.
 
-    A module in train mode is left exactly as it is: its sub-modules' flags are the user's. A
-    module in eval mode (ART's ``predict`` leaves it so, whatever it was) is set to train, except
-    layers whose own parameters are all frozen (``requires_grad_(False)``).
+    A module in eval mode (ART's ``predict`` leaves it so) is set to train as a whole.
+
+    A module in train mode keeps the flags of its sub-modules, because the user may have chosen
+    them: ``bn.eval()`` is how norms are frozen. The exception is a model that was loaded in eval
+    mode and then wrapped: ``from_pretrained`` returns eval mode, while a new head, or PEFT's layers
+    around and inside it, begin in train mode. Where more than half of the trainable weights lie
+    below sub-modules in eval mode, these sub-modules are set to train.
+
+    In what is set to train, layers whose parameters are all frozen (``requires_grad_(False)``) are
+    set to eval, so that the statistics of a frozen norm stand still. A layer is a module without
+    sub-modules.
+
+    Returns:
+        A note for the history if sub-modules of a module in train mode were set to train.
     """
-    if module.training:
-        return
+    if not module.training:
+        _train(module)
+        return None
+    loaded = _loaded_in_eval(module)
+    before = sum(not child.training for child in module.modules())
+    for child in loaded:
+        _train(child)
+    woken = before - sum(not child.training for child in module.modules())
+    if not woken:
+        return None
+    return (
+        f"{woken} sub-modules were in eval mode with most of the trainable weights inside them, as "
+        "from_pretrained leaves a model, and were set to train mode. To train without their "
+        "dropout and batch statistics, call model.train() and then eval() on single layers."
+    )
+
+
+def _train(module: nn.Module) -> None:
+    """Train mode for all but the layers whose parameters are all frozen."""
     module.train()
     for child in module.modules():
-        own = list(child.parameters(recurse=False))
-        if own and not any(p.requires_grad for p in own):
+        parameters = list(child.parameters())
+        is_layer = next(child.children(), None) is None
+        if is_layer and parameters and not any(p.requires_grad for p in parameters):
             child.eval()
+
+
+def _loaded_in_eval(module: nn.Module) -> list[nn.Module]:
+    """Sub-modules in eval mode above most of the trainable weights; none if there is no majority.
+
+    Tensors are counted, not their elements: the last stage of a ResNet holds most of its elements.
+    """
+    below: set[nn.Parameter] = set()
+    found = []
+    for child in module.modules():
+        inside = [p for part in child.children() for p in part.parameters() if p.requires_grad]
+        if inside and not child.training:
+            found.append(child)
+            below.update(inside)
+    trainable = sum(p.requires_grad for p in module.parameters())
+    return found if 2 * len(below) > trainable else []
 
 
 class RandomState:

@@ -45,7 +45,9 @@ def run(
         for callback in reversed(callbacks):
             ends.callback(callback.on_fit_end, state)
         ends.callback(modes.restore, flags)
-        modes.begin_training(module)
+        note = modes.begin_training(module)
+        if note is not None:
+            state.history.notes.append(note)
         for callback in callbacks:
             callback.on_fit_begin(state)
         if saved is not None:

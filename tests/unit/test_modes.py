@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import artplus
 from artplus import modes
 
 
@@ -157,6 +158,134 @@ def test_begin_training_wakes_all_but_frozen_layers():
     modes.begin_training(net)
     assert [m.training for m in net] == [True, False, True, True]
     assert net.training and net[3][0].training
+
+
+class LoRALinear(nn.Module):
+    """The structure that PEFT puts in the place of a layer: the old one, and what is trained."""
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(0.1)})
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(base_layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, base_layer.out_features, bias=False)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.lora_A["default"](self.lora_dropout["default"](x))
+        return self.base_layer(x) + self.lora_B["default"](low)
+
+
+class Encoder(nn.Module):
+    """A network with parameters of its own, dropout, and a norm, as vision transformers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(6))
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)) for _ in range(3))
+        )
+        self.classifier = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.layers(x + self.position))
+
+
+class Wrapped(nn.Module):
+    """A new root, in train mode as every new module, around a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x)
+
+
+def like_peft() -> Wrapped:
+    """What ``get_peft_model(from_pretrained(...))`` returns: roots in train, the rest in eval."""
+    encoder = Encoder().eval().requires_grad_(False)
+    for layer in encoder.layers:
+        layer[0] = LoRALinear(layer[0])
+    return Wrapped(Wrapped(encoder))
+
+
+def test_begin_training_wakes_a_model_that_was_loaded_in_eval_mode():
+    """Adapters inside a pretrained model: its containers and dropout train, frozen norms do not."""
+    net = like_peft()
+    assert net.training and not net.model.model.training
+    note = modes.begin_training(net)
+    encoder = net.model.model
+    assert encoder.training and encoder.layers.training
+    for layer in encoder.layers:
+        assert layer.training and layer[0].training and layer[2].training
+        assert not layer[1].training
+    assert "were set to train mode" in note
+    assert modes.begin_training(net) is None  # nothing is left to do
+
+
+def test_begin_training_wakes_a_pretrained_backbone_under_a_new_head():
+    """A backbone from ``from_pretrained``, all of it trainable, and a head that was just made."""
+    net = nn.Sequential(Encoder().eval(), nn.ReLU(), nn.Linear(3, 2))
+    assert modes.begin_training(net) is not None
+    assert all(m.training for m in net.modules())
+
+
+def test_begin_training_leaves_a_frozen_backbone_alone():
+    """In eval mode and without a trainable weight: the user meant it."""
+    net = nn.Sequential(Encoder().eval().requires_grad_(False), nn.Linear(3, 2))
+    assert modes.begin_training(net) is None
+    assert net.training and not any(m.training for m in net[0].modules())
+
+
+@pytest.mark.parametrize("what", ["norms", "dropout", "norms and dropout", "one block"])
+def test_begin_training_leaves_what_was_frozen_by_hand(what):
+    """Every norm, every dropout, or a whole block, whose weights train on."""
+    net = Encoder()
+    for layer in net.layers:
+        if "norms" in what:
+            layer[1].eval()
+        if "dropout" in what:
+            layer[2].eval()
+    if what == "one block":
+        net.layers[0].eval()
+    before = [m.training for m in net.modules()]
+    assert modes.begin_training(net) is None
+    assert [m.training for m in net.modules()] == before
+
+
+def test_begin_training_wakes_dropout_below_frozen_parameters_of_a_container():
+    """A frozen position embedding says nothing about the layers beside it."""
+    net = Encoder().eval()
+    net.position.requires_grad_(False)
+    modes.begin_training(net)
+    assert all(m.training for m in net.modules())
+
+
+def test_fit_trains_adapters_with_dropout_and_says_so():
+    """The whole way: the pretrained part is in train mode in the step, and as before afterwards."""
+    net, modes_in_steps = like_peft(), []
+    before = [m.training for m in net.modules()]
+    net.model.model.layers[0].register_forward_hook(
+        lambda layer, *_: modes_in_steps.append(layer[2].training)
+    )
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    data = torch.rand(16, 6), torch.randint(3, (16,))
+    history = artplus.fit(net, data, optimizer, eps=0.1, epochs=1, progress=False)
+    assert True in modes_in_steps
+    assert any("were set to train mode" in note for note in history.notes)
+    assert [m.training for m in net.modules()] == before
+
+
+def test_begin_training_wakes_a_model_under_peft():
+    """The real library, where it is installed."""
+    peft = pytest.importorskip("peft")
+    encoder = Encoder().eval()
+    net = peft.get_peft_model(
+        encoder, peft.LoraConfig(target_modules=r"layers\.\d\.0", lora_dropout=0.1)
+    )
+    assert net.training and not encoder.training
+    assert modes.begin_training(net) is not None
+    assert encoder.training and all(layer[2].training for layer in encoder.layers)
 
 
 def test_random_state_rewinds_the_stream(device):
