@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from artplus.errors import DataError
 from artplus.evaluation import schema, text, wording
 from artplus.evaluation.finding import Finding, Verdict, overall
 from artplus.evaluation.intervals import Interval, wilson
-from artplus.evaluation.result import Array, AttackResult, Examples
+from artplus.evaluation.names import Names
+from artplus.evaluation.result import AttackResult, Bools, Examples, Floats, Integers
 from artplus.evaluation.section import Section
+
+FORMAT, VERSION = "artplus.report", 2
+"""The version rises when a reader of the old one would go wrong, not for new fields alone."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,11 +70,11 @@ class Report:
 
     n: int
     attacks: tuple[AttackResult, ...]
-    losses_clean: Array
-    correct_clean: Array | None = None
+    losses_clean: Floats
+    correct_clean: Bools | None = None
     worst_attack: Sequence[str] = ()
-    predictions_clean: Array | None = None
-    predictions_worst: Array | None = None
+    predictions_clean: Integers | None = None
+    predictions_worst: Integers | None = None
     clean_metrics: Mapping[str, float] = field(default_factory=dict)
     robust_metrics: Mapping[str, float] = field(default_factory=dict)
     eps: float | None = None
@@ -100,12 +105,12 @@ class Report:
         return tuple(result for result in self.attacks if result.broken is not None)
 
     @property
-    def correct(self) -> dict[str, Array]:
+    def correct(self) -> dict[str, Bools]:
         """``(n,)`` booleans of each attack that counts, by name."""
         return {r.name: r.correct for r in self.working if r.correct is not None}
 
     @property
-    def correct_robust(self) -> Array | None:
+    def correct_robust(self) -> Bools | None:
         """``(n,)`` booleans of the worst case; ``None`` if no attack worked or in regression.
 
         What a broken attack turned inside the rules has fallen too; what it did not is not asked.
@@ -113,7 +118,7 @@ class Report:
         if self.correct_clean is None or not self.correct:
             return None
         spared = [~r.fooled for r in self.broken if r.fooled is not None]
-        stood: Array = np.logical_and.reduce([self.correct_clean, *self.correct.values(), *spared])
+        stood: Bools = np.logical_and.reduce([self.correct_clean, *self.correct.values(), *spared])
         return stood
 
     @property
@@ -144,12 +149,12 @@ class Report:
         return float(self.losses_clean.mean(dtype=np.float64))
 
     @property
-    def losses_robust(self) -> Array | None:
+    def losses_robust(self) -> Floats | None:
         """``(n,)`` losses, each under the attack that raised it most; ``None`` if none worked."""
         losses = [r.losses for r in self.working if r.losses is not None]
         if not losses:
             return None
-        worst: Array = np.maximum.reduce([self.losses_clean, *losses])
+        worst: Floats = np.maximum.reduce([self.losses_clean, *losses])
         return worst
 
     @property
@@ -181,17 +186,38 @@ class Report:
         return text.table(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, versioned; :meth:`from_dict` is its inverse."""
-        return schema.encode(self)
+        """Plain values only, versioned; :meth:`from_dict` is its inverse.
+
+        ``"summary"`` repeats what follows from the rest, for readers without artplus. The format
+        is described in :mod:`artplus.evaluation.schema`.
+        """
+        summary = ("clean_accuracy", "clean_interval", "robust_accuracy", "robust_interval",
+                   "verdict", "summary")  # fmt: skip
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "summary": {
+                **{name: getattr(self, name) for name in summary},
+                "attacks": {result.name: result.accuracy for result in self.attacks},
+            },
+            **schema.encode(self),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         """The report that :meth:`to_dict` wrote.
 
         Raises:
-            DataError: if ``data`` is no report or of a schema this version does not know.
+            DataError: if ``data`` is no report, damaged, or of another version.
         """
-        return cls(**schema.decode(data))
+        schema.check_header(data, FORMAT, VERSION, "artplus report")
+        report = schema.decode(cls, data)
+        if len(report.losses_clean) != report.n:
+            raise DataError(
+                f"this report is damaged or incomplete: n is {report.n}, but losses_clean holds "
+                f"{len(report.losses_clean)} values"
+            )
+        return replace(report, worst_attack=Names.of(report.worst_attack))
 
     def to_json(self, *, indent: int | None = None) -> str:
         """:meth:`to_dict` as strict JSON."""
@@ -223,5 +249,5 @@ class Report:
         return written
 
 
-def _interval(correct: Array) -> Interval:
+def _interval(correct: Bools) -> Interval:
     return wilson(int(correct.sum()), len(correct))

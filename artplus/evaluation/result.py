@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from artplus.evaluation.intervals import Interval, wilson
 
+# The types of a report's arrays say how a file holds them: artplus.evaluation.schema.
 Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,8 +64,8 @@ class AttackResult:
     eps: float
     params: Mapping[str, Any] = field(default_factory=dict)
     attacked: int = 0
-    correct: Array | None = None
-    losses: Array | None = None
+    correct: Bools | None = None
+    losses: Floats | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     changed: int = 0
     max_norm: float | None = None
@@ -71,7 +77,7 @@ class AttackResult:
     backwards: int | None = None
     flags: tuple[str, ...] = ()
     broken: str | None = None
-    fooled: Array | None = None
+    fooled: Bools | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -100,9 +106,9 @@ class Examples:
         attack: ``k`` names, which attack made each.
     """
 
-    index: Array
-    x: Array
-    x_adv: Array
+    index: Integers
+    x: Pixels
+    x_adv: Pixels
     y: Array
     clean: Array
     adversarial: Array

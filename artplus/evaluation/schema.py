@@ -1,297 +1,233 @@
-"""A report as plain values and back, under a schema with a version."""
+"""Reports as plain JSON values and back, guided by the types of their dataclasses.
+
+A dataclass is an object of its fields, and in a union of dataclasses it says its ``"kind"``. A
+tuple is an array; pairs of a name and a value are an object, as a mapping is. Infinity and NaN,
+which JSON lacks, are the strings ``"inf"``, ``"-inf"`` and ``"nan"``; where text may stand too,
+``{"float": "inf"}``. Arrays are lists of numbers, booleans in them 0 and 1, so that other tools can
+read them; arrays of float32 (pictures) are their shape and base64 of little-endian bytes.
+
+A file may come from anywhere. Decoding checks every type and looks no deeper than the types go. It
+ignores fields that it does not know, and a field that has a default may be missing.
+"""
 
 from __future__ import annotations
 
-import binascii
+import base64
 import json
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation.finding import Finding
-from artplus.evaluation.names import Names
-from artplus.evaluation.result import Array, AttackResult, Examples
-from artplus.evaluation.section_schema import (
-    decode_array,
-    decode_section,
-    encode_array,
-    encode_section,
-)
+from artplus.errors import ArtplusError, DataError
 
-if TYPE_CHECKING:
-    from artplus.evaluation.report import Report
-
-FORMAT = "artplus.report"
-VERSION = 1
-"""Raised when a reader of the old version would go wrong; new fields alone do not raise it."""
-
-_SCALARS = (
-    "n", "seed", "batch_size", "only_survivors", "model", "device", "date", "data_hash",
-)  # fmt: skip
+T = TypeVar("T")
 
 
-def encode(report: Report) -> dict[str, Any]:
-    """The report as dicts, lists, strings, numbers and booleans, fit for strict JSON.
+def encode(value: Any) -> Any:
+    """A dataclass as dicts, lists, strings, numbers and booleans, fit for strict JSON."""
+    return _encode(value, type(value))
 
-    Per-example values are lists, so that other tools can read them; the pictures are base64 of
-    little-endian float32. Infinity and NaN, which JSON lacks, are the strings ``"inf"``,
-    ``"-inf"`` and ``"nan"``. ``summary`` repeats what follows from the rest, for readers without
-    artplus; :func:`decode` ignores it. There ``verdict`` is the result in a sentence, and ``trust``
-    is :attr:`Report.verdict`.
+
+def decode(kind: type[T], data: Any) -> T:
+    """The dataclass of type ``kind`` that :func:`encode` made into ``data``.
+
+    Raises:
+        DataError: if ``data`` does not fit the type.
     """
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "summary": {
-            "clean_accuracy": report.clean_accuracy,
-            "clean_interval": _listed(report.clean_interval),
-            "robust_accuracy": report.robust_accuracy,
-            "robust_interval": _listed(report.robust_interval),
-            "verdict": report.summary,
-            "trust": report.verdict,
-        },
-        **{name: getattr(report, name) for name in _SCALARS},
-        "eps": _number(report.eps),
-        "norm": _number(report.norm),
-        "versions": dict(report.versions),
-        "notes": list(report.notes),
-        "findings": [_encode_finding(finding) for finding in report.findings],
-        "class_names": _listed(report.class_names),
-        "clean_metrics": _numbers(report.clean_metrics),
-        "robust_metrics": _numbers(report.robust_metrics),
-        "correct_clean": _booleans(report.correct_clean),
-        "losses_clean": _floats(report.losses_clean),
-        "worst_attack": list(report.worst_attack),
-        "predictions_clean": _whole(report.predictions_clean),
-        "predictions_worst": _whole(report.predictions_worst),
-        "attacks": [_encode_attack(result) for result in report.attacks],
-        "examples": None if report.examples is None else _encode_examples(report.examples),
-        "sections": [encode_section(section) for section in report.sections],
-        "call": dict(report.call),
-    }
+    try:
+        value: T = _decode(data, kind)
+        return value
+    except (ArtplusError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"this report is damaged or incomplete: {type(error).__name__}: {error}"
+        ) from error
 
 
 def parse(content: str) -> Mapping[str, Any]:
     """The plain values in a JSON text.
 
     Raises:
-        DataError: if it is not JSON.
+        DataError: if it is not JSON, or no object.
     """
     try:
         data = json.loads(content)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"a report must be JSON as Report.to_json writes it: {error}") from error
     if not isinstance(data, dict):
         raise DataError(f"a report must be a JSON object, got {type(data).__name__}")
     return data
 
 
-def decode(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the report that :func:`encode` made into ``data``.
+def check_header(data: Mapping[str, Any], form: str, version: int, what: str) -> None:
+    """Refuse another format or version.
 
     Raises:
-        DataError: if ``data`` is no report, incomplete, or of a version not known here.
+        DataError: with what was expected and what came.
     """
-    if data.get("format") != FORMAT:
+    found = data if isinstance(data, Mapping) else {}
+    if found.get("format") != form:
+        raise DataError(f"this is no {what}: format must be {form!r}, got {found.get('format')!r}")
+    if found.get("version") != version:
         raise DataError(
-            f"this is no artplus report: format must be {FORMAT!r}, got {data.get('format')!r}"
+            f"this artplus reads version {version} of {form}, got {found.get('version')!r}; the "
+            "version of artplus that wrote it can read it"
         )
-    if data.get("version") != VERSION:
+
+
+def _encode(value: Any, kind: Any) -> Any:
+    options, args = _options(kind), get_args(kind)
+    if value is None:
+        return None
+    if isinstance(value, np.ndarray):
+        return _encode_array(value, options[0])
+    if is_dataclass(value):
+        own: Any = type(value)
+        members = {name: _encode(getattr(value, name), hint) for name, hint in _hints(own).items()}
+        return members if len(options) == 1 else {"kind": _tag(own), **members}
+    if isinstance(value, Mapping) or _is_pairs(kind):
+        item = get_args(args[0])[1] if _is_pairs(kind) else args[1]
+        return {name: _encode(entry, item) for name, entry in dict(value).items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        kinds = args if _is_fixed(kind) else args[:1] * len(value)
+        return [_encode(entry, item) for entry, item in zip(value, kinds, strict=True)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if options == (float,):
+        return _number(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": _number(value)}
+    return value
+
+
+def _decode(data: Any, kind: Any) -> Any:
+    options = _options(kind)
+    if data is None and NoneType in get_args(kind):
+        return None
+    if len(options) > 1 and is_dataclass(options[0]):
+        kind = _chosen(options, _expect(data, Mapping, "an object"))
+    else:
+        kind = options[0] if len(options) == 1 else Any
+    origin, args = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(kind):
+        return _decode_fields(_expect(data, Mapping, "an object"), kind)
+    if origin is np.ndarray:
+        return _decode_array(data, kind)
+    if origin is Mapping or _is_pairs(kind):
+        _expect(data, Mapping, "an object")
+        item = get_args(args[0])[1] if _is_pairs(kind) else args[1]
+        found = {name: _decode(entry, item) for name, entry in data.items()}
+        return found if origin is Mapping else tuple(found.items())
+    if origin in (tuple, Sequence):
+        _expect(data, list, "an array")
+        kinds = args if _is_fixed(kind) else args[:1] * len(data)
+        return tuple(_decode(entry, item) for entry, item in zip(data, kinds, strict=True))
+    if origin is Literal:
+        if data not in args:
+            raise TypeError(f"expected one of {', '.join(args)}, got {str(data)[:40]!r}")
+        return data
+    if kind is float:
+        return _from_number(data)
+    if kind is not Any:
+        return _expect(data, kind, kind.__name__)
+    if isinstance(data, Mapping):
+        return _from_number(data["float"])
+    return _expect(data, (str, bool, int, float, NoneType), "text or a number")
+
+
+def _decode_fields(data: Mapping[str, Any], kind: Any) -> Any:
+    needed = {e.name for e in fields(kind) if e.default is e.default_factory is MISSING}
+    hints = {name: hint for name, hint in _hints(kind).items() if name in data or name in needed}
+    return kind(**{name: _decode(data[name], hint) for name, hint in hints.items()})
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The types that a value may have, ``None`` aside."""
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(option for option in get_args(kind) if option is not NoneType)
+    return (kind,)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {entry.name: hints[entry.name] for entry in fields(kind)}
+
+
+def _is_pairs(kind: Any) -> bool:
+    """``tuple[tuple[str, ...], ...]``: values by name."""
+    inner = get_args(kind)[:1] if get_origin(kind) is tuple else ()
+    return bool(inner) and get_origin(inner[0]) is tuple and get_args(inner[0])[0] is str
+
+
+def _is_fixed(kind: Any) -> bool:
+    """A tuple of as many values as the type names."""
+    return get_origin(kind) is tuple and get_args(kind)[-1] is not Ellipsis
+
+
+def _tag(kind: type) -> str:
+    return kind.__name__.lower()
+
+
+def _chosen(options: tuple[Any, ...], data: Mapping[str, Any]) -> Any:
+    known = {_tag(option): option for option in options}
+    if data["kind"] not in known:
         raise DataError(
-            f"this artplus reads version {VERSION} of {FORMAT}, got {data.get('version')!r}; "
-            "a newer artplus may read it"
+            f"unknown kind of block {data['kind']!r}; this artplus knows {', '.join(known)}. A "
+            "newer one may read it."
         )
-    try:
-        return {
-            **{name: data[name] for name in _SCALARS},
-            "eps": _float(data["eps"]),
-            "norm": _float(data["norm"]),
-            "versions": data["versions"],
-            "notes": tuple(data["notes"]),
-            # Reports from before there were checks have no findings.
-            "findings": tuple(_decode_finding(found) for found in data.get("findings", ())),
-            "class_names": None if data["class_names"] is None else tuple(data["class_names"]),
-            "clean_metrics": _metrics(data["clean_metrics"]),
-            "robust_metrics": _metrics(data["robust_metrics"]),
-            "correct_clean": _booleans_from(data["correct_clean"]),
-            "losses_clean": _losses(data["losses_clean"], data["n"]),
-            "worst_attack": Names.of(data["worst_attack"]),
-            # Reports of before had neither predictions nor sections.
-            "predictions_clean": _whole_from(data.get("predictions_clean")),
-            "predictions_worst": _whole_from(data.get("predictions_worst")),
-            "sections": tuple(decode_section(section) for section in data.get("sections", ())),
-            "call": {str(key): str(value) for key, value in data.get("call", {}).items()},
-            "attacks": tuple(_decode_attack(result) for result in data["attacks"]),
-            "examples": None if data["examples"] is None else _decode_examples(data["examples"]),
-        }
-    except (
-        ConfigurationError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        binascii.Error,
-    ) as error:
-        raise DataError(
-            f"this report is damaged or incomplete: {type(error).__name__}: {error}"
-        ) from error
+    return known[data["kind"]]
 
 
-def _encode_finding(finding: Finding) -> dict[str, Any]:
-    return {
-        "name": finding.name,
-        "verdict": finding.verdict,
-        "figure": _number(finding.figure),
-        "explanation": finding.explanation,
-        "remedy": finding.remedy,
-    }
+def _encode_array(values: Any, kind: Any) -> Any:
+    if _scalar(kind) is np.float32:
+        raw = base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+        return {"shape": list(values.shape), "float32": raw}
+    if values.dtype == bool:
+        values = values.astype(int)
+    finite = np.isfinite(values).all()
+    return (values if finite else np.vectorize(_number, otypes=[object])(values)).tolist()
 
 
-def _decode_finding(data: Mapping[str, Any]) -> Finding:
-    return Finding(
-        data["name"], data["verdict"], _float(data["figure"]), data["explanation"], data["remedy"]
-    )
+def _decode_array(data: Any, kind: Any) -> Any:
+    scalar = _scalar(kind)
+    if scalar is np.float32:
+        raw = base64.b64decode(data["float32"], validate=True)
+        return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(data["shape"])
+    values = np.asarray(_expect(data, list, "an array"))
+    if values.dtype.kind == "U":  # some are "inf" or "nan"
+        values = values.astype(np.float64)
+    into = {np.bool_: bool, np.integer: np.int64, np.floating: np.float64}.get(scalar)
+    allowed = "biu" if into in (bool, np.int64) and values.size else "biuf"
+    if values.dtype.kind not in allowed or (into is not None and values.ndim != 1):
+        raise TypeError(f"expected an array of numbers, got {str(data)[:40]!r}")
+    return values if into is None else values.astype(into)
 
 
-def _encode_attack(result: AttackResult) -> dict[str, Any]:
-    return {
-        "name": result.name,
-        "norm": _number(result.norm),
-        "eps": _number(result.eps),
-        "params": {
-            key: _number(value) if isinstance(value, float) else value
-            for key, value in result.params.items()
-        },
-        "accuracy": result.accuracy,
-        "interval": _listed(result.interval),
-        "attacked": result.attacked,
-        "correct": _booleans(result.correct),
-        "losses": _floats(result.losses),
-        "metrics": _numbers(result.metrics),
-        "changed": result.changed,
-        "max_norm": _number(result.max_norm),
-        "mean_norm": _number(result.mean_norm),
-        "eps_violations": result.eps_violations,
-        "clip_violations": result.clip_violations,
-        "seconds": result.seconds,
-        "forwards": result.forwards,
-        "backwards": result.backwards,
-        "flags": list(result.flags),
-        "broken": result.broken,
-        "fooled": _booleans(result.fooled),
-    }
+def _scalar(kind: Any) -> Any:
+    """Of what an array type is."""
+    (scalar,) = get_args(get_args(kind)[1])
+    return get_origin(scalar) or scalar
 
 
-def _decode_attack(data: Mapping[str, Any]) -> AttackResult:
-    plain = ("name", "params", "attacked", "changed", "eps_violations", "clip_violations",
-             "seconds", "broken")  # fmt: skip
-    return AttackResult(
-        **{name: data[name] for name in plain},
-        norm=float(data["norm"]),
-        eps=float(data["eps"]),
-        correct=_booleans_from(data["correct"]),
-        losses=_floats_from(data["losses"]),
-        metrics=_metrics(data["metrics"]),
-        max_norm=_float(data["max_norm"]),
-        mean_norm=_float(data["mean_norm"]),
-        forwards=_count(data.get("forwards")),  # reports of before had neither
-        backwards=_count(data.get("backwards")),
-        flags=tuple(data["flags"]),
-        fooled=_booleans_from(data.get("fooled")),  # reports of before had none
-    )
+def _number(value: Any) -> float | str:
+    return float(value) if math.isfinite(value) else str(float(value))
 
 
-def _encode_examples(examples: Examples) -> dict[str, Any]:
-    return {
-        "index": examples.index.tolist(),
-        "x": encode_array(examples.x),
-        "x_adv": encode_array(examples.x_adv),
-        "y": _labels(examples.y),
-        "clean": _labels(examples.clean),
-        "adversarial": _labels(examples.adversarial),
-        "attack": list(examples.attack),
-    }
+def _from_number(data: Any) -> float:
+    if isinstance(data, bool) or not (isinstance(data, (int, float)) or data in _NAMES):
+        raise TypeError(f"expected a number, got {str(data)[:40]!r}")
+    return float(data)
 
 
-def _decode_examples(data: Mapping[str, Any]) -> Examples:
-    return Examples(
-        index=np.asarray(data["index"], dtype=np.int64),
-        x=decode_array(data["x"]),
-        x_adv=decode_array(data["x_adv"]),
-        y=_labels_from(data["y"]),
-        clean=_labels_from(data["clean"]),
-        adversarial=_labels_from(data["adversarial"]),
-        attack=tuple(data["attack"]),
-    )
+_NAMES = ("inf", "-inf", "nan")
 
 
-def _labels(values: Array) -> dict[str, Any]:
-    """Class numbers as whole numbers, regression targets as floats: the kind is kept."""
-    whole = np.issubdtype(values.dtype, np.integer)
-    if whole:
-        return {"shape": list(values.shape), "classes": values.ravel().tolist()}
-    return {"shape": list(values.shape), "values": _floats(values.ravel())}
-
-
-def _labels_from(data: Mapping[str, Any]) -> Array:
-    if "classes" in data:
-        return np.asarray(data["classes"], dtype=np.int64).reshape(data["shape"])
-    return np.asarray([float(v) for v in data["values"]]).reshape(data["shape"])
-
-
-def _number(value: float | None) -> float | str | None:
-    """A number that JSON can hold, or its name."""
-    return value if value is None or math.isfinite(value) else str(float(value))
-
-
-def _numbers(values: Mapping[str, float]) -> dict[str, float | str | None]:
-    return {key: _number(value) for key, value in values.items()}
-
-
-def _float(value: float | str | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _count(value: int | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def _metrics(values: Mapping[str, float | str]) -> dict[str, float]:
-    return {key: float(value) for key, value in values.items()}
-
-
-def _listed(values: tuple[Any, ...] | None) -> list[Any] | None:
-    return None if values is None else list(values)
-
-
-def _booleans(values: Array | None) -> list[int] | None:
-    return None if values is None else values.astype(int).tolist()
-
-
-def _booleans_from(values: list[int] | None) -> Array | None:
-    return None if values is None else np.asarray(values, dtype=bool)
-
-
-def _whole(values: Array | None) -> list[int] | None:
-    return None if values is None else values.astype(int).tolist()
-
-
-def _whole_from(values: list[int] | None) -> Array | None:
-    return None if values is None else np.asarray(values, dtype=np.int64)
-
-
-def _floats(values: Array | None) -> list[float | str | None] | None:
-    return None if values is None else [_number(float(value)) for value in values]
-
-
-def _losses(values: list[float | str], n: int) -> Array:
-    if len(values) != n:
-        raise ValueError(f"n is {n}, but losses_clean holds {len(values)} values")
-    return np.asarray([float(value) for value in values], dtype=np.float64)
-
-
-def _floats_from(values: list[float | str] | None) -> Array | None:
-    return None if values is None else np.asarray([float(v) for v in values], dtype=np.float64)
+def _expect(data: Any, kind: Any, what: str) -> Any:
+    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
+        raise TypeError(f"expected {what}, got {str(data)[:40]!r}")
+    return data

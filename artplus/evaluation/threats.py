@@ -21,8 +21,7 @@ from artplus.evaluation.report import Report
 from artplus.evaluation.result import Array, Examples
 from artplus.evaluation.section import Cell, Section, Table
 
-FORMAT = "artplus.threats"
-VERSION = 1
+FORMAT, VERSION = "artplus.threats", 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +163,8 @@ class ThreatReport:
                 "threats": {
                     threat: report.robust_accuracy for threat, report in self.by_threat.items()
                 },
-                "trust": self.verdict,
+                "verdict": self.verdict,
+                "summary": self.summary,
             },
             "reports": [report.to_dict() for report in self.reports],
         }
@@ -176,11 +176,7 @@ class ThreatReport:
         Raises:
             DataError: if ``data`` is something else, or of a version not known here.
         """
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise DataError(
-                f"this is no report on several threats: format and version must be {FORMAT!r} and "
-                f"{VERSION}, got {data.get('format')!r} and {data.get('version')!r}"
-            )
+        schema.check_header(data, FORMAT, VERSION, "report on several threats")
         reports = data.get("reports")
         if not isinstance(reports, list) or not reports:
             raise DataError("this report on several threats is damaged: it holds no reports")

@@ -532,8 +532,8 @@ def test_findings_survive_json(alarmed):
     back = Report.from_json(alarmed.to_json())
     assert back.findings == alarmed.findings and back.verdict == "suspicious"
     written = json.loads(alarmed.to_json())
-    assert written["summary"]["trust"] == "suspicious"
-    assert written["summary"]["verdict"] == alarmed.summary
+    assert written["summary"]["verdict"] == "suspicious"
+    assert written["summary"]["summary"] == alarmed.summary
     old = {key: value for key, value in written.items() if key != "findings"}
     assert Report.from_dict(old).findings == () and Report.from_dict(old).verdict is None
     written["findings"][0]["verdict"] = "fine"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -127,7 +130,8 @@ def test_foreign_and_damaged_json_is_refused() -> None:
     data = classifier_report().to_dict()
     for spoiled, message in (
         ({}, "no artplus report"),
-        ({**data, "version": 99}, "reads version 1"),
+        ({**data, "version": 99}, "reads version 2 of artplus.report, got 99"),
+        ({**data, "version": 1}, "reads version 2 of artplus.report, got 1"),
         ({k: v for k, v in data.items() if k != "attacks"}, "damaged or incomplete: KeyError"),
         ({**data, "n": 7}, "n is 7, but losses_clean holds 30"),
         (
@@ -235,3 +239,59 @@ def test_mixed_radii_are_recorded_exactly() -> None:
     """A radius comes back as the number that was given, not its float32 neighbour."""
     assert [result.eps for result in classifier_report().attacks] == [0.1, 0.1]
     assert classifier_report().eps == 0.1
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value of a nested object; of an array to the first alone."""
+    if path:
+        yield path
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from places(value, (*path, key))
+    elif isinstance(data, list) and data:
+        yield from places(data[0], (*path, 0))
+
+
+HOSTILE = [None, True, 3, -1, 10**400, 0.5, "x", "nan", [], [[]], [None], ["x"], {}, {"kind": []}]
+
+
+def test_a_spoiled_file_reads_or_is_refused() -> None:
+    """Whatever stands in the place of a value, the answer is a report or a DataError."""
+    report = classifier_report(analyses=["per_class", "confusion"])
+    text, read, refused = report.to_json(), 0, 0
+    for path in places(json.loads(text)):
+        for value in HOSTILE:
+            data = json.loads(text)
+            *above, last = path
+            functools.reduce(operator.getitem, above, data)[last] = value
+            try:
+                Report.from_dict(data)
+                read += 1
+            except DataError:
+                refused += 1
+    assert read > 100 and refused > 1000
+
+
+def test_deep_and_endless_json_is_refused() -> None:
+    """Neither nesting nor digits without end bring the reader down."""
+    for text in ("[" * 100_000, '{"n": ' + "9" * 10_000 + "}", '{"a":' * 100_000):
+        with pytest.raises(DataError, match="must be JSON"):
+            Report.from_json(text)
+
+
+def test_values_of_other_types_are_refused() -> None:
+    """A number where there must be text, a fraction where a count, an unknown unit."""
+    data = classifier_report(analyses=["per_class"]).to_dict()
+    table = data["sections"][0]["blocks"][0]
+    for spoiled in (
+        {**data, "model": 3},
+        {**data, "seed": 0.5},
+        {**data, "n": True},
+        {**data, "eps": "0.1"},
+        {**data, "losses_clean": [[0.0]] * 30},
+        {**data, "losses_clean": [None] * 30},
+        {**data, "class_names": "abcd"},
+        {**data, "sections": [{**data["sections"][0], "blocks": [{**table, "units": ["m"] * 6}]}]},
+    ):
+        with pytest.raises(DataError, match="damaged or incomplete: TypeError: expected"):
+            Report.from_dict(spoiled)

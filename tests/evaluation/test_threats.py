@@ -108,7 +108,7 @@ def test_saved_in_every_form_and_read_again(found: ThreatReport, tmp_path: Path)
         found.save(tmp_path / "report.doc")
     for spoiled, message in (
         ({**data, "format": "other"}, "no report on several threats.*'other'"),
-        ({**data, "version": 2}, "version must be"),
+        ({**data, "version": 1}, "reads version 2 of artplus.threats, got 1"),
         ({**data, "reports": []}, "holds no reports"),
     ):
         with pytest.raises(DataError, match=message):

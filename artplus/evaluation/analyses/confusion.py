@@ -17,6 +17,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import class_name, labels
+from artplus.evaluation.result import Integers
 from artplus.evaluation.section import Block, Matrix, Section, Table
 
 
@@ -101,7 +102,7 @@ class Confusion:
 
 
 def counts(
-    y: NDArray[np.int64], predictions: NDArray[np.int64] | None, classes: int
+    y: NDArray[np.int64], predictions: Integers | None, classes: int
 ) -> NDArray[np.int64] | None:
     """How often class ``i`` was predicted as ``j``, ``(classes, classes)``."""
     if predictions is None:

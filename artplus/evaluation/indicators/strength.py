@@ -75,7 +75,7 @@ def _fallen(report: Report, blind: Collection[str]) -> tuple[int, int]:
     nothing is set against what they felled.
     """
     correct = report.correct
-    if report.only_survivors:
+    if report.only_survivors and report.correct_clean is not None:
         stood, new = report.correct_clean, 0
         for result in report.attacks:
             if result.correct is None:  # broken, but the mistakes that it found count

@@ -12,6 +12,7 @@ import torch
 
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import Report, Section
+from artplus.evaluation.schema import decode, encode
 from artplus.evaluation.section import (
     Curves,
     Gallery,
@@ -24,7 +25,6 @@ from artplus.evaluation.section import (
     Series,
     Table,
 )
-from artplus.evaluation.section_schema import decode_section, encode_section
 from tests.evaluation.analyses.subjects import inside, labelled, linear, looked
 
 BLOCKS = {
@@ -71,9 +71,9 @@ def made(*blocks: Any) -> Section:
 def test_round_trip(kind: str) -> None:
     """Every block comes back as it was, through strict JSON text."""
     section = made(BLOCKS[kind])
-    text = json.dumps(encode_section(section), allow_nan=False)
-    back = decode_section(json.loads(text))
-    assert encode_section(back) == encode_section(section)
+    text = json.dumps(encode(section), allow_nan=False)
+    back = decode(Section, json.loads(text))
+    assert encode(back) == encode(section)
     if kind == "gallery":
         picture = back.blocks[0].rows[0][0]
         assert np.array_equal(picture.image, BLOCKS[kind].rows[0][0].image)
@@ -85,7 +85,7 @@ def test_round_trip(kind: str) -> None:
 def test_numpy_numbers_are_written_as_numbers() -> None:
     """What an analysis took from an array is no obstacle."""
     block = Table(columns=("a",), units=("percent",), rows=((np.float64(0.5),), (np.inf,)))
-    assert encode_section(made(block))["blocks"][0]["rows"] == [[0.5], [{"float": "inf"}]]
+    assert encode(made(block))["blocks"][0]["rows"] == [[0.5], [{"float": "inf"}]]
 
 
 def test_a_report_keeps_its_sections(tmp_path: Any) -> None:
@@ -123,7 +123,6 @@ def test_worst_predictions_are_wrong_exactly_where_the_worst_case_is() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: d.update(version=2), "version 1 of a report's sections, got 2"),
         (lambda d: d["blocks"][0].update(kind="hologram"), "unknown kind of block 'hologram'"),
         (lambda d: d.pop("title"), "damaged or incomplete: KeyError"),
         (lambda d: d["blocks"][0].update(columns=["a"]), "damaged or incomplete"),
@@ -131,10 +130,10 @@ def test_worst_predictions_are_wrong_exactly_where_the_worst_case_is() -> None:
     ],
 )
 def test_damage_is_told(spoil: Any, message: str) -> None:
-    """A foreign version, an unknown block and missing parts are DataErrors that say which."""
+    """An unknown block and missing parts are DataErrors that say which."""
     net, x = linear(), inside(10)
     data = looked(net, x, labelled(net, x)).to_dict()
-    section = encode_section(made(BLOCKS["table"]))
+    section = encode(made(BLOCKS["table"]))
     spoil(section)
     data["sections"] = [section]
     with pytest.raises(DataError, match=message):
