@@ -12,6 +12,28 @@ def class_index(y: Tensor) -> Tensor:
     return y.argmax(1) if y.ndim == 2 else y
 
 
+def other_class(y: Tensor, classes: int, generator: torch.Generator | None = None) -> Tensor:
+    """For each label a class ``(batch,)`` other than it, drawn uniformly."""
+    device = y.device if generator is None else generator.device
+    shift = torch.randint(1, classes, (len(y),), generator=generator, device=device)
+    return (class_index(y) + shift.to(y.device)) % classes
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs ``(batch, classes)`` are probabilities: not negative, rows summing to 1."""
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+
+
+def probabilities(outputs: Tensor) -> Tensor:
+    """Probabilities ``(batch, classes)`` of class outputs: their softmax.
+
+    Outputs that are probabilities already stay as they are, so that a model which ends in a softmax
+    is not softened twice.
+    """
+    return outputs if are_probabilities(outputs) else outputs.softmax(1)
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     r"""Cross-entropy :math:`-\sum_k y_k \log p_k`; ``y`` as class numbers or soft rows."""
     return F.cross_entropy(logits, y, reduction="none")

@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.evaluation.named import Threat, attacks
 from artplus.evaluation.suites import suites
 from artplus.evaluation.wording import norm_name
+from artplus.functional import probabilities
 from artplus.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -252,11 +254,8 @@ def _with_probabilities(estimator: Any) -> Any:
         return estimator
 
     def predict(x: Any, **options: Any) -> Any:
-        raw = np.asarray(estimator.predict(x, **options), dtype=np.float64)
-        if bool((raw >= 0).all()) and np.allclose(raw.sum(1), 1, atol=1e-4):
-            return raw
-        spread = np.exp(raw - raw.max(1, keepdims=True))
-        return spread / spread.sum(1, keepdims=True)
+        outputs = np.asarray(estimator.predict(x, **options), dtype=np.float64)
+        return probabilities(torch.from_numpy(outputs)).numpy()
 
     own = object.__new__(type(estimator))  # copy.copy would write the weights to disk: ART pickles
     vars(own).update(vars(estimator), predict=predict)

@@ -19,7 +19,7 @@ from artplus import _checks, passes
 from artplus.bridge.art_attack import ArtAttack
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, UnsupportedEstimatorError
-from artplus.functional import cross_entropy
+from artplus.functional import are_probabilities, cross_entropy
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -70,10 +70,7 @@ def answers(estimator: Any) -> LossModel:
 
     def forward(x: Tensor) -> Tensor:
         raw = torch.as_tensor(np.asarray(estimator.predict(x.detach().cpu().numpy()))).float()
-        sums = raw.sum(1)
-        if bool((raw >= 0).all()) and bool((sums - 1).abs().max() < 1e-4):
-            return raw.clamp_min(1e-12).log()
-        return raw
+        return raw.clamp_min(1e-12).log() if are_probabilities(raw) else raw
 
     return LossModel(nn.Identity(), Criterion(cross_entropy), forward, int(estimator.nb_classes))
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from artplus import _checks, modes
 from artplus.bridge.estimator import as_numbers, view
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.functional import are_probabilities
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import device_of
 from artplus.training.probe import check_optimizer
@@ -165,8 +166,7 @@ def _task(outputs: Tensor, y: Tensor | None, loss: Any) -> str:
             f"float targets beside a model with {outputs.shape[1]} outputs: is it a classifier "
             "(then y must hold class numbers) or a regression (then it needs one output)?"
         )
-    sums = outputs.sum(1)
-    if not single and bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+    if not single and are_probabilities(outputs):
         raise UnsupportedEstimatorError(
             "the model returns probabilities (a softmax at its end), but cross-entropy and "
             "attacks expect logits: gradients vanish, and robustness is overestimated. Leave out "

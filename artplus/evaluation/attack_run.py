@@ -33,7 +33,7 @@ from artplus.evaluation.score_table import ScoreTable
 from artplus.evaluation.settings import largest_radius, parameters
 from artplus.evaluation.verify import verify
 from artplus.evaluation.wording import norm_name, number
-from artplus.functional import class_index
+from artplus.functional import other_class
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 
@@ -216,8 +216,7 @@ def _aims(data: EvaluationData, y: Tensor, seed: int) -> Tensor:
     if data.classes is None or data.classes < 2:
         raise _Broken("is targeted, which needs a classifier of at least two classes")
     generator = torch.Generator().manual_seed(seeding.derived(seed, "aims"))
-    shift = torch.randint(1, data.classes, (len(y),), generator=generator).to(y.device)
-    return (class_index(y) + shift) % data.classes
+    return other_class(y, data.classes, generator)
 
 
 def _craft(

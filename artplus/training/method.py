@@ -16,7 +16,7 @@ from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstO
 from artplus.attacks._base import take
 from artplus.criterion import mean
 from artplus.errors import ConfigurationError
-from artplus.functional import class_index, smooth_labels
+from artplus.functional import other_class, smooth_labels
 from artplus.geometry import clip
 from artplus.losses import Objective, Terms, Weight, make_loss
 from artplus.model import LossModel, as_loss_model
@@ -248,9 +248,7 @@ class Method:
         """Labels for the attack: the true ones, or random wrong ones if it wants targets."""
         if not getattr(attack, "targeted", False):
             return y
-        classes = classes_of(model, x)
-        shift = torch.randint(1, classes, (len(x),), generator=g, device=x.device)
-        return (class_index(y) + shift) % classes
+        return other_class(y, classes_of(model, x), g)
 
 
 _MICROBATCHED = (PGD, APGD, WorstOf)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from artplus.attacks import PGD, Square, fgm
 from artplus.criterion import criterion
-from artplus.evaluation import MinimumNorm, Report, judge, trial, wording
+from artplus.evaluation import MinimumNorm, Report, attack_run, judge, wording
 from artplus.evaluation.report import Report as Whole
 from artplus.evaluation.threats import ThreatReport
 from artplus.model import LossModel
@@ -80,7 +80,7 @@ def test_only_survivors_pay() -> None:
 
 def test_passes_add_up_over_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in every third batch and continued: the counts of one life."""
-    alone, craft, lives = run(None), trial._craft, 0
+    alone, craft, lives = run(None), attack_run._craft, 0
     while True:
         calls = [0]
 
@@ -90,7 +90,7 @@ def test_passes_add_up_over_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 raise KeyboardInterrupt
             return craft(*arguments)
 
-        monkeypatch.setattr(trial, "_craft", third)
+        monkeypatch.setattr(attack_run, "_craft", third)
         try:
             found = run(tmp_path)
         except KeyboardInterrupt:

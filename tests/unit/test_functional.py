@@ -191,3 +191,25 @@ def test_cross_entropy_of_the_uniform_is_log_c():
     """A clueless model pays ln C."""
     got = f.cross_entropy(torch.zeros(1, 10), torch.tensor([3]))
     assert got.item() == pytest.approx(math.log(10))
+
+
+def test_another_class_is_any_but_the_own():
+    """Drawn uniformly from the classes beside the true one, the same for the same seed."""
+    y = torch.arange(5).repeat(400)
+    drawn = f.other_class(y, 5, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, f.other_class(y, 5, torch.Generator().manual_seed(0)))
+    counts = torch.zeros(5, 5).index_put_((y, drawn), torch.ones(2000), accumulate=True)
+    assert counts.diagonal().sum() == 0 and counts[~torch.eye(5, dtype=bool)].min() > 60
+    rows = torch.nn.functional.one_hot(y, 5).float()
+    assert torch.equal(drawn, f.other_class(rows, 5, torch.Generator().manual_seed(0)))
+
+
+def test_probabilities_are_not_softened_twice():
+    """Logits become their softmax; what sums to one and is not negative stays."""
+    logits = torch.randn(6, 4)
+    shares = logits.softmax(1)
+    assert torch.equal(f.probabilities(logits), shares) and torch.equal(
+        f.probabilities(shares), shares
+    )
+    assert f.are_probabilities(shares) and not f.are_probabilities(logits)
+    assert not f.are_probabilities(torch.tensor([[1.5, -0.5]]))
