@@ -1,8 +1,9 @@
-"""Names for things that others may add: a decorator, a look-up, and entry points."""
+"""Names for what others may add: a decorator, a look-up, and entry points of packages."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
@@ -11,25 +12,36 @@ from typing import Any, Generic, TypeVar
 
 from artplus.errors import ArtplusWarning, ConfigurationError, UnknownNameError
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Registry(Generic[F]):
-    """Factories by name; a package of ours fills it, entry points of other packages extend it.
+class Registry(Generic[T]):
+    """Factories of one kind of thing, by name.
+
+    A module of artplus fills it, and entry points of other packages extend it.
 
     Args:
-        kind: What is registered, as a word for messages (``"loss"``).
+        kind: What the factories make, as a word for messages (``"loss"``).
         home: Module whose import registers the built-in names; also the entry-point group.
+
+    Example:
+        >>> shapes = Registry("shape", "artplus.errors")
+        >>> @shapes.register("square")
+        ... def square(side: float = 1.0) -> str:
+        ...     return f"a square of side {side}"
+        >>> shapes.names(), shapes.make("square", side=2.0)
+        (['square'], 'a square of side 2.0')
     """
 
     def __init__(self, kind: str, home: str) -> None:
         self._kind = kind
         self._home = home
-        self._factories: dict[str, F] = {}
+        self._factories: dict[str, Callable[..., T]] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Return a decorator that registers a factory under ``name``.
+        """Register the decorated factory under ``name``, which then works wherever names do.
 
         Raises:
             ConfigurationError: if the name is taken by another factory or is not an identifier.
@@ -52,8 +64,8 @@ class Registry(Generic[F]):
 
         return decorate
 
-    def get(self, name: str) -> F:
-        """Return the factory called ``name``.
+    def get(self, name: str) -> Callable[..., T]:
+        """The factory called ``name``.
 
         Raises:
             UnknownNameError: with the nearest and all known names.
@@ -67,8 +79,25 @@ class Registry(Generic[F]):
             )
         return self._factories[name]
 
+    def make(self, name: str, *args: Any, **options: Any) -> T:
+        """What the factory called ``name`` makes of these arguments.
+
+        Raises:
+            UnknownNameError: if the name is not registered.
+            ConfigurationError: if an argument is unknown, missing or of the wrong type, with the
+                arguments that the factory knows.
+        """
+        factory = self.get(name)
+        try:
+            return factory(*args, **options)
+        except TypeError as error:
+            known = ", ".join(inspect.signature(factory).parameters) or "none"
+            raise ConfigurationError(
+                f"{self._kind} {name!r}: {error}; known arguments: {known}"
+            ) from error
+
     def names(self) -> list[str]:
-        """Every known name, sorted."""
+        """Every registered name, sorted; names from other packages included."""
         self._load()
         return sorted(self._factories)
 
@@ -96,11 +125,11 @@ class Registry(Generic[F]):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the nearest known name, to stand behind a sentence; empty if none is near."""
+    """The nearest known name as a question to append to a message; empty if none is near."""
     near = get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
-    """Where a factory was defined: a module imported twice registers the same thing twice."""
+    """Where a factory was defined: a module that is imported twice registers it twice."""
     return factory.__module__, getattr(factory, "__qualname__", repr(factory))

@@ -20,7 +20,7 @@ from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import view
 from artplus.errors import ConfigurationError, DataError
 from artplus.losses import Objective, Weight, make_loss
-from artplus.trainers import Recipe, trainers
+from artplus.trainers import trainers
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
 from artplus.training.engines import as_engine
@@ -282,8 +282,7 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
         UnknownNameError: if no trainer has this name.
         ConfigurationError: for a missing or unknown argument, naming those that are known.
     """
-    factory = trainers.get(name)
-    own = set(inspect.signature(factory).parameters)
+    own = set(inspect.signature(trainers.get(name)).parameters)
     common = set(inspect.signature(AdversarialTrainerPlus).parameters) - {
         "classifier",
         "attacks",
@@ -296,10 +295,7 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
             f"trainer {name!r} has no argument {', '.join(sorted(unknown))}; known: "
             f"{', '.join(sorted(own | common))}"
         )
-    try:
-        recipe: Recipe = factory(**{k: v for k, v in options.items() if k in own})
-    except TypeError as error:
-        raise ConfigurationError(f"trainer {name!r}: {error}") from error
+    recipe = trainers.make(name, **{k: v for k, v in options.items() if k in own})
     rest = {k: v for k, v in options.items() if k not in own and k != "callbacks"}
     return AdversarialTrainerPlus(
         classifier,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,23 +42,10 @@ class Threat:
         return True
 
 
-Factory = Callable[[Threat], Attack]
+attacks: Registry[Attack] = Registry("attack", "artplus.evaluation.named")
+"""Factories ``Threat -> Attack``, for ``evaluate(attacks=[name])``."""
 
-attacks: Registry[Factory] = Registry("attack", "artplus.evaluation.named")
-
-
-def register_attack(name: str) -> Callable[[Factory], Factory]:
-    """Register a factory ``Threat -> Attack`` under ``name``, for ``evaluate(attacks=[name])``.
-
-    Raises:
-        ConfigurationError: if the name is taken.
-    """
-    return attacks.register(name)
-
-
-def list_attacks() -> list[str]:
-    """Names of every registered attack, entry points of other packages included."""
-    return attacks.names()
+register_attack, list_attacks = attacks.register, attacks.names
 
 
 def make_attack(name: str, threat: Threat) -> Attack:
@@ -73,7 +59,7 @@ def make_attack(name: str, threat: Threat) -> Attack:
         >>> make_attack("pgd", Threat(eps=0.1)).steps
         40
     """
-    return attacks.get(name)(threat)
+    return attacks.make(name, threat)
 
 
 @register_attack("fgsm")

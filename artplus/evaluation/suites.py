@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from artplus.attacks import APGD, FAB, PGD, Attack, Square, fgm
 from artplus.attacks._goal import LossName
 from artplus.evaluation.named import Threat, apgd, make_attack
 from artplus.registry import Registry
 
 Suite = dict[str, Attack]
-Factory = Callable[[Threat], Suite]
 
-suites: Registry[Factory] = Registry("suite", "artplus.evaluation.suites")
+suites: Registry[Suite] = Registry("suite", "artplus.evaluation.suites")
+"""Factories ``Threat -> {name: attack}``, for ``evaluate(attacks=name)``."""
 
-
-def register_suite(name: str) -> Callable[[Factory], Factory]:
-    """Register a factory ``Threat -> {name: attack}``, for ``evaluate(attacks=name)``.
-
-    Raises:
-        ConfigurationError: if the name is taken.
-    """
-    return suites.register(name)
-
-
-def list_suites() -> list[str]:
-    """Names of every registered suite, entry points of other packages included."""
-    return suites.names()
+register_suite, list_suites = suites.register, suites.names
 
 
 def make_suite(name: str, threat: Threat) -> Suite:
@@ -39,7 +25,7 @@ def make_suite(name: str, threat: Threat) -> Suite:
         >>> list(make_suite("standard", Threat(eps=8 / 255, classes=10, shape=(3, 32, 32))))
         ['apgd_ce', 'apgd_t', 'fab_t', 'square']
     """
-    return suites.get(name)(threat)
+    return suites.make(name, threat)
 
 
 @register_suite("quick")

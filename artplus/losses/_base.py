@@ -100,7 +100,7 @@ class Objective:
         return self if lam is None else replace(self, lam=lam)
 
 
-losses: Registry[Callable[..., Objective]] = Registry("loss", "artplus.losses")
+losses: Registry[Objective] = Registry("loss", "artplus.losses")
 
 
 def register_loss(name: str) -> Callable[[Callable[..., Objective]], Callable[..., Objective]]:

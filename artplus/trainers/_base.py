@@ -29,7 +29,7 @@ class Recipe:
     callbacks: tuple[Callback, ...] = ()
 
 
-trainers: Registry[Callable[..., Recipe]] = Registry("trainer", "artplus.trainers")
+trainers: Registry[Recipe] = Registry("trainer", "artplus.trainers")
 
 
 def register_trainer(name: str) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:

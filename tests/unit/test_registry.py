@@ -155,3 +155,38 @@ def test_a_broken_plugin_is_left_out_with_a_warning(losses, plugin, points, mess
     with pytest.warns(ArtplusWarning, match=message):
         assert losses.names() == ["good", "taken"]
     assert losses.get("taken") is one
+
+
+def test_make_calls_the_factory(losses):
+    """With the arguments given; what it refuses itself comes through."""
+
+    @losses.register("pair")
+    def pair(a, *, b=2):
+        if a is None:
+            raise ConfigurationError("a must not be None")
+        return a, b
+
+    assert losses.make("pair", 1) == (1, 2) and losses.make("pair", a=1, b=3) == (1, 3)
+    with pytest.raises(ConfigurationError, match="^a must not be None"):
+        losses.make("pair", None)
+
+
+def test_make_names_the_known_arguments(losses):
+    """An argument that is unknown, missing, or of a type that fails, is a ConfigurationError."""
+
+    @losses.register("twice")
+    def twice(*, lam):
+        return 2 - lam
+
+    losses.register("one")(one)
+    for options, message in (
+        ({"kappa": 1}, "loss 'twice': .*'kappa'; known arguments: lam"),
+        ({}, "loss 'twice': .*missing.*'lam'; known arguments: lam"),
+        ({"lam": "x"}, "loss 'twice': unsupported operand.*; known arguments: lam"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            losses.make("twice", **options)
+    with pytest.raises(ConfigurationError, match="known arguments: none"):
+        losses.make("one", lam=1)
+    with pytest.raises(UnknownNameError, match="Did you mean 'twice'"):
+        losses.make("twise")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -75,38 +75,11 @@ class Analysis(Protocol):
         ...
 
 
-analyses: Registry[Callable[..., Analysis]] = Registry("analysis", "artplus.evaluation.analyses")
+analyses: Registry[Analysis] = Registry("analysis", "artplus.evaluation.analyses")
+"""Classes or factories of analyses, for ``evaluate(analyses=[name])``."""
 
-
-def register_analysis(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a class or factory of analyses under ``name``, for ``evaluate(analyses=[name])``.
-
-    Raises:
-        ConfigurationError: if the name is taken.
-    """
-    return analyses.register(name)
-
-
-def list_analyses() -> list[str]:
-    """Names of every registered analysis, entry points of other packages included."""
-    return analyses.names()
-
-
-def make_analysis(name: str, **settings: Any) -> Analysis:
-    """The analysis called ``name``.
-
-    Raises:
-        UnknownNameError: if no analysis has this name.
-        ConfigurationError: if it has settings without a default, which only an object can carry.
-    """
-    factory = analyses.get(name)
-    try:
-        return factory(**settings)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"analysis {name!r} cannot be made from its name and these settings: {error}. Pass an "
-            "object instead of the name."
-        ) from error
+register_analysis, list_analyses = analyses.register, analyses.names
+make_analysis = analyses.make
 
 
 def need_classes(setting: Setting, what: str) -> int:

@@ -84,7 +84,10 @@ def test_unknown_names_and_what_is_no_analysis(data: tuple[Any, ...]) -> None:
         looked(*data, PerClass)
     with pytest.raises(ConfigurationError, match="objects such as .* got 3"):
         looked(*data, 3)
-    with pytest.raises(ConfigurationError, match="'per_class' cannot be made .* Pass an object"):
+    with pytest.raises(
+        ConfigurationError,
+        match="analysis 'per_class': .*'nonsense'; known arguments: groups, group, least",
+    ):
         make_analysis("per_class", nonsense=1)
 
 
