@@ -31,7 +31,7 @@ ORDER = [
         "_checks",
         "seeding",
     ),
-    *("geometry", "functional", "modes", "criterion", "model", "passes"),
+    *("geometry", "functional", "modes", "interval_bounds", "criterion", "model", "passes"),
     *("spaces", "attacks", "losses", "evaluation", "training", "trainers"),
     *("bridge", "reporting", "", "commands", "cli"),
 ]

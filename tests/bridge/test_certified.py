@@ -17,8 +17,9 @@ import artplus
 from artplus import AdversarialTrainerPlus
 from artplus.bridge.estimator import view
 from artplus.errors import UnsupportedEstimatorError
-from artplus.evaluation.analyses.interval import bounds, chain
+from artplus.evaluation.analyses.interval import exact_layers
 from artplus.evaluation.data import EvaluationData
+from artplus.interval_bounds import bounds
 from tests.toys import classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::artplus.errors.SlowPathWarning")
@@ -118,7 +119,7 @@ def test_its_interval_bounds_are_those_of_the_plain_layers(kind: Any) -> None:
                           torch.device("cpu"),
                   None, 3)  # fmt: skip
     low, high = (inputs - EPS).clamp(0, 1).double(), (inputs + EPS).clamp(0, 1).double()
-    least, most = bounds(chain(data), low, high)
+    least, most = bounds(exact_layers(data), low, high)
     assert bool((least < most).all())
     if kind is PyTorchIBPClassifier:
         found = own.predict_intervals(np.stack([low, high], 1).astype(np.float32), is_interval=True)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from artplus.attacks import APGD, PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation.analyses import IntervalBounds
-from artplus.evaluation.analyses.interval import bounds, certified, certified_kind, chain, margins
+from artplus.evaluation.analyses.interval import certified, certified_kind, exact_layers
 from artplus.evaluation.data import EvaluationData
+from artplus.interval_bounds import bounds, layers, margins
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from tests.evaluation.analyses.subjects import (
@@ -55,7 +56,7 @@ def data(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace = BOX) -> Evalu
 def test_bounds_hold_for_every_input_of_the_box() -> None:
     """Samples, corners among them, never leave the bounds, in any layer."""
     net, x = mixed(), torch.rand(1, 2, 8, 8)
-    layers = chain(data(net, x, torch.zeros(1, dtype=torch.long)))
+    layers = exact_layers(data(net, x, torch.zeros(1, dtype=torch.long)))
     low, high = (x - 0.05).double(), (x + 0.05).double()
     draws = low + (high - low) * torch.rand(400, 2, 8, 8).double().round(decimals=0)
     draws = torch.cat([draws, low + (high - low) * torch.rand(400, 2, 8, 8).double()])
@@ -71,7 +72,7 @@ def test_margins_hold_for_every_input_of_the_box() -> None:
     """The lower bound of each difference of logits is below every sampled difference."""
     net, x = mixed(), torch.rand(1, 2, 8, 8)
     y = net(x).argmax(1)
-    layers = chain(data(net, x, y))
+    layers = exact_layers(data(net, x, y))
     low, high = (x - 0.03).double(), (x + 0.03).double()
     least = margins(layers, low, high, y)
     draws = low + (high - low) * torch.rand(500, 2, 8, 8).double()
@@ -87,7 +88,7 @@ def test_margins_hold_for_every_input_of_the_box() -> None:
 def test_a_point_is_its_own_bound() -> None:
     """With a radius of zero both bounds are the output."""
     net, x = mixed(), torch.rand(3, 2, 8, 8)
-    layers = chain(data(net, x, torch.zeros(3, dtype=torch.long)))
+    layers = exact_layers(data(net, x, torch.zeros(3, dtype=torch.long)))
     low, high = bounds(layers, x.double(), x.double())
     assert torch.allclose(low, high)
     assert torch.allclose(low, net(x).double(), atol=1e-4)
@@ -197,3 +198,39 @@ def test_arts_certified_estimators_are_named() -> None:
     kind = type("PyTorchIBPClassifier", (), {"__module__": "art.estimators.certification.interval"})
     assert "ART's certified PyTorchIBPClassifier" in certified_kind(kind())
     assert certified_kind(linear()) == ""
+
+
+def test_bounds_are_differentiable_in_the_weights() -> None:
+    """A step along the gradient of the mean least margin raises it."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.rand(16, 6), torch.arange(16) % 3
+
+    def least() -> Tensor:
+        return margins(layers(net), x - 0.02, x + 0.02, y).amin(1).mean()
+
+    before = least()
+    grads = torch.autograd.grad(before, list(net.parameters()))
+    with torch.no_grad():
+        for weight, grad in zip(net.parameters(), grads, strict=True):
+            weight += 0.01 * grad
+    assert least() > before
+
+
+def test_layers_that_change_in_training_mode_are_refused() -> None:
+    """Batch statistics and random zeros have no bounds; evaluation mode has."""
+    x = torch.rand(4, 6)
+    for layer in (nn.BatchNorm1d(6), nn.Dropout(0.5)):
+        net = nn.Sequential(layer, nn.Linear(6, 2)).train()
+        with pytest.raises(ConfigurationError, match=f"{type(layer).__name__} in evaluation mode"):
+            bounds(layers(net), x, x)
+        low, high = bounds(layers(net.eval()), x, x)
+        assert torch.allclose(low, net(x), atol=1e-6) and torch.allclose(low, high)
+
+
+def test_room_for_rounding_lowers_every_margin() -> None:
+    """By its share of the size of the sums; without it bounds are exact."""
+    net, x = linear().double(), inside(5).double()
+    y = torch.zeros(5, dtype=torch.long)
+    exact, roomy = (margins([net], x, x, y, rounding=r) for r in (0.0, 1e-3))
+    assert torch.allclose(exact[:, 1], net(x)[:, 0] - net(x)[:, 1])
+    assert (roomy[:, 1] < exact[:, 1]).all()
