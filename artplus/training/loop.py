@@ -69,6 +69,7 @@ def _epoch(
             callback.on_step_begin(state)
         for callback in callbacks:
             batch = callback.on_batch(state, batch)
+        state.frozen.release()  # a callback may have unfrozen some, which are about to move
         step(state, replace(batch, x=state.engine.place(batch.x)), gradients)
         state.step += 1
         state.done += 1

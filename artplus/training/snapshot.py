@@ -20,9 +20,9 @@ from artplus.training.state import State
 class Snapshot:
     """What a run consists of; each part knows its own state.
 
-    Weights and buffers, what else the optimizer moves, the optimizer, where training stands, the
-    callbacks, and the random streams: as they are, and as they were when the epoch began, so that
-    its order can be drawn once more.
+    Weights and buffers without the frozen ones, what else the optimizer moves, the optimizer, where
+    training stands, the callbacks, and the random streams: as they are, and as they were when the
+    epoch began, so that its order can be drawn once more.
 
     Args:
         state: Where training stands.
@@ -42,7 +42,7 @@ class Snapshot:
         state = self._state
         shared = {
             "run": state.fingerprint,
-            "model": state.model.module.state_dict(),
+            "model": state.moving(),
             "beside": self._beside(),
             "optimizer": state.optimizer.state_dict(),
             "engine": state.engine.state_dict(),
@@ -76,14 +76,15 @@ class Snapshot:
                 )
             own = saved["own"][distributed.rank()]
             shared = state.engine.own({k: saved[k] for k in ("model", "state", "callbacks")})
-            state.model.module.load_state_dict(shared["model"])
+            state.frozen.load_state_dict(own["state"]["frozen"], copied=shared["model"])
+            state.load_state_dict(shared["state"])
+            state.put_back(shared["model"])
             with torch.no_grad():
                 for present, value in zip(self._beside(), saved["beside"], strict=True):
                     present.copy_(value)
                 buffers = dict(state.model.module.named_buffers())
                 for name, value in own.get("buffers", {}).items():
                     buffers[name].copy_(value)
-            state.load_state_dict(shared["state"])
             state.load_own_state_dict(own["state"])
             for name, callback in self._named():
                 callback.load_state_dict(shared["callbacks"][name])

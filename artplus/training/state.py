@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import distributed
 from artplus.model import LossModel
 from artplus.training.data import Batch
 from artplus.training.engines import Engine
+from artplus.training.frozen import Frozen
 from artplus.training.history import History, Row
 from artplus.training.method import Method
 
@@ -126,6 +127,7 @@ class State:
         memory: What a step carries from batch to batch, by name.
         examples: How many the data has, where known.
         starts: Where attacks begin, if a callback remembers; else they begin by themselves.
+        frozen: The weights that training leaves alone.
         fingerprint: What makes this run this run, to be found again in its checkpoints.
         resumed: The checkpoint that the run continues from.
     """
@@ -155,10 +157,12 @@ class State:
     memory: dict[str, Tensor] = field(default_factory=dict)
     examples: int | None = None
     starts: Starts | None = None
+    frozen: Frozen = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.engine.prepared:
             self.engine.prepare(self.model, self.optimizer)
+        self.frozen = Frozen(self.model.module)
 
     @property
     def total_steps(self) -> int | None:
@@ -182,6 +186,8 @@ class State:
             "row": self.row,
             "stop": self.stop,
             "averaged": self.averaged,
+            "originals": self.frozen.originals,
+            "trainable": [name for name, p in self._parameters().items() if p.requires_grad],
             "history": self.history.to_dict(),
             "micro_batch": self.micro_batch,
         }
@@ -192,6 +198,7 @@ class State:
             "meter": self.meter.state_dict(),
             "generator": self.generator.get_state(),
             "memory": dict(self.memory),
+            "frozen": self.frozen.state_dict(),
         }
 
     def load_own_state_dict(self, saved: dict[str, Any]) -> None:
@@ -209,17 +216,36 @@ class State:
         self.micro_batch = saved["micro_batch"]
         self.history.rows[:] = saved["history"]["rows"]
         self.history.notes[:] = saved["history"]["notes"]
+        self.averaged = saved["averaged"] and self._on_device(saved["averaged"])
+        self.frozen.originals = self._on_device(saved["originals"])
+        for name, parameter in self._parameters().items():
+            parameter.requires_grad_(name in saved["trainable"])
+
+    def moving(self) -> Weights:
+        """Weights and buffers but for the frozen ones; they share memory with the module's.
+
+        All processes must call it.
+        """
+        unchanged = self.frozen.unchanged()
         present = self.model.module.state_dict()
-        self.averaged = saved["averaged"] and {
-            name: value.to(present[name].device) if isinstance(value, Tensor) else value
-            for name, value in saved["averaged"].items()
-        }
+        return {name: value for name, value in present.items() if name not in unchanged}
+
+    def copy(self) -> Weights:
+        """A copy of what training moves; :meth:`put_back` takes it."""
+        return clone(self.moving())
+
+    def put_back(self, weights: Weights) -> None:
+        """Load a copy, or averaged weights, into the module.
+
+        Weights that were still frozen when the copy was made get the value they had then.
+        """
+        present = self.model.module.state_dict()
+        frozen = {name: value for name, value in present.items() if name in self.frozen}
+        self.model.module.load_state_dict({**frozen, **self.frozen.originals, **weights})
 
     def weights(self) -> Weights:
-        """A copy of the weights that would be handed out now: the averaged ones, if any."""
-        if self.averaged is not None:
-            return clone(self.averaged)
-        return clone(self.model.module.state_dict())
+        """A copy of all weights that would be handed out now: with the averaged ones, if any."""
+        return clone(self.model.module.state_dict() | (self.averaged or {}))
 
     @contextmanager
     def candidate(self) -> Iterator[LossModel]:
@@ -227,12 +253,25 @@ class State:
         if self.averaged is None:
             yield self.model
             return
-        training = clone(self.model.module.state_dict())
+        present = self.model.module.state_dict()
+        replaced = self.averaged.keys() | self.frozen.originals.keys()
+        training = clone({name: present[name] for name in replaced})
         try:
-            self.model.module.load_state_dict(self.averaged)
+            self.put_back(self.averaged)
             yield self.model
         finally:
-            self.model.module.load_state_dict(training)
+            self.put_back(training)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.module.named_parameters(remove_duplicate=False))
+
+    def _on_device(self, weights: Weights) -> Weights:
+        """``weights``, each where the module's own is."""
+        present = self.model.module.state_dict()
+        return {
+            name: value.to(present[name].device) if isinstance(value, Tensor) else value
+            for name, value in weights.items()
+        }
 
 
 def clone(weights: Weights) -> Weights:

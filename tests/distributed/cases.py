@@ -154,13 +154,18 @@ class Interrupt(Callback):
             raise KeyboardInterrupt
 
 
-def interrupted(engine: Any, folder: Path) -> dict[str, Any]:
-    """A run with dropout, momentum, BatchNorm and random starts, cut off and taken up again."""
+def interrupted(engine: Any, folder: Path, *, frozen: bool = False) -> dict[str, Any]:
+    """A run with dropout, momentum, BatchNorm and random starts, cut off and taken up again.
+
+    With ``frozen``, the first layer does not train.
+    """
 
     def once(callbacks: list[Callback], resume: Any = None) -> dict[str, Any]:
+        model = net(batch_norm=True, dropout=0.3)
+        model[0].requires_grad_(not frozen)
         return train(
             engine() if callable(engine) else engine,
-            net(batch_norm=True, dropout=0.3),
+            model,
             attack=PGD(eps=0.1, steps=2),
             callbacks=[EMA(0.9), *callbacks],
             validation=data(20),
@@ -258,4 +263,5 @@ def work(rank: int, world: int, folder: str, name: str) -> None:
         found["bf16"] = half(Accelerator(cpu=True, mixed_precision="bf16"))
         AcceleratorState._reset_state()
     found["interrupted"] = interrupted(name, path / "checkpoints")
+    found["interrupted, partly frozen"] = interrupted(name, path / "partly frozen", frozen=True)
     torch.save(found, path / f"{name}.{rank}.pt")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from artplus.errors import CheckpointError, ConfigurationError
+from artplus.training import checkpoint
 from artplus.training.engines import Engine, as_engine
 from tests.distributed import cases
 
@@ -56,7 +57,7 @@ def close(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases.CASES)
-def test_two_processes_equal_one(distributed, alone, case):
+def test_two_processes_equal_one(ranks, alone, case):
     """Weights and figures, for every loss, step and callback; both processes hold the same."""
     _, _, (first, second) = ranks
     close(first[case], alone[case])
@@ -87,14 +88,27 @@ def test_the_inner_loop_sends_nothing(ranks):
     assert few == many > 0
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(ranks):
+@pytest.mark.parametrize("kind", ["interrupted", "interrupted, partly frozen"])
+def test_an_interrupted_run_goes_on_bit_for_bit(ranks, kind):
     """With dropout, random starts, batch statistics, averaged weights: each in its own process."""
     _, _, found = ranks
     for own in found:
-        through, resumed = own["interrupted"]["through"], own["interrupted"]["resumed"]
+        through, resumed = own[kind]["through"], own[kind]["resumed"]
         assert through["rows"] == resumed["rows"]
         for name, value in through["weights"].items():
             assert torch.equal(value, resumed["weights"][name]), name
+
+
+def test_a_checkpoint_of_several_processes_leaves_out_frozen_weights(ranks):
+    """Whole weights where they are trained, none where they are not."""
+    _, folder, (first, _) = ranks
+    newest = max((folder / "partly frozen").iterdir())
+    saved = checkpoint.read(newest)["model"]
+    through = first["interrupted, partly frozen"]["through"]["weights"]
+    assert through.keys() - saved.keys() == {"0.weight", "0.bias"}
+    assert all(saved[name].shape == through[name].shape for name in saved)
+    for name, value in cases.net(batch_norm=True, dropout=0.3)[0].named_parameters():
+        assert torch.equal(through[f"0.{name}"], value)
 
 
 def test_another_number_of_processes_is_refused(ranks):
@@ -132,7 +146,7 @@ def test_a_shuffling_loader_has_one_order_for_all(ranks):
     assert all(row["loss"] > 0 for row in rows)
 
 
-def test_an_accelerators_accumulation_splits_the_batch(distributed, alone):
+def test_an_accelerators_accumulation_splits_the_batch(ranks, alone):
     """A step of the weights sees one batch however many parts the accelerator is told to make."""
     name, _, found = ranks
     if name != "accelerate":

@@ -27,6 +27,10 @@ class Checkpoint(Callback):
     bit on a CPU. A write is whole or not there, whatever happens in the middle of it. Where a write
     fails, as on a full disk, a warning says so, those before it stay, and training goes on.
 
+    Weights that are frozen and have not changed are not written, only a checksum of them: build the
+    model on the same pretrained weights before resuming. Which weights are trainable is part of the
+    checkpoint.
+
     Ctrl-C and SIGTERM end the run after the step at hand: the state is saved, the other callbacks
     do their work (:class:`KeepBest` hands out its weights), and ``KeyboardInterrupt`` or
     ``SystemExit(143)`` is raised. A second signal does what it would do without this callback.

@@ -15,8 +15,9 @@ class EMA(Callback):
     r"""Average the weights over steps: :math:`\bar w \leftarrow d \bar w + (1 - d) w`.
 
     With :math:`d = \min(\text{decay}, (1 + t) / (10 + t))` after t steps, so that the start is
-    soon forgotten [Rebuffi21]_. Averages parameters; buffers (BatchNorm statistics, counters) are
-    those of the training weights. The average is what validation sees and what the model holds
+    soon forgotten [Rebuffi21]_. Averages the parameters that train; buffers (BatchNorm statistics,
+    counters) are those of the training weights. A weight that is unfrozen later counts with the
+    value it had while it was frozen. The average is what validation sees and what the model holds
     after training. It swaps weights by ``state_dict`` and copies no module, which also works where
     a wrapper holds on to the original one.
 
@@ -34,7 +35,7 @@ class EMA(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         self._steps = 0
-        state.averaged = clone(state.model.module.state_dict())
+        state.averaged = state.copy()
 
     def on_step_end(self, state: State) -> None:
         if state.averaged is None:
@@ -43,9 +44,12 @@ class EMA(Callback):
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         parameters = dict(state.model.module.named_parameters(remove_duplicate=False))
         present = state.model.module.state_dict()
+        unfrozen = state.frozen.originals.keys() - state.averaged.keys()
+        state.averaged |= clone({name: state.frozen.originals[name] for name in unfrozen})
         with torch.no_grad():
             for name in present.keys() & parameters.keys():
-                state.averaged[name].lerp_(present[name], 1 - decay)
+                if name not in state.frozen:
+                    state.averaged[name].lerp_(present[name], 1 - decay)
         state.averaged |= clone({k: v for k, v in present.items() if k not in parameters})
 
     def on_epoch_end(self, state: State) -> None:
@@ -65,5 +69,5 @@ class EMA(Callback):
 
     def on_fit_end(self, state: State) -> None:
         if state.averaged is not None:
-            state.model.module.load_state_dict(state.averaged)
+            state.put_back(state.averaged)
             state.averaged = None

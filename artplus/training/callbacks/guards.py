@@ -7,7 +7,6 @@ import warnings
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from artplus import _checks
 from artplus.errors import StuckAtChanceWarning, TrainingDivergedError
@@ -37,7 +36,7 @@ class NonFinite(Callback):
         self._averaged: Weights | None = None
 
     def on_epoch_begin(self, state: State) -> None:
-        self._sound = clone(state.model.module.state_dict())
+        self._sound = state.copy()
         self._averaged = None if state.averaged is None else clone(state.averaged)
 
     def on_step_end(self, state: State) -> None:
@@ -47,7 +46,7 @@ class NonFinite(Callback):
     def on_epoch_end(self, state: State) -> None:
         self._check(state, state.epoch)
         # A step may ruin the weights after a sound loss, at the end of an epoch unseen by the next.
-        if not _finite(state.model.module):
+        if not _finite(state):
             self._stop(state, state.epoch, "some weights became NaN or infinite")
         self._sound = self._averaged = None  # the next epoch takes its own
 
@@ -67,7 +66,7 @@ class NonFinite(Callback):
 
     def _stop(self, state: State, epoch: int, what: str) -> NoReturn:
         if self._sound is not None:
-            state.model.module.load_state_dict(self._sound)
+            state.put_back(self._sound)
             state.averaged = self._averaged
         rate = state.optimizer.param_groups[0]["lr"]
         raise TrainingDivergedError(
@@ -78,9 +77,10 @@ class NonFinite(Callback):
         )
 
 
-def _finite(module: nn.Module) -> bool:
-    """Whether every weight is a number; waits for the device once."""
-    sound = [p.detach().isfinite().all() for p in module.parameters()]
+def _finite(state: State) -> bool:
+    """Whether every trained weight is a number; waits for the device once."""
+    named = state.model.module.named_parameters()
+    sound = [p.detach().isfinite().all() for name, p in named if name not in state.frozen]
     return not sound or bool(torch.stack(sound).all())
 
 

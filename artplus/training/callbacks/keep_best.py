@@ -7,7 +7,7 @@ from typing import Any
 
 from artplus.errors import ArtplusWarning
 from artplus.training.callbacks._base import Callback
-from artplus.training.state import State, Weights
+from artplus.training.state import State, Weights, clone
 
 BY_DEFAULT = ("val_adversarial_accuracy", "val_clean_accuracy")
 LOSSES = ("val_adversarial_loss", "val_clean_loss")
@@ -69,7 +69,8 @@ class KeepBest(Callback):
         found = figure_of(state.row, self.monitor)
         if found is not None and found[1] >= self._best:
             self._name, self._best = found
-            self._epoch, self._weights = state.epoch, state.weights()
+            self._epoch = state.epoch
+            self._weights = clone(state.moving() | (state.averaged or {}))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -89,7 +90,7 @@ class KeepBest(Callback):
         if self._weights is None:
             warn_unseen(self, self.monitor, state)
             return
-        state.model.module.load_state_dict(self._weights)
+        state.put_back(self._weights)
         state.averaged = None
         value = -self._best if self._name.endswith("loss") else self._best
         state.history.notes.append(

@@ -1,0 +1,114 @@
+"""Weights that a run leaves alone: copied nowhere, and recognised by a checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from artplus import distributed
+from artplus.errors import CheckpointError
+
+BLOCK = 1 << 20
+"""Numbers that a checksum adds up at once, so that it needs little memory."""
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer type by bytes per element."""
+
+
+class Frozen:
+    """The parameters of a module that asked for no gradient when the run began.
+
+    Copies of the weights (an average, the best epoch, a checkpoint) leave them out, so a run that
+    trains an adapter in a large network copies the adapter only. Two kinds of change are noticed:
+
+    - A callback unfreezes a weight (``requires_grad_(True)``). From then on it is copied like any
+      other; its value until then is kept in :attr:`originals`, because earlier copies lack it.
+    - Something other than the optimizer writes to a weight, as to a teacher inside the module. A
+      checksum shows it at the next copy, which then holds the weight too.
+
+    Args:
+        module: Before the first step. Of sharded weights each process checks its own shards.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._checksums = {
+            name: checksum(parameter)
+            for name, parameter in self._parameters().items()
+            if not parameter.requires_grad
+        }
+        self.originals: dict[str, Tensor] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checksums
+
+    def release(self) -> None:
+        """Let go of weights that were unfrozen. Comes before each step; only reads flags."""
+        if not self._checksums:
+            return
+        for name, parameter in self._parameters().items():
+            if parameter.requires_grad and name in self._checksums:
+                self.originals[name] = parameter.detach().clone()
+                del self._checksums[name]
+
+    def unchanged(self) -> set[str]:
+        """Names of the weights that still are what they were; all processes must call it."""
+        self.release()
+        if not self._checksums:
+            return set()
+        return self._checksums.keys() - self._changed(self._checksums)
+
+    def state_dict(self) -> dict[str, int]:
+        """The checksums, which are those of this process."""
+        return dict(self._checksums)
+
+    def load_state_dict(self, saved: dict[str, int], copied: Collection[str]) -> None:
+        """Recognise the weights that a checkpoint leaves out; all processes must call it.
+
+        Args:
+            saved: What :meth:`state_dict` gave.
+            copied: Names of the weights that the checkpoint holds.
+
+        Raises:
+            CheckpointError: if a weight that the checkpoint leaves out differs.
+        """
+        left_out = {name: value for name, value in saved.items() if name not in copied}
+        changed = sorted(self._changed(left_out))
+        if changed:
+            raise CheckpointError(
+                f"{len(changed)} of the {len(left_out)} frozen weights are not those of the "
+                f"interrupted run, the first is {changed[0]!r}. Checkpoints hold only the weights "
+                "that training moves: load the same pretrained weights as before the first start, "
+                "then resume."
+            )
+        self._checksums = dict(saved)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self._module.named_parameters(remove_duplicate=False))
+
+    def _changed(self, checksums: dict[str, int]) -> set[str]:
+        """The weights whose checksum is another one now, in any process."""
+        present = self._parameters()
+        changed = {
+            name
+            for name, value in checksums.items()
+            if name not in present or checksum(present[name]) != value
+        }
+        return changed.union(*distributed.all_gather(changed))
+
+
+def checksum(weight: Tensor) -> int:
+    """A number that changes with the bytes of a tensor and their order; waits for the device.
+
+    Of a sharded tensor it is that of this process's shard.
+    """
+    local: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
+    flat = local.detach().contiguous().reshape(-1)
+    numbers = flat.view(INTEGERS.get(flat.element_size(), torch.uint8))
+    factors = 2 * torch.arange(min(BLOCK, len(numbers)), device=numbers.device) + 1
+    total = torch.zeros((), dtype=torch.int64, device=numbers.device)
+    for block in numbers.split(BLOCK):
+        total = 31 * total + (block.to(torch.int64) * factors[: len(block)]).sum()
+    return int(total)
