@@ -1,4 +1,4 @@
-"""One part of a report, told in blocks that any format can draw: tables, curves, pictures."""
+"""One part of a report, in blocks that any format can draw: tables, curves, pictures."""
 
 from __future__ import annotations
 
@@ -16,22 +16,37 @@ Unit = Literal["text", "count", "percent", "number"]
 Cell = str | int | float | None
 """What a table holds; ``None`` is an empty cell."""
 
+Model = Literal["", "before"]
+"""Which model a block is about: the one judged, or the one given as ``before=``."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class _Block:
+    """What every block has.
+
+    Attributes:
+        caption: What it shows, in a sentence. Blocks of two models with the same caption show the
+            same thing, so the page puts them into one chart or table, or side by side.
+        model: Which model it is about.
+    """
+
+    caption: str = ""
+    model: Model = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(_Block):
     """Rows under named columns.
 
     Attributes:
         columns: Names of the columns.
         units: How each column's values are written.
         rows: One cell per column each.
-        caption: What it shows, in a sentence.
     """
 
     columns: tuple[str, ...]
     units: tuple[Unit, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    caption: str = ""
 
     def __post_init__(self) -> None:
         widths = {len(self.columns), len(self.units), *(len(row) for row in self.rows)}
@@ -65,7 +80,7 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curves:
+class Curves(_Block):
     """Lines over one axis.
 
     Attributes:
@@ -74,7 +89,6 @@ class Curves:
         series: The lines.
         x_unit: How ``x`` is written.
         y_unit: How ``y`` is written; ``"percent"`` fixes the axis to 0–100 %.
-        caption: What it shows, in a sentence.
     """
 
     x_label: str
@@ -82,11 +96,10 @@ class Curves:
     series: tuple[Series, ...]
     x_unit: Unit = "number"
     y_unit: Unit = "percent"
-    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Matrix(_Block):
     """A value for each pair, drawn as coloured cells.
 
     Attributes:
@@ -98,7 +111,6 @@ class Matrix:
         unit: How a value is written.
         span: What the palest and the fullest cell stand for, so that several matrices share one
             scale; ``None`` is 0 to 1 for shares, else from the least to the largest value.
-        caption: What it shows, in a sentence.
     """
 
     row_label: str
@@ -108,7 +120,6 @@ class Matrix:
     values: tuple[tuple[float | None, ...], ...]
     unit: Unit = "percent"
     span: tuple[float, float] | None = None
-    caption: str = ""
 
     def __post_init__(self) -> None:
         if len(self.values) != len(self.rows) or any(
@@ -142,20 +153,18 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scatter:
+class Scatter(_Block):
     """Points in the plane, by group.
 
     Attributes:
         x_label: What ``x`` is.
         y_label: What ``y`` is.
         groups: The points.
-        caption: What it shows, in a sentence.
     """
 
     x_label: str
     y_label: str
     groups: tuple[Group, ...]
-    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,16 +193,14 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
+class Gallery(_Block):
     """Rows of pictures that belong together.
 
     Attributes:
         rows: Each row tells one example.
-        caption: What it shows, in a sentence.
     """
 
     rows: tuple[tuple[Picture, ...], ...]
-    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,16 +225,14 @@ class Passage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passages:
+class Passages(_Block):
     """Texts, one under the other.
 
     Attributes:
         passages: The texts.
-        caption: What it shows, in a sentence.
     """
 
     passages: tuple[Passage, ...]
-    caption: str = ""
 
 
 Block = Table | Curves | Matrix | Scatter | Gallery | Passages

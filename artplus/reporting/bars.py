@@ -1,19 +1,17 @@
-"""Accuracies (or losses) as bars, with intervals, and with what they were before."""
+"""Accuracies or losses as bars, with intervals, and with their values before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from artplus.evaluation import wording
-from artplus.reporting.comparison import Comparison
 
 if TYPE_CHECKING:
-    from artplus.evaluation.intervals import Interval
     from artplus.evaluation.report import Report
+    from artplus.reporting.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -22,101 +20,70 @@ class Bar:
 
     name: str
     kind: str
+    label: str
     length: float | None
     low: float | None
     high: float | None
-    label: str
     before: float | None = None
     before_label: str = ""
 
 
-def bars(report: Report) -> list[Bar]:
-    """The rows of the chart, as long as their accuracy (or loss) on the axis."""
-    end, bounds = scale(report), _intervals(report)
-    return [
-        _bar(
-            row.name,
-            row.value,
-            bounds.get(row.name),
-            end,
-            "broken" if row.broken else _shown(report, row.value),
-            broken=row.broken is not None,
-        )
-        for row in wording.rows(report)
-    ]
+@dataclass(frozen=True)
+class Chart:
+    """Bars over one axis, which ends at 1 for accuracies, else at the largest loss."""
+
+    bars: tuple[Bar, ...]
+    end: float
 
 
-def paired_bars(comparison: Comparison, after: Report) -> list[Bar]:
-    """A bar for each line of a comparison, with what it was before; intervals of the later."""
-    end, bounds = paired_scale(comparison), _intervals(after)
-    return [
-        _bar(
-            line.name,
-            line.after,
-            bounds.get(line.name) if line.after is not None else None,
-            end,
-            f"{comparison.shown(line.before)} → {comparison.shown(line.after)}",
-            before=_length(line.before, end),
-            before_label=comparison.shown(line.before),
-        )
-        for line in comparison.lines
-    ]
+def chart(report: Report, comparison: Comparison | None = None) -> Chart:
+    """A bar for clean, each attack, and the worst case.
 
-
-def scale(report: Report) -> float:
-    """The value at the end of the axis: 1 for accuracies, the largest loss otherwise."""
-    if report.clean_accuracy is not None:
-        return 1.0
-    return _largest(row.value for row in wording.rows(report))
-
-
-def paired_scale(comparison: Comparison) -> float:
-    """The same of both sides of a comparison."""
-    if comparison.accuracy:
-        return 1.0
-    return _largest(v for line in comparison.lines for v in (line.before, line.after))
-
-
-def _bar(
-    name: str,
-    value: float | None,
-    bounds: Interval | None,
-    end: float,
-    label: str,
-    *,
-    broken: bool = False,
-    before: float | None = None,
-    before_label: str = "",
-) -> Bar:
-    kind = {wording.CLEAN: "clean", wording.WORST: "worst"}.get(name, "attack")
-    return Bar(
-        name=name,
-        kind="broken" if broken else kind,
-        length=_length(value, end),
-        low=None if bounds is None else _length(bounds[0], end),
-        high=None if bounds is None else _length(bounds[1], end),
-        label=label,
-        before=before,
-        before_label=before_label,
+    Args:
+        report: Whose values and 95 % intervals are drawn.
+        comparison: Of an earlier report with this one, whose values are drawn too.
+    """
+    rows = wording.rows(report)
+    broken = {row.name for row in rows if row.broken}
+    values: list[tuple[str, float | None, float | None]] = (
+        [(row.name, row.value, None) for row in rows]
+        if comparison is None
+        else [(line.name, line.after, line.before) for line in comparison.lines]
     )
-
-
-def _shown(report: Report, value: float | None) -> str:
-    return wording.number(value) if report.clean_accuracy is None else wording.percent(value)
-
-
-def _intervals(report: Report) -> dict[str, Interval | None]:
-    return {
+    accuracy = report.clean_accuracy is not None
+    text = wording.percent if accuracy else wording.number
+    end = 1.0 if accuracy else _largest([v for _, *both in values for v in both])
+    intervals = {
         wording.CLEAN: report.clean_interval,
         **{result.name: result.interval for result in report.attacks},
         wording.WORST: report.robust_interval,
     }
+    kinds = {wording.CLEAN: "clean", wording.WORST: "worst"}
+    bars = []
+    for name, value, before in values:
+        bounds = None if value is None else intervals.get(name)
+        low, high = bounds or (None, None)
+        bars.append(
+            Bar(
+                name=name,
+                kind=kinds.get(
+                    name, "broken" if comparison is None and name in broken else "attack"
+                ),
+                label=text(value) if comparison is None else f"{text(before)} → {text(value)}",
+                length=_length(value, end),
+                low=_length(low, end),
+                high=_length(high, end),
+                before=_length(before, end),
+                before_label=text(before),
+            )
+        )
+    return Chart(tuple(bars), end)
 
 
 def _length(value: float | None, end: float) -> float | None:
     return None if value is None else min(100.0, 100 * value / end)
 
 
-def _largest(values: Iterable[float | None]) -> float:
-    finite = [value for value in values if value is not None and np.isfinite(value)]
+def _largest(values: Sequence[float | None]) -> float:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
     return max(finite, default=0.0) or 1.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from artplus.evaluation import wording
 from artplus.evaluation.images import as_image
-from artplus.reporting.section_markdown import escaped, table
+from artplus.reporting.comparability import ball, parameters
+from artplus.reporting.markdown import alarm, escaped, listed, table
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -73,20 +74,19 @@ def render(
 def metrics(report: Report) -> Iterator[tuple[str, str, float]]:
     """Type, name and value of each result: shares in [0, 1], or losses in regression."""
     regression = report.clean_accuracy is None
-    kind, what = ("loss", "loss") if regression else ("accuracy", "accuracy")
+    kind = "loss" if regression else "accuracy"
     clean = report.clean_loss if report.clean_accuracy is None else report.clean_accuracy
-    yield kind, f"Clean {what}", clean
+    yield kind, f"Clean {kind}", clean
     if report.verdict == "broken":
         return  # what reads metadata reads no warnings
     for result in report.working:
         value = result.metrics.get("loss") if regression else result.accuracy
         if value is not None:
-            ball = wording.ball(result.norm, result.eps)
-            yield kind, f"Robust {what} ({result.name}, {ball})", value
+            yield kind, f"Robust {kind} ({result.name}, {ball(result)})", value
     worst = report.robust_loss if regression else report.robust_accuracy
     if worst is not None:
         count = wording.plural(len(report.working), "attack")
-        yield kind, f"Robust {what} (worst case of {count}, {_balls(report)})", worst
+        yield kind, f"Robust {kind} (worst case of {count}, {_balls(report)})", worst
 
 
 def _body(report: Report, dataset: str) -> list[str]:
@@ -104,16 +104,10 @@ def _body(report: Report, dataset: str) -> list[str]:
         escaped(wording.trust(report))
         or "No check was made of whether the attacks worked as they should.",
     ]
-    parts += [
-        f"- **{escaped(alarm.name)}** ({alarm.verdict}): {escaped(alarm.explanation)} "
-        f"{escaped(alarm.remedy)}".rstrip()
-        for alarm in report.reasons
-    ]
+    parts += map(alarm, report.reasons)
     if report.sections:
-        told = [f"- {escaped(s.title)}: {escaped(s.summary)}" for s in report.sections]
-        parts += ["## Also measured", "\n".join(told)]
-    parts += ["## Limits", "\n".join(f"- {escaped(limit)}" for limit in limits(report))]
-    return [*parts, "## How to reproduce it", *_again(report)]
+        parts += ["## Also measured", listed(f"{s.title}: {s.summary}" for s in report.sections)]
+    return [*parts, "## Limits", listed(limits(report)), "## How to reproduce it", *_again(report)]
 
 
 def _threat(report: Report, dataset: str) -> str:
@@ -142,12 +136,8 @@ def limits(report: Report) -> list[str]:
 
 def _again(report: Report) -> list[str]:
     settings = [
-        (
-            result.name,
-            wording.ball(result.norm, result.eps),
-            ", ".join(f"{key}={_setting(value)}" for key, value in result.params.items()),
-        )
-        for result in report.attacks
+        (r.name, ball(r), ", ".join(f"{key}={value}" for key, value in parameters(r).items()))
+        for r in report.attacks
     ]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return [
@@ -203,14 +193,10 @@ def again(report: Report) -> str:
     )
 
 
-def _setting(value: object) -> str:
-    return wording.number(value) if isinstance(value, float) else str(value)
-
-
 def _balls(report: Report) -> str:
     """The ball of the attacks that count, or all of them."""
     counted = report.working or report.attacks
-    return ", ".join(dict.fromkeys(wording.ball(r.norm, r.eps) for r in counted))
+    return ", ".join(dict.fromkeys(map(ball, counted)))
 
 
 def _task(report: Report) -> str:

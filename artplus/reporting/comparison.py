@@ -11,7 +11,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.intervals import Interval
 from artplus.evaluation.text import aligned
-from artplus.reporting import alike
+from artplus.reporting import comparability
 from artplus.reporting.change import Paired, paired, signed
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def compare(before: Report, after: Report) -> Comparison:
     old, new = ({r.name: r for r in report.attacks} for report in sides)
     clean_old, clean_new = (r.clean_accuracy if accuracy else r.clean_loss for r in sides)
     worst = [r.robust_accuracy if accuracy else r.robust_loss for r in sides]
-    one = alike.one_ball(before, after) or None in worst
+    one = comparability.one_ball(before, after) or None in worst
     return Comparison(
         lines=(
             Line(
@@ -226,7 +226,7 @@ def compare(before: Report, after: Report) -> Comparison:
             ),
         ),
         accuracy=accuracy,
-        notes=alike.reports(before, after),
+        notes=comparability.reports(before, after),
         broken=tuple(
             when
             for when, report in (("before", before), ("after", after))
@@ -238,7 +238,7 @@ def compare(before: Report, after: Report) -> Comparison:
 def _line(name: str, old: Mapping[str, AttackResult], new: Mapping[str, AttackResult]) -> Line:
     """One attack, which may be in only one of the reports, or broken there."""
     both = [result for side in (old, new) if (result := side.get(name)) is not None]
-    balls = list(dict.fromkeys(alike.ball(result) for result in both))
+    balls = list(dict.fromkeys(comparability.ball(result) for result in both))
     was, now = (None if r is None or r.broken else r for r in (old.get(name), new.get(name)))
     one = len(balls) == 1
     return Line(

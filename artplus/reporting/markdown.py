@@ -1,16 +1,40 @@
-"""A report as Markdown, for a README or a pull request."""
+"""Reports and comparisons as Markdown, for a README or a pull request."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from artplus.evaluation import wording
-from artplus.reporting import comparison_markdown, section_markdown
-from artplus.reporting.section_markdown import escaped as escaped
-from artplus.reporting.section_markdown import table as table
+from artplus.evaluation.section import Block, Curves, Gallery, Passage, Passages, Scatter
+from artplus.reporting import comparability, views
+from artplus.reporting.comparison import compare
+from artplus.reporting.stack import (
+    SIDES,
+    Beside,
+    Merged,
+    Overlay,
+    Shown,
+    Stack,
+    of_report,
+    of_reports,
+)
 
 if TYPE_CHECKING:
+    from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
+
+Cells = Sequence[tuple[str, ...]]
+"""A table as text, its heading first."""
+
+ROWS = 40
+"""Rows of a table that are written."""
+
+POSITIONS = 13
+"""Positions of a curve that are written."""
+
+COLUMNS = 14
+"""A table with more columns is left to the page."""
 
 
 def render(report: Report, before: Report | None = None) -> str:
@@ -18,23 +42,67 @@ def render(report: Report, before: Report | None = None) -> str:
 
     Args:
         report: The report.
-        before: A report on the same examples, to be compared with.
+        before: A report on the same examples, to compare with.
 
     Raises:
-        ConfigurationError: if ``before`` is on other examples.
+        ConfigurationError: if ``before`` is on other examples or of another task.
     """
-    if before is not None:
-        return comparison_markdown.render(before, report)
+    parts = _report(report) if before is None else _comparison(before, report)
+    return "\n\n".join(parts) + "\n"
+
+
+def section(stack: Stack) -> list[str]:
+    """A section as paragraphs, the heading first."""
+    parts = [f"## {escaped(stack.title)}"]
+    if stack.only:
+        parts.append(f"Only the report {stack.only} holds this section.")
+    parts += [f"{_when(when)}{escaped(summary)}" for when, summary in stack.summaries]
+    if stack.warnings:
+        parts += ["**Different settings.**", listed(stack.warnings)]
+    for shown in stack.shown:
+        parts += _shown(shown)
+    if stack.notes:
+        parts.append(listed(f"{when}: {note}" if when else note for when, note in stack.notes))
+    return parts
+
+
+def table(cells: Cells) -> str:
+    """Rows of cells, the first the heading, as a Markdown table."""
+    rows = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in cells]
+    rule = "|:--" + "|--:" * (len(cells[0]) - 1) + "|"
+    return "\n".join([rows[0], rule, *rows[1:]])
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown and HTML leave alone, on one line."""
+    text = " ".join(text.split())
+    for character in "\\`*_[]|<>":
+        replacement = {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character)
+        text = text.replace(character, replacement)
+    return text
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Texts as a list."""
+    return "\n".join(f"- {escaped(text)}" for text in texts)
+
+
+def alarm(finding: Finding) -> str:
+    """What a check of the evaluation says against it."""
+    text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
+    return f"{text} {escaped(finding.remedy)}".rstrip()
+
+
+def _report(report: Report) -> list[str]:
     rows = wording.rows(report)
-    cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
     parts = [
         f"# Robustness of {escaped(report.model)}",
         f"**{escaped(wording.headline(report))}**",
         escaped(report.summary),
     ]
     if report.verdict is not None:
-        parts.append(escaped(wording.trust(report)))
-        parts += [section_markdown.alarm(finding) for finding in report.reasons]
+        parts += [escaped(wording.trust(report)), *map(alarm, report.reasons)]
+    cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
     parts += ["## Attacks", table(cells)]
     remarks = [
         f"- **{escaped(r.name)}** does not count: {escaped(r.broken)}" for r in rows if r.broken
@@ -43,12 +111,119 @@ def render(report: Report, before: Report | None = None) -> str:
     remarks += [f"- {escaped(note)}" for note in (*wording.legend(report), *report.notes)]
     if remarks:
         parts.append("\n".join(remarks))
-    for section in report.sections:
-        parts += section_markdown.lines(section)
-    parts.append("## To repeat it")
+    for one in report.sections:
+        parts += section(of_report(one))
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    parts.append(
+    return [
+        *parts,
+        "## To repeat it",
         f"Seed {report.seed}, batches of {report.batch_size}, on {escaped(report.device)}, "
-        f"{report.date}; {escaped(versions)}; data {report.data_hash}."
-    )
-    return "\n\n".join(parts) + "\n"
+        f"{report.date}; {escaped(versions)}; data {report.data_hash}.",
+    ]
+
+
+def _comparison(before: Report, after: Report) -> list[str]:
+    comparison = compare(before, after)
+    sides = list(zip(SIDES, (before, after), strict=True))
+    names = dict.fromkeys(report.model for _, report in sides)
+    parts = [
+        f"# Before and after: {escaped(' → '.join(names))}",
+        f"**{escaped(comparison.verdict)}**",
+    ]
+    for when, report in sides:
+        trust = wording.trust(report) or "no check was made of whether the attacks worked."
+        parts += [f"{when.capitalize()}: {escaped(trust)}", *map(alarm, report.reasons)]
+    if comparison.notes:
+        parts += ["**The two evaluations differ.**", listed(comparison.notes)]
+    parts += ["## Attacks", table(comparison.full())]
+    broken = [
+        f"{result.name}, {when}, does not count: {result.broken}"
+        for when, report in sides
+        for result in report.broken
+    ]
+    parts += [listed(broken)] if broken else []
+    for stack in of_reports(before.sections, after.sections):
+        parts += section(stack)
+    heading = ("setting", "before", "after")
+    return [*parts, "## To repeat it", table([heading, *comparability.facts(before, after)])]
+
+
+def _shown(shown: Shown) -> list[str]:
+    if isinstance(shown, Merged):
+        return [
+            *_caption(shown.caption), *_cut(shown.view.cells()), *_caption(shown.view.note)
+        ]  # fmt: skip
+    if isinstance(shown, Overlay):
+        places = [set(line.x) for line in shown.block.series]
+        if not places or 2 * len(set.intersection(*places)) >= min(map(len, places)):
+            return _block(shown.block)
+        # One table would have a gap at most positions.
+        shown = Beside(shown.before, shown.after)
+    if not isinstance(shown, Beside):
+        return _block(shown)
+    parts = [
+        line
+        for when, block in zip(SIDES, (shown.before, shown.after), strict=True)
+        if block is not None
+        for line in (f"**{when}**", *_block(block))
+    ]
+    return [*parts, escaped(shown.note)] if shown.note else parts
+
+
+def _block(block: Block) -> list[str]:
+    """A block as paragraphs: values as a table, pictures in words."""
+    caption = _caption(block.caption)
+    if isinstance(block, Scatter):
+        sizes = ", ".join(f"{wording.plural(len(g.x), 'point')} {g.name}" for g in block.groups)
+        return [*caption, f"{escaped(sizes)}; drawn in the HTML page."]
+    if isinstance(block, Gallery):
+        count = sum(len(row) for row in block.rows)
+        return [*caption, f"{wording.plural(count, 'picture')} in the HTML page."]
+    if isinstance(block, Passages):
+        return [*caption, *map(_passage, block.passages)]
+    values = views.values(block)
+    if values is None or not values.rows:
+        return caption
+    cells = [values.columns, *(
+        tuple(wording.cell(c, u) for c, u in zip(row, values.units, strict=True))
+        for row in values.rows
+    )]  # fmt: skip
+    return [*caption, *(_thinned(cells) if isinstance(block, Curves) else _cut(cells))]
+
+
+def _cut(cells: Cells) -> list[str]:
+    """A table with no more rows than are read."""
+    columns, *rows = cells
+    if len(columns) > COLUMNS:
+        return [f"A table of {len(rows)} × {len(columns)} is in the HTML page and the JSON."]
+    further = len(rows) - ROWS
+    more = [f"{further} further rows are in the JSON."] if further > 0 else []
+    return [table([columns, *rows[:ROWS]]), *more]
+
+
+def _thinned(cells: Cells) -> list[str]:
+    """A table of up to :data:`POSITIONS` rows, evenly spaced, with the first and the last."""
+    columns, *rows = cells
+    last = len(rows) - 1
+    if last < POSITIONS:
+        return _cut(cells)
+    kept = [rows[round(k * last / (POSITIONS - 1))] for k in range(POSITIONS)]
+    note = f"{POSITIONS} of {len(rows)} positions; the JSON has them all."
+    return [table([columns, *kept]), note]
+
+
+def _passage(passage: Passage) -> str:
+    """The words, those with at least half the largest influence in bold."""
+    words = [
+        f"**{escaped(token)}**" if abs(weight) >= 0.5 else escaped(token)
+        for token, weight in zip(passage.tokens, passage.weights, strict=True)
+    ]
+    return f"> {' '.join(words)}\n>\n> — {escaped(passage.title)}. {escaped(passage.text)}".rstrip()
+
+
+def _caption(text: str) -> list[str]:
+    return [escaped(text)] if text else []
+
+
+def _when(when: str) -> str:
+    return f"**{when}** " if when else ""

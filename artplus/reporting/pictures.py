@@ -1,4 +1,4 @@
-"""What one input looks like: an image as it is, a signal as a curve, a row of features as dots."""
+"""Attacked examples: images as they are, signals as curves, rows of features as dots."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from artplus.evaluation import wording
 from artplus.evaluation.images import as_image
 from artplus.evaluation.images import value_range as value_range
 
 if TYPE_CHECKING:
+    from artplus.evaluation.report import Report
     from artplus.evaluation.section import Picture
 
 Array = NDArray[Any]
@@ -36,6 +38,51 @@ class Pictures:
 
     panels: tuple[tuple[str, str | Markup], ...]
     image: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """An attacked example."""
+
+    number: int
+    label: str
+    clean: str
+    adversarial: str
+    fooled: bool
+    attack: str
+    pictures: Pictures
+
+
+def examples(report: Report) -> list[Example]:
+    """The examples that the report keeps."""
+    kept = report.examples
+    if kept is None:
+        return []
+    low, high = value_range(np.stack([kept.x, kept.x_adv]))
+    classes = report.clean_accuracy is not None and np.issubdtype(kept.y.dtype, np.integer)
+
+    def label(value: Any) -> str:
+        if not classes and np.size(value) == 1:
+            return wording.number(float(np.asarray(value).item()))
+        if not classes:
+            return np.array2string(np.asarray(value), precision=3, threshold=6)
+        number = int(value)
+        if report.class_names is not None and 0 <= number < len(report.class_names):
+            return report.class_names[number]
+        return f"class {number}"
+
+    return [
+        Example(
+            number=int(kept.index[k]),
+            label=label(kept.y[k]),
+            clean=label(kept.clean[k]),
+            adversarial=label(kept.adversarial[k]),
+            fooled=bool(classes and kept.adversarial[k] != kept.y[k]),
+            attack=kept.attack[k],
+            pictures=pictures(kept.x[k], kept.x_adv[k], low, high),
+        )
+        for k in range(len(kept))
+    ]
 
 
 def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:

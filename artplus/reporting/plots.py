@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from artplus.errors import DataError
 from artplus.evaluation import wording
 from artplus.evaluation.section import Curves
+from artplus.reporting.stack import Overlay, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,10 +39,10 @@ def report(result: Report, path: str | Path) -> Path:
         result.robust_interval,
     ]
     panels = [
-        (section.title, block)
+        (section.title, shown.block if isinstance(shown, Overlay) else shown)
         for section in result.sections
-        for block in section.blocks
-        if isinstance(block, Curves)
+        for shown in stacked(section.blocks)
+        if isinstance(shown, (Curves, Overlay))
     ]
     lines, head = math.ceil(len(panels) / 2), 1.2 + 0.42 * len(rows)
     height = head + 3.0 * lines

@@ -1,14 +1,15 @@
-"""A table as the page shows it: texts, what they are sorted by, and no more rows than are read."""
+"""Tables as every format shows them: texts, what they are sorted by, and two tables as one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import groupby
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import Cell, Table, Unit
+from artplus.reporting.change import difference, signed
 
 ROWS = 300
 """Rows of a table on the page; the JSON has them all."""
@@ -16,67 +17,111 @@ ROWS = 300
 Entry = tuple[str, str]
 """The text of a cell and what it is sorted by."""
 
+Row = tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its heading.
+        numeric: Whether it holds numbers.
+        over: The heading over it and its neighbours, if there is one.
+    """
+
+    name: str
+    numeric: bool
+    over: str = ""
+
 
 @dataclass(frozen=True)
 class TableView:
     """A table as text, with what its rows are sorted by.
 
     Attributes:
-        columns: Names, each with whether it holds numbers.
-        rows: For each cell the text and the key.
-        note: What is left out.
-        heads: Headings over several columns, with how many; empty if there are none.
+        columns: One for each cell of a row.
+        rows: At most :data:`ROWS`.
+        note: What is left out or to be known.
+        tones: A class for each row's look, or nothing: ``"up"``, ``"down"``, ``"broken"``.
     """
 
-    columns: tuple[tuple[str, bool], ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[Entry, ...], ...]
     note: str = ""
-    heads: tuple[tuple[str, int], ...] = ()
+    tones: tuple[str, ...] = ()
+
+    @property
+    def heads(self) -> tuple[tuple[str, int], ...]:
+        """Headings over columns and how many each spans; empty if no column has one."""
+        heads = [(over, len([*g])) for over, g in groupby(c.over for c in self.columns)]
+        return tuple(heads) if len(heads) > 1 or heads[0][0] else ()
 
     @property
     def starts(self) -> frozenset[int]:
-        """Columns with which a heading over several begins, or that come after one."""
-        ends = list(accumulate((span for _, span in self.heads), initial=0))
-        found = set()
-        for k, (_, span) in enumerate(self.heads):
-            if span > 1:
-                found |= {ends[k], ends[k + 1]}
-        return frozenset(found)
-
-    def short(self, column: int) -> str:
-        """The column's own heading, under one over several."""
-        spans = [name for name, span in self.heads for _ in range(span)]
-        name = self.columns[column][0]
-        return name.removeprefix(f"{spans[column]}, ") if spans else name
+        """Columns under another heading than their left neighbour."""
+        names = [column.over for column in self.columns]
+        return frozenset(k for k in range(1, len(names)) if names[k] != names[k - 1])
 
     def cells(self) -> list[tuple[str, ...]]:
         """Heading and rows as text."""
-        names = tuple(name for name, _ in self.columns)
-        return [names, *(tuple(text for text, _ in row) for row in self.rows)]
+        names = (", ".join(filter(None, (c.over, c.name))) for c in self.columns)
+        return [tuple(names), *(tuple(text for text, _ in row) for row in self.rows)]
 
 
 def table_view(block: Table) -> TableView:
     """The first :data:`ROWS` rows as text and keys."""
-    numeric = [unit != "text" for unit in block.units]
+    columns = [Column(n, u != "text") for n, u in zip(block.columns, block.units, strict=True)]
     rows = [
         [entry(cell, unit) for cell, unit in zip(row, block.units, strict=True)]
         for row in block.rows[:ROWS]
     ]
-    columns = list(zip(block.columns, numeric, strict=True))
-    return limited(columns, rows, total=len(block.rows))
+    return _limited(columns, rows, len(block.rows))
 
 
-def limited(
-    columns: Sequence[tuple[str, bool]],
-    rows: Sequence[Sequence[Entry]],
-    heads: Sequence[tuple[str, int]] = (),
-    *,
-    total: int | None = None,
-) -> TableView:
-    """The table with its first :data:`ROWS` rows, and a word on the others."""
-    total = len(rows) if total is None else total
-    note = f"The first {ROWS} of {total:,} rows; the JSON has them all." if total > ROWS else ""
-    return TableView(tuple(columns), tuple(map(tuple, rows[:ROWS])), note, tuple(heads))
+def merged_table(before: Table, after: Table) -> TableView | None:
+    """Both tables as one: each row's values before and after, and the change.
+
+    Rows go together by their leading columns of text, or by the first column where that is a
+    number. Values that are equal in every row, such as counts, are there once; an interval stands
+    behind its value.
+
+    Args:
+        before: For instance accuracies by class.
+        after: The same of the later model.
+
+    Returns:
+        The table; ``None`` if rows or columns do not correspond: other captions or columns, two
+        rows of the same name, fewer than half of the shorter table's rows in common, or no value
+        that would say which table a lone row is from.
+    """
+    if (before.caption, before.columns, before.units) != (
+        after.caption, after.columns, after.units
+    ):  # fmt: skip
+        return None
+    width = next((k for k, unit in enumerate(after.units) if unit != "text"), len(after.units)) or 1
+    old, new = _by_key(before, width), _by_key(after, width)
+    common = old.keys() & new.keys()
+    if not common or 2 * len(common) < min(len(old), len(new)):
+        return None
+    keys = list(new | old)
+    pairs = [(old.get(key), new.get(key)) for key in keys]
+    units = after.units[:width]
+    columns = [Column(n, u != "text") for n, u in zip(after.columns[:width], units, strict=True)]
+    rows = [[entry(c, u) for c, u in zip(key, units, strict=True)] for key in keys]
+    for k in range(width, len(after.columns)):
+        if not _is_interval(after, k):
+            more, cells = _both(after, k, pairs)
+            columns += more
+            for row, part in zip(rows, cells, strict=True):
+                row += part
+    equal = not any(column.over for column in columns)
+    if equal and len(common) < len(keys):
+        return None
+    note = "The same in both." if equal else ""
+    if len(common) < len(keys):
+        note = f"{wording.NONE}: not among the rows of this table."
+    return _limited(columns, rows, len(rows), note)
 
 
 def entry(cell: Cell, unit: Unit) -> Entry:
@@ -91,3 +136,62 @@ def sort_key(cell: Cell) -> str:
     if isinstance(cell, float) and math.isinf(cell):
         return "1e999" if cell > 0 else "-1e999"
     return cell if isinstance(cell, str) else repr(float(cell))
+
+
+def _limited(
+    columns: Sequence[Column], rows: Sequence[Sequence[Entry]], total: int, note: str = ""
+) -> TableView:
+    """The table with its first :data:`ROWS` rows, and a note about the others."""
+    cut = f"The first {ROWS} of {total:,} rows; the JSON has them all." if total > ROWS else ""
+    note = f"{cut} {note}".strip()
+    return TableView(tuple(columns), tuple(map(tuple, rows[:ROWS])), note)
+
+
+def _by_key(table: Table, width: int) -> dict[Row, Row]:
+    """Rows by their first ``width`` cells; nothing if two have the same."""
+    rows = {row[:width]: row for row in table.rows}
+    return rows if len(rows) == len(table.rows) else {}
+
+
+def _is_interval(table: Table, k: int) -> bool:
+    """Whether the ``k``-th column holds, as text, the interval of the number before it."""
+    if not 0 < k < len(table.columns):
+        return False
+    named = table.columns[k] == f"{table.columns[k - 1]} interval"
+    return named and table.units[k] == "text" != table.units[k - 1]
+
+
+def _both(
+    table: Table, k: int, pairs: Sequence[tuple[Row | None, Row | None]]
+) -> tuple[list[Column], list[list[Entry]]]:
+    """A column of two tables: its columns in the merged table, and their cells in each row."""
+    name, unit = table.columns[k], table.units[k]
+    cells: list[list[Entry]] = []
+    for pair in pairs:
+        was, now = (None if row is None else row[k] for row in pair)
+        by = difference(was, now)
+        change = signed(by, unit).removesuffix(" pts"), sort_key(by)
+        if by is None or not math.isfinite(by):
+            change = change[0], ""
+        cells.append([*(_measured(table, k, row) for row in pair), change])
+    if all(old == new for old, new, _ in cells):
+        return [Column(name, unit != "text")], [row[:1] for row in cells]
+    if unit == "text":
+        # A text often says what a row is, as the class of an example, so it is the same in both
+        # tables wherever both have the row.
+        known = [(row, old is None) for row, (old, new) in zip(cells, pairs, strict=True)]
+        if all(r[0] == r[1] for r, (old, new) in zip(cells, pairs, strict=True) if old and new):
+            return [Column(name, False)], [row[1:2] if lone else row[:1] for row, lone in known]
+        return [Column(n, False, name) for n in ("before", "after")], [row[:2] for row in cells]
+    change_name = "points" if unit == "percent" else "change"
+    return [Column(n, True, name) for n in ("before", "after", change_name)], cells
+
+
+def _measured(table: Table, k: int, row: Row | None) -> Entry:
+    """A value with its interval, if the next column holds one."""
+    value = None if row is None else row[k]
+    text, key = entry(value, table.units[k])
+    bounds = row[k + 1] if row is not None and _is_interval(table, k + 1) else None
+    if value is not None and bounds not in (None, wording.NONE):
+        text = f"{text}\n({bounds})"  # a line of its own on the page, a blank elsewhere
+    return text, key

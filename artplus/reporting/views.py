@@ -1,12 +1,12 @@
-"""A section as the page shows it: blocks drawn, values written out, sizes bounded."""
+"""Sections as the page shows them: blocks drawn, values written out, sizes bounded."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from artplus.evaluation import wording
@@ -18,20 +18,21 @@ from artplus.evaluation.section import (
     Passages,
     Picture,
     Scatter,
-    Section,
     Table,
     Unit,
 )
 from artplus.reporting import charts, heatmap
 from artplus.reporting.pictures import coloured
-from artplus.reporting.tables import ROWS as ROWS
-from artplus.reporting.tables import TableView as TableView
-from artplus.reporting.tables import table_view as table_view
+from artplus.reporting.stack import SIDES, Beside, Merged, Overlay, Shown, Stack
+from artplus.reporting.tables import ROWS, TableView, table_view
 
 _TEXT: Unit = "text"
 
 STRENGTHS = 5
 """Steps in which the weight of a token is shown."""
+
+LINES = 6
+"""Lines of two models that one chart holds; more get a small chart for each name."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,31 @@ class BlockView:
         kind: ``table``, ``chart``, ``charts``, ``heat``, ``gallery`` or ``passages``.
         caption: What it shows.
         content: What the macro needs.
-        table: The same values as a table, for those who do not see the picture; ``None`` if there
-            are too many or none.
+        table: The same values as a table, for readers who do not see the picture; ``None`` if
+            there are too many or none.
+        when: ``before`` or ``after``, where the page has to say it.
     """
 
     kind: str
     caption: str
     content: Any
     table: TableView | None = None
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class RowView:
+    """Blocks that belong together.
+
+    Attributes:
+        blocks: One, or those of two models.
+        halves: Whether they stand side by side.
+        note: What to know about them.
+    """
+
+    blocks: tuple[BlockView, ...]
+    halves: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,110 +75,63 @@ class SectionView:
     """A section of the page; ``anchor`` is where links to it lead."""
 
     anchor: str
-    title: str
-    summary: str
-    blocks: tuple[BlockView, ...]
-    notes: tuple[str, ...] = field(default=())
+    stack: Stack
+    rows: tuple[RowView, ...]
 
 
-def sections(given: Sequence[Section]) -> list[SectionView]:
-    """Everything that the page's template needs, each section under an anchor of its own."""
+def sections(stacks: Sequence[Stack]) -> list[SectionView]:
+    """Everything that the page's template needs, each section under its own anchor."""
+    anchors: list[str] = []
+    for stack in stacks:
+        anchor = "section-" + re.sub("[^a-z0-9]+", "-", stack.name.lower()).strip("-")
+        anchors.append(anchor if anchor not in anchors else f"{anchor}-{len(anchors)}")
     return [
-        SectionView(
-            anchor, section.title, section.summary, tuple(map(block_view, section.blocks)),
-            section.notes,
-        )
-        for anchor, section in zip(anchors([s.name for s in given]), given, strict=True)
-    ]  # fmt: skip
-
-
-def anchors(names: Sequence[str]) -> list[str]:
-    """Where links lead, one for each section."""
-    found: list[str] = []
-    for name in names:
-        anchor = "section-" + re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
-        found.append(anchor if anchor not in found else f"{anchor}-{len(found)}")
-    return found
-
-
-def block_view(block: Block) -> BlockView:
-    """A block over the whole width of the page."""
-    return _SHOW[type(block)](block)
-
-
-def half_view(block: Block) -> BlockView:
-    """A block over half of it."""
-    if isinstance(block, Curves):
-        drawing = charts.curves(block, width=charts.NARROW)
-        return BlockView("chart", block.caption, drawing, folded(_values(block)))
-    if isinstance(block, Scatter):
-        return BlockView("chart", block.caption, charts.scatter(block, width=charts.NARROW))
-    if isinstance(block, Matrix):
-        return _matrix(block, half=True)
-    return block_view(block)
-
-
-def curve_values(block: Curves) -> TableView | None:
-    """What curves say as a table; ``None`` if it would be larger than anyone reads."""
-    return folded(_values(block))
-
-
-def cells_of(block: Block) -> tuple[tuple[str, ...], list[list[str]]] | None:
-    """Columns and rows of text that say what a block shows; ``None`` where pictures must."""
-    table = _values(block)
-    return None if table is None else (table.columns, [
-        [wording.cell(c, u) for c, u in zip(row, table.units, strict=True)] for row in table.rows
-    ])  # fmt: skip
-
-
-def _table(block: Table) -> BlockView:
-    return BlockView("table", block.caption, table_view(block))
-
-
-def _curves(block: Curves) -> BlockView:
-    values = _values(block)
-    return BlockView("chart", block.caption, charts.curves(block), folded(values))
-
-
-def _matrix(block: Matrix, *, half: bool = False) -> BlockView:
-    low, high = heatmap.span(block)
-    # An end that is nothing beside the other is zero to the eye.
-    low, high = (0.0 if abs(end) < 1e-3 * (high - low) else end for end in (low, high))
-    content = {
-        "drawing": heatmap.matrix(block, half=half),
-        "low": wording.cell(low, block.unit),
-        "high": wording.cell(high, block.unit),
-        "half": heatmap.is_narrow(block),
-    }
-    return BlockView("heat", block.caption, content, folded(_values(block)))
-
-
-def _scatter(block: Scatter) -> BlockView:
-    return BlockView("chart", block.caption, charts.scatter(block))
-
-
-def _gallery(block: Gallery) -> BlockView:
-    rows = [[(picture, coloured(picture), _alt(picture)) for picture in row] for row in block.rows]
-    small = all(len(row) <= 3 and all(p.image.shape[1] <= 96 for p in row) for row in block.rows)
-    return BlockView("gallery", block.caption, {"rows": rows, "small": small})
-
-
-def _passages(block: Passages) -> BlockView:
-    shown = [
-        (p, [(t, _strength(w), f"{w:+.2f}") for t, w in zip(p.tokens, p.weights, strict=True)])
-        for p in block.passages
+        SectionView(anchor, stack, tuple(map(row_view, stack.shown)))
+        for anchor, stack in zip(anchors, stacks, strict=True)
     ]
-    return BlockView("passages", block.caption, shown)
 
 
-_SHOW: dict[type, Callable[[Any], BlockView]] = {
-    Table: _table, Curves: _curves, Matrix: _matrix, Scatter: _scatter, Gallery: _gallery,
-    Passages: _passages,
-}  # fmt: skip
+def row_view(shown: Shown) -> RowView:
+    """What stands in one row of the page."""
+    if isinstance(shown, Merged):
+        return RowView((BlockView("table", shown.caption, shown.view),))
+    if isinstance(shown, Overlay):
+        return RowView((_overlay(shown),))
+    if not isinstance(shown, Beside):
+        return RowView((block_view(shown),))
+    sides = [
+        (when, block)
+        for when, block in zip(SIDES, (shown.before, shown.after), strict=True)
+        if block is not None
+    ]
+    halves = len(sides) > 1 and not any(isinstance(block, Table) for _, block in sides)
+    views = (block_view(block, when=when, half=halves) for when, block in sides)
+    return RowView(tuple(views), halves, shown.note)
 
 
-def _values(block: Block) -> Table | None:
-    """The block as a table."""
+def block_view(block: Block, *, when: str = "", half: bool = False) -> BlockView:
+    """A block over the whole width of the page, or over half of it."""
+    width = charts.NARROW if half else charts.WIDE
+    table = None
+    content: Any
+    match block:
+        case Table():
+            kind, content = "table", table_view(block)
+        case Curves():
+            kind, content, table = "chart", charts.curves(block, width=width), folded(block)
+        case Scatter():
+            kind, content = "chart", charts.scatter(block, width=width)
+        case Matrix():
+            kind, content, table = "heat", _matrix(block, half), folded(block)
+        case Gallery():
+            kind, content = "gallery", _gallery(block)
+        case Passages():
+            kind, content = "passages", _passages(block)
+    return BlockView(kind, block.caption, content, table, when)
+
+
+def values(block: Block) -> Table | None:
+    """What a block shows as a table; ``None`` where pictures must."""
     if isinstance(block, Table):
         return block
     if isinstance(block, Curves):
@@ -172,6 +143,52 @@ def _values(block: Block) -> Table | None:
             rows=tuple((n, *row) for n, row in zip(block.rows, block.values, strict=True)),
         )
     return None
+
+
+def folded(block: Block) -> TableView | None:
+    """The values that the page offers to unfold; ``None`` if nobody would read so many."""
+    table = values(block)
+    if table is None or len(table.columns) > 24 or len(table.rows) > ROWS:
+        return None
+    return table_view(table)
+
+
+def _overlay(shown: Overlay) -> BlockView:
+    """One chart, or one for each name and one table for all of them."""
+    block = shown.block
+    if len(block.series) <= LINES:
+        drawing = charts.curves(block, dashed=shown.dashed)
+        return BlockView("chart", block.caption, drawing, folded(block))
+    drawings = [
+        (part.title, charts.curves(part.block, width=charts.SMALL, dashed=part.dashed))
+        for part in shown.parts()
+    ]
+    return BlockView("charts", block.caption, drawings, folded(block))
+
+
+def _matrix(block: Matrix, half: bool) -> dict[str, object]:
+    low, high = heatmap.span(block)
+    # An end that is tiny beside the other is written as zero.
+    low, high = (0.0 if abs(end) < 1e-3 * (high - low) else end for end in (low, high))
+    return {
+        "drawing": heatmap.matrix(block, half=half),
+        "low": wording.cell(low, block.unit),
+        "high": wording.cell(high, block.unit),
+        "half": heatmap.is_narrow(block) and not half,
+    }
+
+
+def _gallery(block: Gallery) -> dict[str, object]:
+    rows = [[(picture, coloured(picture), _alt(picture)) for picture in row] for row in block.rows]
+    small = all(len(row) <= 3 and all(p.image.shape[1] <= 96 for p in row) for row in block.rows)
+    return {"rows": rows, "small": small}
+
+
+def _passages(block: Passages) -> list[Any]:
+    return [
+        (p, [(t, _strength(w), f"{w:+.2f}") for t, w in zip(p.tokens, p.weights, strict=True)])
+        for p in block.passages
+    ]
 
 
 def _curve_values(block: Curves) -> Table:
@@ -191,13 +208,6 @@ def _curve_values(block: Curves) -> Table:
     )
 
 
-def folded(table: Table | None) -> TableView | None:
-    """What the page offers to unfold; nothing if it would be larger than anyone reads."""
-    if table is None or len(table.columns) > 24 or len(table.rows) > ROWS:
-        return None
-    return table_view(table)
-
-
 def _strength(weight: float) -> str:
     """The class of a token: which way it pulls and how much."""
     if not math.isfinite(weight):
@@ -207,9 +217,8 @@ def _strength(weight: float) -> str:
 
 
 def _alt(picture: Picture) -> str:
-    kinds: Sequence[tuple[str, str]] = (
-        ("heat", "values from dark, low, to bright, high"),
-        ("signed", "signed values: red above, blue below zero"),
-    )
-    told = dict(kinds).get(picture.colours, "")
-    return ". ".join(part for part in (picture.title, picture.text, told) if part)
+    colours = {
+        "heat": "values from dark, low, to bright, high",
+        "signed": "signed values: red above, blue below zero",
+    }.get(picture.colours, "")
+    return ". ".join(part for part in (picture.title, picture.text, colours) if part)

@@ -27,13 +27,11 @@ from artplus.evaluation.section import (
 )
 from artplus.reporting import compare, html, markdown, save
 from artplus.reporting.change import paired, points, signed
-from artplus.reporting.joined import joined
 from artplus.reporting.json import read
-from artplus.reporting.overlay import Overlay, aligned, overlaid
-from artplus.reporting.own import own
-from artplus.reporting.together import Beside, Joined, together
-from artplus.reporting.together_views import LINES
-from artplus.reporting.together_views import sections as views_of
+from artplus.reporting.stack import Beside, Merged, Overlay, of_reports, overlay, stacked
+from artplus.reporting.tables import merged_table
+from artplus.reporting.views import LINES
+from artplus.reporting.views import sections as views_of
 from tests.reporting.samples import EVIL, examples, made, sections
 
 
@@ -51,7 +49,7 @@ def chart(*series: Series, **options: Any) -> Curves:
 
 def shown(before: Block, after: Block) -> Any:
     """How a section of these blocks alone is shown."""
-    (pair,) = together([section(before)], [section(after)])
+    (pair,) = of_reports([section(before)], [section(after)])
     (found,) = pair.shown
     return found
 
@@ -113,7 +111,7 @@ def test_other_balls_are_shown_without_a_difference() -> None:
     assert "The worst cases are not within the same ball" in notes
     page = html.render(made(eps=0.2), made(eps=0.1))
     assert "not to be compared, see below" in page
-    assert "Not quite like for like." in page and "judge both by one radius" in page
+    assert "The two evaluations differ." in page and "judge both with the same radius" in page
     norms = compare(made(stood={"a": [1, 1, 1, 1]}), made(stood={"b": [1, 1, 1, 1]}, eps=0.3))
     assert norms.lines[-1].change is None
 
@@ -123,7 +121,10 @@ def test_other_balls_are_shown_without_a_difference() -> None:
     [
         ({"seed": 3}, "Not the same seed: 0 before, 3 after."),
         ({"batch_size": 64}, "Not the same batch size: 0 before, 64 after."),
-        ({"only_survivors": True}, "every example before, what earlier ones left standing after"),
+        (
+            {"only_survivors": True},
+            "every example that was right before, only what earlier attacks had left after",
+        ),
         ({"versions": {"artplus": "9"}}, "Not the same artplus: 0.1 before, 9 after."),
         ({"class_names": None}, "Not the same class names"),
     ],
@@ -165,7 +166,7 @@ def test_curves_of_both_are_drawn_over_each_other() -> None:
         ("before", (0.0, 1.0), (0.9, 0.2)),
         ("after", (0.0, 1.0, 2.0), (0.8, 0.6, 0.1)),
     ]
-    assert found.earlier == {0}
+    assert found.dashed == {0}
     text = html.render(
         made(sections=(section(chart(line("model", 0.8, 0.6))),)),
         made(sections=(section(chart(line("model", 0.9, 0.2))),)),
@@ -187,7 +188,7 @@ def test_several_things_keep_their_names_and_stand_next_to_each_other() -> None:
         ("ideal", (0.0, 1.0)), ("clean, before", (0.1,)), ("clean, after", (0.3,)),
         ("under attack, before", (0.2,)), ("under attack, after", (0.4,)),
     ]  # fmt: skip
-    assert found.earlier == {1, 3}
+    assert found.dashed == {1, 3}
 
 
 def test_the_only_thing_that_differs_keeps_its_name() -> None:
@@ -210,17 +211,18 @@ def test_a_report_beside_itself_has_two_lines() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"x_label": "L2 radius"}, "it is “L∞ radius” before and “L2 radius” after"),
-        ({"y_label": "loss"}, "it is “accuracy” before and “loss” after"),
-        ({"y_unit": "number"}, "they are not of the same"),
-        ({"caption": "Example 7"}, "they are not of the same"),
+        ({"x_label": "L2 radius"}, "“L∞ radius” before, “L2 radius” after"),
+        ({"y_label": "loss"}, "“accuracy” before, “loss” after"),
+        ({"y_unit": "number"}, "they do not show the same thing"),
+        ({"caption": "Example 7"}, "they do not show the same thing"),
     ],
 )
 def test_what_is_not_of_the_same_is_not_overlaid(options: dict[str, Any], words: str) -> None:
     """Another norm, unit or example: two charts side by side, with the reason."""
     before, after = chart(line("model", 0.5)), chart(line("model", 0.4), **options)
     found = shown(before, after)
-    assert isinstance(found, Beside) and (found.before, found.after) == (before, after)
+    assert isinstance(found, Beside)
+    assert (found.before, found.after) == (replace(before, model="before"), after)
     assert words in found.note
     text = unescape(
         html.render(made(sections=(section(after),)), made(sections=(section(before),)))
@@ -230,17 +232,17 @@ def test_what_is_not_of_the_same_is_not_overlaid(options: dict[str, Any], words:
 
 def test_two_lines_of_one_name_are_not_overlaid() -> None:
     """None would be lost in silence: such charts stand side by side."""
-    twice = chart(line("model", 0.1), line("after", 0.2))
-    assert overlaid(twice, twice) is None
+    twice = chart(line("model", 0.1), line("model", 0.2))
+    assert overlay(twice, twice) is None
 
 
 def test_many_lines_become_small_charts() -> None:
     """Of each thing one chart with both reports; the table has all of them."""
     names = [f"kind {k} {EVIL}" for k in range(LINES // 2 + 1)]
     before, after = (chart(*(line(n, y, y) for n in names)) for y in (0.9, 0.7))
-    (view,) = views_of(together([section(before)], [section(after)]))
-    block = view.rows[0].sides[0].block
-    assert block is not None and block.kind == "charts" and block.table is not None
+    (view,) = views_of(of_reports([section(before)], [section(after)]))
+    (block,) = view.rows[0].blocks
+    assert block.kind == "charts" and block.table is not None
     assert [name for name, _ in block.content] == names
     assert [[key[0] for key in drawing.legend] for _, drawing in block.content] == [
         ["before", "after"]
@@ -252,7 +254,8 @@ def test_markdown_tables_of_curves_have_few_gaps() -> None:
     """Common positions give one table of both; else each report has its own."""
     before, after = chart(line("model", *[0.5] * 9)), chart(line("model", *[0.4] * 9, start=0.5))
     apart = markdown.render(made(sections=(section(after),)), made(sections=(section(before),)))
-    assert "| L∞ radius | before |" in apart and "| L∞ radius | after |" in apart
+    for when in ("before", "after"):
+        assert f"**{when}**\n\n| L∞ radius | model |" in apart
     same = chart(line("model", *[0.4] * 9))
     one = markdown.render(made(sections=(section(same),)), made(sections=(section(before),)))
     assert "| L∞ radius | before | after |" in one and "| 3 | 50.0% | 40.0% |" in one
@@ -276,7 +279,7 @@ def test_tables_get_both_columns_and_the_difference() -> None:
     """Rows meet by name, whatever their order; counts that agree are there once."""
     before = by_class(("cat", 7, 0.9, "80–95%", 3.0), ("dog", 9, 0.5, "30–70%", math.inf))
     after = by_class(("dog", 9, 0.75, "60–90%", 1.0), ("cat", 7, 0.8, "70–90%", 2.5))
-    view = joined(before, after)
+    view = merged_table(before, after)
     assert view is not None
     assert view.cells() == [
         ("class", "n", "clean, before", "clean, after", "clean, points",
@@ -284,9 +287,9 @@ def test_tables_get_both_columns_and_the_difference() -> None:
         ("dog", "9", "50.0%\n(30–70%)", "75.0%\n(60–90%)", "+25.0", "∞", "1", "–"),
         ("cat", "7", "90.0%\n(80–95%)", "80.0%\n(70–90%)", "-10.0", "3", "2.5", "-0.5"),
     ]  # fmt: skip
-    assert view.heads == (("class", 1), ("n", 1), ("clean", 3), ("gap", 3))
-    assert [view.short(k) for k in (0, 2, 4)] == ["class", "before", "points"]
-    assert view.starts == {2, 5, 8} and view.note == ""
+    assert view.heads == (("", 2), ("clean", 3), ("gap", 3))
+    assert [view.columns[k].name for k in (0, 2, 4)] == ["class", "before", "points"]
+    assert view.starts == {2, 5} and view.note == ""
     keys = [row[4][1] for row in view.rows]
     assert [float(key) for key in keys] == pytest.approx([0.25, -0.1])
     assert view.rows[0][7] == ("–", "")  # from infinity there is no way that has a length
@@ -295,8 +298,8 @@ def test_tables_get_both_columns_and_the_difference() -> None:
 def test_rows_of_one_report_only_have_gaps_that_are_explained() -> None:
     """What the other report does not list is a dash, and not a zero."""
     rows = [("cat", 7, 0.9, "–", 1.0), ("dog", 9, 0.5, "–", 1.0), ("ant", 3, 0.1, "–", 1.0)]
-    view = joined(by_class(*rows[:2]), by_class(*rows[1:]))
-    assert view is not None and "not among the rows that this report has" in view.note
+    view = merged_table(by_class(*rows[:2]), by_class(*rows[1:]))
+    assert view is not None and "not among the rows of this table" in view.note
     cells = {row[0]: row for row in view.cells()}
     assert cells["ant"][1:3] == ("–", "3") and cells["cat"][1:3] == ("7", "–")
     assert cells["dog"][4:7] == ("50.0%", "50.0%", "0.0")
@@ -305,8 +308,8 @@ def test_rows_of_one_report_only_have_gaps_that_are_explained() -> None:
 def test_tables_that_agree_are_shown_once_and_said_so() -> None:
     """Nothing would tell otherwise that both reports are meant."""
     table = by_class(("cat", 7, 0.9, "80–95%", 3.0))
-    view = joined(table, table)
-    assert view is not None and view.note == "Alike in both reports." and view.heads == ()
+    view = merged_table(table, table)
+    assert view is not None and view.note == "The same in both." and view.heads == ()
     assert view.cells()[1] == ("cat", "7", "90.0%\n(80–95%)", "3")
 
 
@@ -317,10 +320,10 @@ def test_words_that_tell_what_a_row_is_stay_one_column() -> None:
     }  # fmt: skip
     old = Table(rows=((1, "cat", 1.0), (2, "dog", 2.0)), **options)
     new = Table(rows=((2, "dog", 3.0), (3, "ant", 4.0)), **options)
-    view = joined(old, new)
+    view = merged_table(old, new)
     assert view is not None
     assert [row[:2] for row in view.cells()[1:]] == [("2", "dog"), ("3", "ant"), ("1", "cat")]
-    other = joined(old, Table(rows=((1, "cat", 1.0), (2, "fox", 2.0)), **options))
+    other = merged_table(old, Table(rows=((1, "cat", 1.0), (2, "fox", 2.0)), **options))
     assert other is not None and other.cells()[2] == ("2", "dog", "fox", "2")
 
 
@@ -335,33 +338,33 @@ def test_tables_that_do_not_fit_stand_one_under_the_other() -> None:
         by_class(row, row),
         by_class(),
     ):
-        assert joined(table, other) is None and joined(other, table) is None
+        assert merged_table(table, other) is None and merged_table(other, table) is None
         assert isinstance(shown(table, other), Beside)
-    (view,) = views_of(together([section(table)], [section(strangers)]))
-    assert view.rows[0].stacked
+    (view,) = views_of(of_reports([section(table)], [section(strangers)]))
+    assert len(view.rows[0].blocks) == 2 and not view.rows[0].halves
 
 
 # --- pictures, points, cells ----------------------------------------------------------------------
 
 
-def test_tables_of_other_things_are_not_joined() -> None:
-    """Captions say what a table is of, but for the words that tell two models apart."""
+def test_tables_of_other_things_are_not_merged_table() -> None:
+    """Captions say what a table shows."""
     options: dict[str, Any] = {"columns": ("true class", "examples"), "units": ("text", "count")}
     clean = Table(**options, rows=(("cat", 4),), caption="Confusions without an attack.")
     attacked = Table(**options, rows=(("cat", 9),), caption="Confusions under attack.")
-    assert shown(clean, attacked) == Beside(clean, attacked)
-    later = replace(attacked, caption="Confusions after hardening under attack.")
-    assert isinstance(shown(attacked, later), Joined)
+    assert shown(clean, attacked) == Beside(replace(clean, model="before"), attacked)
+    later = replace(attacked, rows=(("cat", 7),))
+    assert isinstance(shown(attacked, later), Merged)
 
 
 def test_words_of_one_report_alone_are_not_mixed_with_the_other_s() -> None:
     """Where no value stands before and after no gap would say which of the reports has a row."""
     words = Table(columns=("rule", "why"), units=("text", "text"), rows=(("a", "x"), ("b", "y")))
-    assert joined(words, replace(words, rows=(("a", "x"), ("c", "z")))) is None
+    assert merged_table(words, replace(words, rows=(("a", "x"), ("c", "z")))) is None
     told = Table(columns=("example", "class"), units=("count", "text"), rows=((1, "x"), (2, "y")))
-    assert joined(told, replace(told, rows=((1, "x"), (3, "z")))) is None
-    same = joined(words, words)
-    assert same is not None and "Alike in both reports" in same.note
+    assert merged_table(told, replace(told, rows=((1, "x"), (3, "z")))) is None
+    same = merged_table(words, words)
+    assert same is not None and "The same in both" in same.note
 
 
 def test_matrices_of_the_same_share_one_scale() -> None:
@@ -372,7 +375,7 @@ def test_matrices_of_the_same_share_one_scale() -> None:
     found = shown(old, new)
     assert found.before.span == found.after.span == (0.0, 9.0)
     apart = shown(old, replace(new, caption="Example 3"))
-    assert apart.before.span is None and "scale of its own" in apart.note
+    assert apart.before.span is None and "its own scale" in apart.note
 
 
 def test_groups_have_the_same_colours_in_both() -> None:
@@ -381,11 +384,12 @@ def test_groups_have_the_same_colours_in_both() -> None:
     groups = tuple(Group(name=name, x=(1.0,), y=(2.0,)) for name in names)
     full = Scatter(x_label="x", y_label="y", groups=groups)
     less = replace(full, groups=(groups[0], groups[2]))
-    old, new = aligned(less, full)
+    found = shown(less, full)
+    old, new = found.before, found.after
     assert [g.name for g in old.groups] == [g.name for g in new.groups] == list(names)
     assert [len(g.x) for g in old.groups] == [1, 0, 1]
-    empty, _ = aligned(replace(full, groups=()), full)
-    assert empty.groups == ()
+    empty = shown(replace(full, groups=()), full).before
+    assert [g.name for g in empty.groups] == list(names) and not any(g.x for g in empty.groups)
 
 
 def gallery(*titles: str) -> Gallery:
@@ -399,14 +403,14 @@ def titles_of(block: Block | None) -> list[str]:
 
 
 def test_examples_of_both_galleries_stand_beside_themselves() -> None:
-    """Common rows first in one order; where few are common the reports keep their own order."""
+    """Common rows first in one order; rows of one title keep their order."""
     found = shown(gallery("a", "b", "c"), gallery("c", "d", "a"))
     assert titles_of(found.before) == ["c", "a", "b"]
     assert titles_of(found.after) == ["c", "a", "d"]
     assert "come first" in found.note
     few = shown(gallery("a", "b", "c"), gallery("d", "e", "c"))
-    assert titles_of(few.after) == ["d", "e", "c"] and "In both: c." in few.note
-    assert shown(gallery("a"), gallery("b")).note == "Each report shows examples of its own."
+    assert titles_of(few.after) == ["c", "d", "e"] and "come first" in few.note
+    assert shown(gallery("a"), gallery("b")).note == "Each shows its own examples."
     assert titles_of(shown(gallery("a", "a"), gallery("a", "b")).before) == ["a", "a"]
 
 
@@ -430,7 +434,7 @@ def test_a_section_of_one_report_is_said_so() -> None:
     for after, before, when in ((one, made(), "after"), (made(), one, "before")):
         text = html.render(after, before)
         assert text.count(f"Only the report {when} holds this section") == 6
-        assert text.count('class="plot curves"') == 1 and "This report shows no such" not in text
+        assert text.count('class="plot curves"') == 1 and "no such block" not in text
         told = markdown.render(after, before)
         assert told.count(f"Only the report {when} holds this section.") == 6
 
@@ -438,11 +442,12 @@ def test_a_section_of_one_report_is_said_so() -> None:
 def test_blocks_of_one_report_leave_a_word() -> None:
     """Where one report's section has a block more, the other side says so."""
     before, after = section(gallery("a")), section(gallery("a"), chart(line("model", 0.5)))
-    (pair,) = together([before], [after])
-    assert pair.shown[1] == Beside(None, after.blocks[1])
+    (pair,) = of_reports([before], [after])
+    word = "There is no such block of the model before."
+    assert pair.shown[1] == Beside(None, after.blocks[1], word)
     text = html.render(made(sections=(after,)), made(sections=(before,)))
-    assert text.count("This report shows no such thing.") == 1
-    assert "This report shows no such thing." in markdown.render(
+    assert text.count(word) == 1
+    assert word.replace("before", "after") in markdown.render(
         made(sections=(before,)), made(sections=(after,))
     )
 
@@ -451,17 +456,17 @@ def test_sections_asked_under_other_settings_are_warned_of() -> None:
     """Each setting that differs is named with both values; older reports go by their notes."""
     old = section(settings=(("n", "64"), ("steps", "10"), ("seed of the report", "0")))
     new = section(settings=(("n", "256"), ("steps", "10"), ("seed of the report", "1")))
-    (pair,) = together([old], [new])
+    (pair,) = of_reports([old], [new])
     assert pair.warnings == ("n: 64 before, 256 after.",)
-    assert together([old], [old])[0].warnings == ()
+    assert of_reports([old], [old])[0].warnings == ()
     text = html.render(made(sections=(new,)), made(sections=(old,)))
-    assert "Not measured alike." in text and "n: 64 before, 256 after." in text
+    assert "Different settings." in text and "n: 64 before, 256 after." in text
     assert "n: 64 before, 256 after." in markdown.render(
         made(sections=(new,)), made(sections=(old,))
     )
-    (older,) = together([section(notes=("n 64",))], [section(notes=("n 256",))])
+    (older,) = of_reports([section(notes=("n 64",))], [section(notes=("n 256",))])
     assert older.warnings and "notes" in older.warnings[0]
-    assert together([section(notes=("same",))], [section(notes=("same",))])[0].warnings == ()
+    assert of_reports([section(notes=("same",))], [section(notes=("same",))])[0].warnings == ()
 
 
 def test_words_that_are_data_name_no_model() -> None:
@@ -470,37 +475,61 @@ def test_words_that_are_data_name_no_model() -> None:
         columns=("token", "times"), units=("text", "count"),
         rows=(("before", 3), ("after", 2), ("film", 9)),
     )  # fmt: skip
-    (pair,) = together([section(tokens)], [section(tokens)])
-    assert isinstance(pair.shown[0], Joined) and pair.left_out == ()
+    (pair,) = of_reports([section(tokens)], [section(tokens)])
+    assert isinstance(pair.shown[0], Merged) and pair.notes == ()
     assert pair.shown[0].view.cells()[1:] == [("before", "3"), ("after", "2"), ("film", "9")]
 
 
+def of_models(*blocks: Block) -> Section:
+    """The blocks as they are, after a copy of each with other values of the model before."""
+    image = np.ones((2, 2), dtype=np.float32)
+    old = [
+        replace(block, series=tuple(replace(n, y=(0.1,) * len(n.y)) for n in block.series))
+        if isinstance(block, Curves)
+        else replace(block, rows=tuple((row[0], 1.0) for row in block.rows))
+        if isinstance(block, Table)
+        else Gallery(rows=((Picture(title="old", image=image),),), caption=block.caption)
+        for block in blocks
+    ]
+    return section(*(replace(block, model="before") for block in old), *blocks)
+
+
 def test_an_earlier_model_inside_a_report_is_left_out_with_a_word() -> None:
-    """A report that measured two models gives its own; the word before alone is no sign of one."""
-    both = section(
-        chart(line("before", 0.1), line("after", 0.2)),
-        Table(columns=("model", "v"), units=("text", "number"),
-              rows=(("all, before", 1.0), ("all, after", 2.0), ("class 0", 3.0))),
-        replace(gallery("a"), caption="Features before hardening"),
-        replace(gallery("b"), caption="Features after hardening"),
-    )  # fmt: skip
+    """A report that measured two models gives its own."""
+    table = Table(
+        columns=("model", "v"), units=("text", "number"), rows=(("all", 2.0), ("class 0", 3.0))
+    )
+    both = of_models(chart(line("model", 0.2)), table, gallery("b"))
     single = section(
-        chart(line("model", 0.5)),
-        Table(columns=("model", "v"), units=("text", "number"),
-              rows=(("all", 4.0), ("class 0", 5.0))),
-        replace(gallery("b"), caption="Features"),
+        chart(line("model", 0.5)), replace(table, rows=(("all", 4.0), ("class 0", 5.0))),
+        gallery("b"),
     )  # fmt: skip
-    (pair,) = together([single], [both])
-    curves, table, pictures = pair.shown
+    (pair,) = of_reports([single], [both])
+    curves, merged, pictures = pair.shown
     assert [(s.name, s.y) for s in curves.block.series] == [("before", (0.5,)), ("after", (0.2,))]
-    assert isinstance(table, Joined)
-    assert table.view.cells()[1:] == [("all", "4", "2", "-2"), ("class 0", "5", "3", "-2")]
-    assert titles_of(pictures.after) == ["b"]
-    assert pair.left_out == (
-        "What the report after says of a model earlier than its own is left out here.",
+    assert isinstance(merged, Merged)
+    assert merged.view.cells()[1:] == [("all", "4", "2", "-2"), ("class 0", "5", "3", "-2")]
+    assert titles_of(pictures.before) == titles_of(pictures.after) == ["b"]
+    assert pair.notes == (
+        ("", "The report after also measured an earlier model, which is left out here."),
     )
     innocent = section(chart(line("before lunch", 0.1)), gallery("before"))
-    assert own(innocent) == (innocent, False)
+    assert of_reports([innocent], [innocent])[0].notes == ()
+
+
+def test_a_report_with_two_models_shows_them_as_two_reports_are_shown() -> None:
+    """One chart, one table, and halves; a block of the judged model alone says so."""
+    table = Table(columns=("model", "v"), units=("text", "number"), rows=(("all", 2.0),))
+    both = of_models(chart(line("model", 0.2)), table, gallery("b"))
+    curves, merged, pictures, lone = stacked((*both.blocks, replace(table, caption="Alone.")))
+    assert isinstance(curves, Overlay) and curves.dashed == {0}
+    assert [s.name for s in curves.block.series] == ["before", "after"]
+    assert isinstance(merged, Merged) and merged.view.cells()[1] == ("all", "1", "2", "+1")
+    assert isinstance(pictures, Beside) and titles_of(pictures.before) == ["old"]
+    assert isinstance(lone, Beside) and lone.before is None and lone.note
+    text = html.render(made(sections=(both,)))
+    assert text.count(' earlier" d=') == 2 and text.count('class="beside"') == 1
+    assert "| all | 1 | 2 | +1 |" in markdown.render(made(sections=(both,)))
 
 
 # --- pages --------------------------------------------------------------------------------------

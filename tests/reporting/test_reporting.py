@@ -289,11 +289,11 @@ def test_value_range_is_guessed_from_the_values() -> None:
 
 def test_bars_are_as_long_as_their_values() -> None:
     """Accuracies on an axis to 1, losses to the largest; broken attacks have no bar."""
-    found = {bar.name: bar for bar in bars.bars(made())}
+    found = {bar.name: bar for bar in bars.chart(made()).bars}
     assert found["clean"].length == 100 and found["worst case"].length == 25
     assert found["bad"].length is None and found["bad"].kind == "broken"
     assert found["pgd"].low < found["pgd"].length < found["pgd"].high
-    losses = {bar.name: bar for bar in bars.bars(made(regression=True))}
+    losses = {bar.name: bar for bar in bars.chart(made(regression=True)).bars}
     assert losses["worst case"].length == 100 and losses["clean"].length == pytest.approx(100 / 3.5)
 
 

@@ -16,9 +16,10 @@ from matplotlib.image import imread
 
 from artplus.evaluation import Report, wording
 from artplus.evaluation.section import Block, Curves, Group, Scatter, Section, Series, Table
-from artplus.reporting import charts, heatmap, html, markdown, palette, section_markdown, views
+from artplus.reporting import charts, heatmap, html, markdown, palette, views
 from artplus.reporting.axes import axis
 from artplus.reporting.json import read
+from artplus.reporting.stack import of_report
 from tests.reporting.samples import EVIL, curves, made, matrix, sections
 
 
@@ -72,7 +73,9 @@ def test_page_headings_are_in_order_and_pictures_have_words() -> None:
 def test_sections_of_like_names_have_anchors_of_their_own() -> None:
     """Names that differ by signs alone do not share an anchor."""
     same = [Section(name=name, title="t", summary="s") for name in ("a b", "a-b", "a_b")]
-    assert len({view.anchor for view in views.sections(same)}) == 3
+    assert (
+        len({view.anchor for view in views.sections([of_report(section) for section in same])}) == 3
+    )
 
 
 def test_long_tables_and_many_points_are_bounded() -> None:
@@ -241,9 +244,8 @@ def test_markdown_has_every_section() -> None:
 
 
 def lines(block: Block) -> str:
-    return "\n".join(
-        section_markdown.lines(Section(name="n", title="t", summary="s", blocks=(block,)))
-    )
+    section = Section(name="n", title="t", summary="s", blocks=(block,))
+    return "\n".join(markdown.section(of_report(section)))
 
 
 def test_markdown_is_cut_to_a_size_that_is_read() -> None:
@@ -252,18 +254,14 @@ def test_markdown_is_cut_to_a_size_that_is_read() -> None:
     x = tuple(k / 100 for k in range(n))
     text = lines(curves(series=(Series(name="s", x=x, y=x),)))
     # The heading of the table, its rule and its rows.
-    assert len(re.findall(r"^\|", text, re.MULTILINE)) == section_markdown.POSITIONS + 2
+    assert len(re.findall(r"^\|", text, re.MULTILINE)) == markdown.POSITIONS + 2
     assert "| 0 | 0.0% |" in text and "| 1 | 100.0% |" in text and "13 of 101 positions" in text
     table = Table(columns=("a",), units=("count",), rows=tuple((k,) for k in range(50)))
-    cut = "\n".join(
-        section_markdown.lines(Section(name="b", title="t", summary="s", blocks=(table,)))
-    )
+    cut = lines(table)
     assert "10 further rows" in cut and "| 39 |" in cut and "| 40 |" not in cut
     names = tuple(map(str, range(20)))
     wide = matrix(rows=names, columns=names, values=((0.5,) * 20,) * 20)
-    left = "\n".join(
-        section_markdown.lines(Section(name="c", title="t", summary="s", blocks=(wide,)))
-    )
+    left = lines(wide)
     assert "20 × 21 is in the HTML page" in left and "|" not in left
 
 

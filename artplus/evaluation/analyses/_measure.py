@@ -16,7 +16,7 @@ from artplus.attacks._base import Attack
 from artplus.evaluation.analyses._base import Setting, Subject
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.intervals import Interval, wilson
-from artplus.evaluation.section import Series
+from artplus.evaluation.section import Model, Series
 from artplus.evaluation.verify import verify
 from artplus.functional import class_index
 from artplus.spaces import InputSpace
@@ -82,11 +82,11 @@ def probabilities(outputs: Tensor) -> Tensor:
     return outputs.softmax(1)
 
 
-def sides(setting: Setting) -> dict[str, EvaluationData]:
-    """The model, by name; with ``before``, both on the same examples."""
+def sides(setting: Setting) -> dict[Model, EvaluationData]:
+    """The model judged, after the model before if there is one; on the same examples."""
     if setting.before is None:
-        return {"model": setting.data}
-    return {"before": replace(setting.data, model=setting.before), "after": setting.data}
+        return {"": setting.data}
+    return {"before": replace(setting.data, model=setting.before), "": setting.data}
 
 
 def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:

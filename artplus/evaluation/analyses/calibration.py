@@ -24,7 +24,7 @@ from artplus.evaluation.analyses._base import (
 )
 from artplus.evaluation.analyses._measure import crafted, mistakes, probabilities, sides
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Curves, Section, Series, Table
+from artplus.evaluation.section import Curves, Model, Section, Series, Table
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -120,16 +120,19 @@ class Calibration:
             eps, norm = ball_of(subject, "calibration")
             attack = PGD(eps=eps, norm=norm, steps=20)
         index = first(subject, self.n)
-        found: dict[str, tuple[Floats, Bools]] = {}
-        for name, side in sides(subject).items():
-            label = "" if name == "model" else f"{name}, "
-            found[f"{label}clean"] = clean(side, index)
-            found[f"{label}under attack"] = attacked(side, attack, index, subject.seed)
-        binned = {name: binning(*values, self.bins) for name, values in found.items()}
-        names = list(binned)
-        calm, under = binned[names[-2]], binned[names[-1]]
-        sure = float(found[names[-1]][0].mean())
-        right = float(found[names[-1]][1].mean())
+        found = {
+            model: {
+                "clean": clean(side, index),
+                "under attack": attacked(side, attack, index, subject.seed),
+            }
+            for model, side in sides(subject).items()
+        }
+        binned = {
+            model: {name: binning(*values, self.bins) for name, values in parts.items()}
+            for model, parts in found.items()
+        }
+        calm, under = binned[""].values()
+        sure, right = (float(values.mean()) for values in found[""]["under attack"])
         return Section(
             name="calibration",
             title="Confidence",
@@ -139,21 +142,25 @@ class Calibration:
                 f"{wording.percent(sure)} and {wording.percent(right)} are right."
             ),
             blocks=(
-                _reliability(binned),
-                _histogram(binned),
-                Table(
-                    columns=("", "accuracy", "mean confidence", "ECE", "largest gap"),
-                    units=("text", "percent", "percent", "percent", "percent"),
-                    rows=tuple(
-                        (
-                            name,
-                            float(correct.mean()),
-                            float(confidence.mean()),
-                            binned[name].error,
-                            binned[name].largest,
-                        )
-                        for name, (confidence, correct) in found.items()
-                    ),
+                *(_reliability(model, bins) for model, bins in binned.items()),
+                *(_histogram(model, bins) for model, bins in binned.items()),
+                *(
+                    Table(
+                        columns=("", "accuracy", "mean confidence", "ECE", "largest gap"),
+                        units=("text", "percent", "percent", "percent", "percent"),
+                        rows=tuple(
+                            (
+                                name,
+                                float(correct.mean()),
+                                float(confidence.mean()),
+                                binned[model][name].error,
+                                binned[model][name].largest,
+                            )
+                            for name, (confidence, correct) in parts.items()
+                        ),
+                        model=model,
+                    )
+                    for model, parts in found.items()
                 ),
             ),
             figures=(
@@ -207,7 +214,7 @@ def _joined(parts: Sequence[tuple[Floats, Bools]]) -> tuple[Floats, Bools]:
     return np.concatenate(confidence), np.concatenate(correct)
 
 
-def _reliability(binned: dict[str, Bins]) -> Curves:
+def _reliability(model: Model, binned: dict[str, Bins]) -> Curves:
     ideal = Series(name="ideal", x=(0.0, 1.0), y=(0.0, 1.0))
     lines = []
     for name, bins in binned.items():
@@ -225,10 +232,11 @@ def _reliability(binned: dict[str, Bins]) -> Curves:
         series=(ideal, *lines),
         x_unit="percent",
         caption="Above the ideal line the model is too modest, below it too sure.",
+        model=model,
     )
 
 
-def _histogram(binned: dict[str, Bins]) -> Curves:
+def _histogram(model: Model, binned: dict[str, Bins]) -> Curves:
     lines = []
     for name, bins in binned.items():
         middles = (np.arange(len(bins.n)) + 0.5) / len(bins.n)
@@ -241,6 +249,7 @@ def _histogram(binned: dict[str, Bins]) -> Curves:
         series=tuple(lines),
         x_unit="percent",
         caption="How sure the model is: share of examples in each bin of confidence.",
+        model=model,
     )
 
 

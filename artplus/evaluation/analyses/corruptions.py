@@ -22,7 +22,7 @@ from artplus.evaluation.analyses._base import (
 from artplus.evaluation.analyses._corrupt import CORRUPTIONS, Corrupt, applicable
 from artplus.evaluation.analyses._measure import Bools, mistakes, shares, sides
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Curves, Section, Table, Unit
+from artplus.evaluation.section import Curves, Model, Section, Table, Unit
 from artplus.spaces import InputSpace
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -116,15 +116,15 @@ class Corruptions:
         index = first(subject, self.n)
         kinds = list(self.kinds or applicable(tuple(subject.data.x.shape[1:])))
         found = {
-            name: self._accuracies(side, kinds, index, subject.seed)
-            for name, side in sides(subject).items()
+            model: self._accuracies(side, kinds, index, subject.seed)
+            for model, side in sides(subject).items()
         }
-        own = found[list(found)[-1]]
-        error = {name: 1 - _mean(table, kinds) for name, table in found.items()}
+        own = found[""]
+        error = {model: 1 - _mean(table, kinds) for model, table in found.items()}
         worst = min(kinds, key=lambda kind: float(np.mean(_means(own[kind]))))
-        figures = {"clean_accuracy": float(own[""][0].mean()), "mean_error": error[list(found)[-1]]}
+        figures = {"clean_accuracy": float(own[""][0].mean()), "mean_error": error[""]}
         if len(found) > 1:
-            figures |= _relative(found["before"], found["after"], kinds)
+            figures |= _relative(found["before"], own, kinds)
         return Section(
             name="corruptions",
             title="Common corruptions",
@@ -136,7 +136,10 @@ class Corruptions:
                 + f"); the worst is {_readable(worst)}, "
                 f"{wording.percent(float(np.mean(_means(own[worst]))))}."
             ),
-            blocks=(self._curves(own, kinds), *(self._table(n, t) for n, t in found.items())),
+            blocks=(
+                *(self._curves(model, table, kinds) for model, table in found.items()),
+                *(self._table(model, table) for model, table in found.items()),
+            ),
             figures=tuple(figures.items()),
             notes=(
                 f"The first {len(index)} of {subject.report.n} examples, seed {subject.seed}; "
@@ -161,18 +164,19 @@ class Corruptions:
             ]  # fmt: skip
         return found
 
-    def _curves(self, own: dict[str, list[Bools]], kinds: Sequence[str]) -> Curves:
+    def _curves(self, model: Model, table: dict[str, list[Bools]], kinds: Sequence[str]) -> Curves:
         x = (0, *self.severities)
-        lines = [shares(_readable(kind), x, (*own[""], *own[kind])) for kind in kinds]
+        lines = [shares(_readable(kind), x, (*table[""], *table[kind])) for kind in kinds]
         return Curves(
             x_label="severity",
             y_label="accuracy",
             x_unit="count",
             series=tuple(lines),
             caption="Accuracy by severity; 0 is without corruption.",
+            model=model,
         )
 
-    def _table(self, name: str, table: dict[str, list[Bools]]) -> Table:
+    def _table(self, model: Model, table: dict[str, list[Bools]]) -> Table:
         mean = {kind: float(np.mean(_means(table[kind]))) for kind in table if kind}
         percent: Unit = "percent"
         return Table(
@@ -182,7 +186,8 @@ class Corruptions:
                 (_readable(kind), *_means(table[kind]), mean[kind])
                 for kind in sorted(mean, key=lambda kind: mean[kind])
             ),
-            caption="Accuracy" + ("" if name == "model" else f" {name}") + ", the worst first.",
+            caption="Accuracy, the worst first.",
+            model=model,
         )
 
 

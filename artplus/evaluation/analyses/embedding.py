@@ -27,7 +27,7 @@ from artplus.evaluation.analyses._base import (
 )
 from artplus.evaluation.analyses._measure import class_name, crafted, labels, sides
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Group, Scatter, Section, Table
+from artplus.evaluation.section import Group, Model, Scatter, Section, Table
 
 Floats = NDArray[np.float64]
 
@@ -92,17 +92,17 @@ class Embedding:
         attack = PGD(eps=eps, norm=norm, steps=self.steps)
         index = first(subject, self.n)
         found = {
-            name: features(data, attack, index, seed=subject.seed)
-            for name, data in sides(subject).items()
+            model: features(data, attack, index, seed=subject.seed)
+            for model, data in sides(subject).items()
         }
-        rows = [
-            (name, shift(one), between(one.clean, one.y), between(one.attacked, one.y))
-            for name, one in found.items()
-        ]
-        *earlier, own = rows
+        rows = {
+            model: ("model", shift(one), between(one.clean, one.y), between(one.attacked, one.y))
+            for model, one in found.items()
+        }
+        own = rows[""]
         text = f"The attack moves features by {wording.percent(own[1])} of their length"
-        if earlier:
-            text += f" (before hardening: {wording.percent(earlier[0][1])})"
+        if "before" in rows:
+            text += f" (before hardening: {wording.percent(rows['before'][1])})"
         text += (
             f"; {wording.percent(own[2])} of the variance lies between classes without an attack, "
             f"{wording.percent(own[3])} under it."
@@ -112,11 +112,15 @@ class Embedding:
             title="Clean and attacked in the network's features",
             summary=text,
             blocks=(
-                *(_scatter(subject, index, one, name, len(found)) for name, one in found.items()),
-                Table(
-                    columns=("model", "relative shift", "between classes, clean", "under attack"),
-                    units=("text", "percent", "percent", "percent"),
-                    rows=tuple(rows),
+                *(_scatter(subject, index, one, model) for model, one in found.items()),
+                *(
+                    Table(
+                        columns=("", "relative shift", "between classes, clean", "under attack"),
+                        units=("text", "percent", "percent", "percent"),
+                        rows=(row,),
+                        model=model,
+                    )
+                    for model, row in rows.items()
                 ),
             ),
             figures=(("shift", own[1]), ("between_clean", own[2]), ("between_attacked", own[3])),
@@ -185,7 +189,7 @@ def between(values: Floats, y: NDArray[np.int64]) -> float:
     return apart / total if total else 0.0
 
 
-def _scatter(subject: Subject, index: Tensor, found: Features, name: str, models: int) -> Scatter:
+def _scatter(subject: Subject, index: Tensor, found: Features, model: Model) -> Scatter:
     from sklearn.decomposition import PCA
 
     width = min(2, found.clean.shape[1])
@@ -207,8 +211,8 @@ def _scatter(subject: Subject, index: Tensor, found: Features, name: str, models
         x_label=f"first component ({wording.percent(share[0])} of the variance)",
         y_label=f"second component ({wording.percent(share[1])})",
         groups=tuple(group for group in groups if group.x),
-        caption=("Features" if models == 1 else f"Features {name} hardening")
-        + " on the two main axes of the clean ones.",
+        caption="Features on the two main axes of the clean ones.",
+        model=model,
     )
 
 

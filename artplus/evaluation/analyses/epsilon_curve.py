@@ -125,7 +125,7 @@ class EpsilonCurve:
         index = first(subject, self.n)
         radii = self._radii(subject.data, eps, norm)
         falls = {
-            name: self._falls(
+            model: self._falls(
                 side,
                 index,
                 radii,
@@ -133,12 +133,12 @@ class EpsilonCurve:
                 subject.seed,
                 known_falls(subject, index, norm) if side is subject.data else None,
             )
-            for name, side in sides(subject).items()
+            for model, side in sides(subject).items()
         }
         if self.eps is None:
             radii = _needed(radii, list(falls.values()))
-        series = tuple(survival(name, radii, fell) for name, fell in falls.items())
-        own = series[-1]
+        series = {model: survival("model", radii, fell) for model, fell in falls.items()}
+        own = series[""]
         last = own.y[-1] or 0.0
         notes = [_what(self, index, subject, norm)]
         if last > 0:
@@ -151,13 +151,15 @@ class EpsilonCurve:
             name="epsilon_curve",
             title="Accuracy by radius",
             summary=_summary(own.x, own.y, eps, norm),
-            blocks=(
+            blocks=tuple(
                 Curves(
                     x_label=f"{wording.norm_name(norm)} radius",
                     y_label="accuracy",
-                    series=series,
+                    series=(line,),
                     caption="Share of examples that stay right, with 95 % Wilson intervals.",
-                ),
+                    model=model,
+                )
+                for model, line in series.items()
             ),
             figures=_figures(own.x, own.y, eps),
             notes=tuple(notes),

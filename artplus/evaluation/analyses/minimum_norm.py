@@ -37,7 +37,7 @@ from artplus.evaluation.analyses._measure import (
     survival,
 )
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Cell, Curves, Section, Table
+from artplus.evaluation.section import Cell, Curves, Model, Section, Table
 from artplus.evaluation.verify import verify
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -140,20 +140,16 @@ class MinimumNorms:
                 FMN(eps=eps, norm=norm, steps=2 * self.steps),
             ]
         found = {
-            name: distances(side, index, attacks, seed=subject.seed)
-            for name, side in sides(subject).items()
+            model: distances(side, index, attacks, seed=subject.seed)
+            for model, side in sides(subject).items()
         }
-        own = list(found)[-1]
-        found[own] = np.minimum(found[own], known_falls(subject, index, norm))
+        found[""] = np.minimum(found[""], known_falls(subject, index, norm))
         radii = _grid(list(found.values()), eps)
         y = labels(subject.data, index)
-        by_class = [(class_name(subject, k), found[own][y == k]) for k in sorted(set(y.tolist()))]
-        rows = [_row("all", found[own]), *(_row(f"class {name}", d) for name, d in by_class)]
-        if len(found) > 1:
-            rows = [_row(f"all, {name}", d) for name, d in found.items()] + rows[1:]
+        classes = [(f"class {class_name(subject, k)}", y == k) for k in sorted(set(y.tolist()))]
         figures = tuple(
             (name, value)
-            for name, value in zip(("q25", "median", "q75"), _quartiles(found[own]), strict=True)
+            for name, value in zip(("q25", "median", "q75"), _quartiles(found[""]), strict=True)
             if math.isfinite(value)
         )
         names = ", ".join(type(attack).__name__ for attack in attacks)
@@ -162,18 +158,29 @@ class MinimumNorms:
             title="The nearest mistake",
             summary=_summary(found, eps, norm),
             blocks=(
-                Curves(
-                    x_label=f"{wording.norm_name(norm)} distance",
-                    y_label="share with no mistake nearer",
-                    series=tuple(survival(name, radii, d) for name, d in found.items()),
-                    caption="Share of examples whose nearest known mistake lies farther away.",
+                *(
+                    Curves(
+                        x_label=f"{wording.norm_name(norm)} distance",
+                        y_label="share with no mistake nearer",
+                        series=(survival("model", radii, distance),),
+                        caption="Share of examples whose nearest known mistake lies farther away.",
+                        model=model,
+                    )
+                    for model, distance in found.items()
                 ),
-                Table(
-                    columns=("examples", "n", "lower quartile", "median", "upper quartile"),
-                    units=("text", "count", "number", "number", "number"),
-                    rows=tuple(rows),
-                    caption="Distance of the nearest known mistake; 0 where the model is wrong "
-                    "without one.",
+                *(
+                    Table(
+                        columns=("examples", "n", "lower quartile", "median", "upper quartile"),
+                        units=("text", "count", "number", "number", "number"),
+                        rows=(
+                            _row("all", distance),
+                            *(_row(name, distance[rows]) for name, rows in classes),
+                        ),
+                        caption="Distance of the nearest known mistake; 0 where the model is wrong "
+                        "without one.",
+                        model=model,
+                    )
+                    for model, distance in found.items()
                 ),
             ),
             figures=figures,
@@ -222,10 +229,9 @@ def _row(name: str, distance: NDArray[np.float64]) -> tuple[Cell, ...]:
     return name, len(distance), *_quartiles(distance)
 
 
-def _summary(found: dict[str, NDArray[np.float64]], eps: float, norm: float) -> str:
-    middle = {name: _quartiles(distance)[1] for name, distance in found.items()}
-    *_, own = middle.values()
-    text = f"Half of the examples have a mistake within {wording.norm_name(norm)} {own:.4g}"
+def _summary(found: dict[Model, NDArray[np.float64]], eps: float, norm: float) -> str:
+    middle = {model: _quartiles(distance)[1] for model, distance in found.items()}
+    text = f"Half of the examples have a mistake within {wording.norm_name(norm)} {middle['']:.4g}"
     if "before" in middle:
         text += f" (before: {middle['before']:.4g})"
     return f"{text}; the report's radius is {wording.radius(eps)}."

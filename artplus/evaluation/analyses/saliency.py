@@ -25,7 +25,16 @@ from artplus.evaluation.analyses._base import (
 )
 from artplus.evaluation.analyses._measure import class_name, labels, sides
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Block, Curves, Gallery, Picture, Section, Series, Table
+from artplus.evaluation.section import (
+    Block,
+    Curves,
+    Gallery,
+    Model,
+    Picture,
+    Section,
+    Series,
+    Table,
+)
 from artplus.functional import class_index
 
 Floats = NDArray[np.float64]
@@ -81,31 +90,36 @@ class Saliency:
 
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        benches = sides(subject)
+        models = sides(subject)
         index = first(subject, self.measured)
-        rows, figures = [], []
-        for name, data in benches.items():
+        rows: dict[Model, tuple[float, float, float]] = {}
+        figures = []
+        for model, data in models.items():
             found = [measures(x, g) for x, g in _pairs(data, index, self.of)]
             alignment, sparsity, size = np.concatenate(found).mean(0).tolist()
-            rows.append((name, alignment, sparsity, size))
-            tail = "" if name != "before" else "_before"
+            rows[model] = alignment, sparsity, size
+            tail = f"_{model}" if model else ""
             figures += [(f"alignment{tail}", alignment), (f"sparsity{tail}", sparsity)]
         shown = telling(subject, self.n)
         x = subject.data.x[shown].cpu().numpy()
-        slopes = {name: gradients(b, shown, self.of) for name, b in benches.items()}
+        slopes = {model: gradients(data, shown, self.of) for model, data in models.items()}
         what = "the true class's logit" if self.of == "logit" else "the loss"
         return Section(
             name="saliency",
             title="What the model looks at",
             summary=_summary(rows),
             blocks=(
-                _pictures(subject, shown, x, slopes, what),
-                Table(
-                    columns=("model", "alignment with the input", "sparsity", "mean ‖g‖₁"),
-                    units=("text", "number", "number", "number"),
-                    rows=tuple(rows),
-                    caption="Means over the examples: alignment |⟨x, g⟩| / (‖x‖ ‖g‖) and the Gini "
-                    "index of |g|, both between 0 and 1.",
+                *_pictures(subject, shown, x, slopes, what),
+                *(
+                    Table(
+                        columns=("", "alignment with the input", "sparsity", "mean ‖g‖₁"),
+                        units=("text", "number", "number", "number"),
+                        rows=(("model", *row),),
+                        caption="Means over the examples: alignment |⟨x, g⟩| / (‖x‖ ‖g‖) and the "
+                        "Gini index of |g|, both between 0 and 1.",
+                        model=model,
+                    )
+                    for model, row in rows.items()
                 ),
             ),
             figures=tuple(figures),
@@ -180,39 +194,41 @@ def telling(subject: Subject, n: int) -> Tensor:
 
 
 def _pictures(
-    subject: Subject, index: Tensor, x: Floats, slopes: dict[str, Floats], what: str
-) -> Block:
-    """Images as pictures, signals and features as lines."""
+    subject: Subject, index: Tensor, x: Floats, slopes: dict[Model, Floats], what: str
+) -> list[Block]:
+    """Images as pictures, signals and features as lines; a block for each model."""
     titles = [f"example {k}" for k in index.tolist()]
     if subject.data.classes is not None:
         names = [class_name(subject, k) for k in labels(subject.data, index).tolist()]
         titles = [f"{title}, {name}" for title, name in zip(titles, names, strict=True)]
     if images.as_image(x[0]) is None:
-        return _lines(slopes, titles[0], what)
+        return [_line(slope[0], titles[0], what, model) for model, slope in slopes.items()]
     low, high = images.value_range(x)
-    rows = []
+    rows: dict[Model, list[tuple[Picture, ...]]] = {model: [] for model in slopes}
     for k, title in enumerate(titles):
-        plain = images.as_image(x[k])
-        maps = {name: _flat(slope[k]) for name, slope in slopes.items()}
-        # One scale for the row, at the 99th percentile: single pixels would leave the rest grey.
+        plain = images.shown(np.asarray(images.as_image(x[k])), low, high)
+        maps = {model: _flat(slope[k]) for model, slope in slopes.items()}
+        # One scale for both models, at the 99th percentile: single pixels would leave the rest
+        # grey.
         reach = float(np.quantile(np.abs(np.stack(list(maps.values()))), 0.99)) or 1.0
-        row = [Picture(title=title, image=images.shown(np.asarray(plain), low, high))]
-        for name, values in maps.items():
-            alignment = measures(x[k : k + 1].astype(np.float64), slopes[name][k : k + 1])[0, 0]
-            row.append(
-                Picture(
-                    title=name if len(maps) > 1 else "gradient",
-                    image=images.shown(values, -reach, reach),
-                    text=f"alignment {alignment:.2f}",
-                    colours="signed",
-                )
+        for model, values in maps.items():
+            alignment = measures(x[k : k + 1].astype(np.float64), slopes[model][k : k + 1])[0, 0]
+            gradient = Picture(
+                title="gradient",
+                image=images.shown(values, -reach, reach),
+                text=f"alignment {alignment:.2f}",
+                colours="signed",
             )
-        rows.append(tuple(row))
-    return Gallery(
-        rows=tuple(rows),
-        caption=f"Gradient of {what}: red raises it where the input grows, blue lowers it. Each "
-        "row has one scale.",
-    )
+            rows[model].append((Picture(title=title, image=plain), gradient))
+    return [
+        Gallery(
+            rows=tuple(pictures),
+            caption=f"Gradient of {what}: red raises it where the input grows, blue lowers it. "
+            "Each row has one scale.",
+            model=model,
+        )
+        for model, pictures in rows.items()
+    ]
 
 
 def _flat(gradient: Floats) -> Floats:
@@ -222,27 +238,25 @@ def _flat(gradient: Floats) -> Floats:
     return flat
 
 
-def _lines(slopes: dict[str, Floats], title: str, what: str) -> Curves:
-    values = {name: slope[0].reshape(-1).tolist() for name, slope in slopes.items()}
+def _line(slope: Floats, title: str, what: str, model: Model) -> Curves:
+    values = slope.reshape(-1).tolist()
     return Curves(
         x_label="feature",
         y_label="gradient",
         x_unit="count",
         y_unit="number",
-        series=tuple(
-            Series(name=name, x=tuple(map(float, range(len(v)))), y=tuple(v))
-            for name, v in values.items()
-        ),
+        series=(Series(name="model", x=tuple(map(float, range(len(values)))), y=tuple(values)),),
         caption=f"Gradient of {what} at {title}.",
+        model=model,
     )
 
 
-def _summary(rows: list[tuple[str, float, float, float]]) -> str:
-    *earlier, (_, alignment, sparsity, _) = rows
+def _summary(rows: dict[Model, tuple[float, float, float]]) -> str:
+    alignment, sparsity, _ = rows[""]
     text = f"Gradients align with their inputs by {wording.cell(alignment, 'number')}"
-    if earlier:
-        text += f" (before hardening: {wording.cell(earlier[0][1], 'number')})"
+    if "before" in rows:
+        text += f" (before hardening: {wording.cell(rows['before'][0], 'number')})"
     text += f"; their sparsity is {wording.cell(sparsity, 'number')}"
-    if earlier:
-        text += f" (before: {wording.cell(earlier[0][2], 'number')})"
+    if "before" in rows:
+        text += f" (before: {wording.cell(rows['before'][1], 'number')})"
     return text + "."

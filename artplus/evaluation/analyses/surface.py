@@ -24,7 +24,7 @@ from artplus.evaluation.analyses._base import (
 from artplus.evaluation.analyses._measure import sides
 from artplus.evaluation.analyses.saliency import telling
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Block, Curves, Matrix, Section, Series, Table
+from artplus.evaluation.section import Block, Curves, Matrix, Model, Section, Series, Table
 
 Floats = NDArray[np.float64]
 
@@ -100,42 +100,48 @@ class LossSurface:
         eps, norm = ball_of(subject, "loss_surface")
         offsets = np.linspace(-self.reach, self.reach, self.points + 1 - self.points % 2)
         blocks: list[Block] = []
-        rows: list[tuple[str, str, float, float, float]] = []
-        gaps: dict[str, list[float]] = {}
+        models = sides(subject)
+        rows: dict[Model, list[tuple[str, float, float, float]]] = {model: [] for model in models}
         for position in telling(subject, self.n).tolist():
             found = {
-                name: surface(data, position, eps, norm, offsets, seed=subject.seed)
-                for name, data in sides(subject).items()
+                model: surface(data, position, eps, norm, offsets, seed=subject.seed)
+                for model, data in models.items()
             }
+            if not blocks:
+                blocks += _sections(found, f"Example {position}", norm, eps)
             blocks += _maps(found, f"Example {position}")
-            if not rows:
-                blocks.insert(0, _section(found, f"Example {position}", norm, eps))
-            for name, one in found.items():
+            for model, one in found.items():
                 top = float(one.losses.max())
-                rows.append((f"example {position}", name, one.centre, top, one.gap))
-                gaps.setdefault(name, []).append(one.gap)
-        means = {name: float(np.mean(values)) for name, values in gaps.items()}
-        *earlier, own = means.values()
-        before = f" (before hardening: {wording.cell(earlier[0], 'number')})" if earlier else ""
+                rows[model].append((f"example {position}", one.centre, top, one.gap))
+        means = {m: float(np.mean([gap for *_, gap in parts])) for m, parts in rows.items()}
+        before = (
+            f" (before hardening: {wording.cell(means['before'], 'number')})"
+            if "before" in means
+            else ""
+        )
         return Section(
             name="loss_surface",
             title="The loss around an example",
             summary=(
                 f"With steps of {wording.ball(norm, self.reach * eps)} each way the loss departs "
-                f"from a plane by up to {wording.cell(own, 'number')}{before}, the mean over "
+                f"from a plane by up to {wording.cell(means[''], 'number')}{before}, the mean over "
                 "examples."
             ),
             blocks=(
                 *blocks,
-                Table(
-                    columns=("example", "model", "loss", "largest around", "gap to linearity"),
-                    units=("text", "text", "number", "number", "number"),
-                    rows=tuple(rows),
+                *(
+                    Table(
+                        columns=("example", "loss", "largest around", "gap to linearity"),
+                        units=("text", "number", "number", "number"),
+                        rows=tuple(parts),
+                        model=model,
+                    )
+                    for model, parts in rows.items()
                 ),
             ),
             figures=tuple(
-                ("linearity_gap" + ("_before" if name == "before" else ""), value)
-                for name, value in means.items()
+                ("linearity_gap" + (f"_{model}" if model else ""), value)
+                for model, value in means.items()
                 if math.isfinite(value)
             ),
             notes=(
@@ -183,7 +189,7 @@ def _step(direction: Tensor, eps: float, norm: float) -> Tensor:
     return direction * (eps / length if length else 0.0)
 
 
-def _maps(found: dict[str, Surface], title: str) -> list[Matrix]:
+def _maps(found: dict[Model, Surface], title: str) -> list[Matrix]:
     """A heat map per model, all on one scale."""
     every = np.stack([one.losses for one in found.values()])
     known = every[np.isfinite(every)]
@@ -197,25 +203,29 @@ def _maps(found: dict[str, Surface], title: str) -> list[Matrix]:
             values=tuple(tuple(row) for row in one.losses.tolist()),
             unit="number",
             span=span if known.size else None,
-            caption=f"{title}: loss" + (f", {name}" if len(found) > 1 else ""),
+            caption=f"{title}: loss",
+            model=model,
         )
-        for name, one in found.items()
+        for model, one in found.items()
     ]
 
 
-def _section(found: dict[str, Surface], title: str, norm: float, eps: float) -> Curves:
+def _sections(found: dict[Model, Surface], title: str, norm: float, eps: float) -> list[Curves]:
     """The loss along the gradient alone."""
-    return Curves(
-        x_label=f"step along the gradient, in multiples of {wording.ball(norm, eps)}",
-        y_label="loss",
-        y_unit="number",
-        series=tuple(
-            Series(
-                name=name,
-                x=tuple(one.offsets.tolist()),
-                y=tuple(one.losses[len(one.offsets) // 2].tolist()),
-            )
-            for name, one in found.items()
-        ),
-        caption=f"{title}: the loss along the gradient's step, each model its own.",
-    )
+    return [
+        Curves(
+            x_label=f"step along the gradient, in multiples of {wording.ball(norm, eps)}",
+            y_label="loss",
+            y_unit="number",
+            series=(
+                Series(
+                    name="model",
+                    x=tuple(one.offsets.tolist()),
+                    y=tuple(one.losses[len(one.offsets) // 2].tolist()),
+                ),
+            ),
+            caption=f"{title}: the loss along the step of the model's own gradient.",
+            model=model,
+        )
+        for model, one in found.items()
+    ]

@@ -23,7 +23,7 @@ from artplus.evaluation.analyses._base import (
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import class_name, labels, sides
-from artplus.evaluation.section import Passage, Passages, Section, Table
+from artplus.evaluation.section import Model, Passage, Passages, Section, Table
 from artplus.model import LossModel
 
 Floats = NDArray[np.float64]
@@ -110,24 +110,23 @@ class Tokens:
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         texts = self._texts(subject)
-        passages = []
-        strengths: dict[str, list[float]] = defaultdict(list)
+        passages: dict[Model, list[Passage]] = defaultdict(list)
         for text in texts:
-            for name, data in sides(subject).items():
+            for model, data in sides(subject).items():
                 weights, predicted, target = influence(data.model, text, self.layer)
                 reach = float(np.abs(weights).max(initial=0.0)) or 1.0
-                title = text.title if name == "model" else f"{text.title}, {name} hardening"
-                passages.append(
+                passages[model].append(
                     Passage(
-                        title=title,
+                        title=text.title,
                         tokens=text.tokens,
                         weights=tuple((weights / reach).tolist()),
                         text=f"Towards {class_name(subject, target)}; predicted "
                         f"{class_name(subject, predicted)}.",
                     )
                 )
-            # The last side is the model that is judged.
-            for token, weight in zip(text.tokens, (weights / reach).tolist(), strict=True):
+        strengths: dict[str, list[float]] = defaultdict(list)
+        for passage in passages[""]:
+            for token, weight in zip(passage.tokens, passage.weights, strict=True):
                 strengths[token].append(weight)
         ranked = sorted(strengths.items(), key=lambda item: -float(np.abs(item[1]).mean()))
         names = ", ".join(f"“{token}”" for token, _ in ranked[:3])
@@ -136,10 +135,14 @@ class Tokens:
             title="Which words decide",
             summary=f"In {len(texts)} texts the most influential tokens are {names}.",
             blocks=(
-                Passages(
-                    passages=tuple(passages),
-                    caption="Red, underlined: speaks for the class. Blue, dashed: against it. "
-                    "Relative to the most influential token of each text.",
+                *(
+                    Passages(
+                        passages=tuple(parts),
+                        caption="Red, underlined: speaks for the class. Blue, dashed: against it. "
+                        "Relative to the most influential token of each text.",
+                        model=model,
+                    )
+                    for model, parts in passages.items()
                 ),
                 Table(
                     columns=("token", "times", "mean influence"),

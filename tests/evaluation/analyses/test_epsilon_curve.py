@@ -100,8 +100,9 @@ def test_before_and_after_are_two_lines() -> None:
     y = labelled(net, x)
     found = section(net, x, y, EpsilonCurve(eps=[0.0, 0.01]), before=LossModel(other))
     clean = (other(x).argmax(1) == y).float().mean().item()
-    assert curve(found, "before").y[0] == pytest.approx(clean)
-    assert curve(found, "after").y[0] == 1.0
+    assert [block.model for block in found.blocks] == ["before", ""]
+    assert curve(found, "model", 0).y[0] == pytest.approx(clean)
+    assert curve(found, "model", 1).y[0] == 1.0
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ def test_before_has_rows_and_a_line() -> None:
     with torch.no_grad():  # shift the boundary towards the inputs
         near.bias.add_(torch.tensor([0.02, -0.02]))
     found = section(net, x, y, MinimumNorms(), before=LossModel(near), norm=2.0)
-    assert [row[0] for row in table(found).rows[:2]] == ["all, before", "all, after"]
-    assert curve(found, "before") != curve(found, "after")
+    assert [table(found, k).model for k in (0, 1)] == ["before", ""]
+    assert [table(found, k).rows[0][0] for k in (0, 1)] == ["all", "all"]
+    assert curve(found, "model", 0) != curve(found, "model", 1)
 
 
 def test_refusals() -> None:

@@ -121,15 +121,15 @@ def test_saliency_figures_have_closed_forms() -> None:
 
 
 def test_saliency_shows_both_models_on_one_scale() -> None:
-    """Twice the weights are twice as far from grey; titles name the two models."""
+    """Twice the weights are twice as far from grey; blocks name the two models."""
     weight = torch.linspace(-1, 1, 2 * 36).reshape(2, 36)
     x, y = torch.rand(6, 1, 6, 6), torch.arange(6) % 2
     seen = subject(linear(2 * weight), x, y, before=linear(weight), class_names=("cat", "dog"))
     section = Saliency(n=2)(seen)
-    gallery = block(section, Gallery)
-    assert len(gallery.rows) == 2
-    plain, before, after = gallery.rows[0]
-    assert (before.title, after.title) == ("before", "after")
+    galleries = [one for one in section.blocks if isinstance(one, Gallery)]
+    assert [len(gallery.rows) for gallery in galleries] == [2, 2]
+    (_, before), (plain, after) = (gallery.rows[0] for gallery in galleries)
+    assert [gallery.model for gallery in galleries] == ["before", ""]
     assert plain.title.split(", ")[1] in {"cat", "dog"} and plain.image.shape == (6, 6)
     inside = (after.image > 0.02) & (after.image < 0.98)
     assert np.allclose((after.image - 0.5)[inside], 2 * (before.image - 0.5)[inside], atol=1e-5)
@@ -229,7 +229,9 @@ def test_surface_section_shares_one_scale() -> None:
     values = np.array([maps[0].values, maps[1].values])
     assert values.shape == (2, 5, 5) and maps[0].span == (values.min(), values.max())
     assert {name for name, _ in section.figures} == {"linearity_gap", "linearity_gap_before"}
-    assert len(block(section, Table).rows) == 4 and len(block(section, Curves).series) == 2
+    for kind in (Table, Curves):
+        assert [one.model for one in section.blocks if isinstance(one, kind)] == ["before", ""]
+    assert len(block(section, Table).rows) == 2
     blocked = subject(linear(torch.randn(3, 6)), x, y, space=InputSpace(mask=0 * mask))
     flat = LossSurface(n=1, points=3)(blocked)
     assert dict(flat.figures)["linearity_gap"] == 0
@@ -374,13 +376,12 @@ def test_tokens_explain_texts_and_rows_of_ids() -> None:
     seen = Subject(data=data, attacks={}, report=None, before=LossModel(Bag().eval(), classes=2))  # type: ignore[arg-type]
     analysis = Tokens(texts=["the good film", "bad film"], tokenizer=Tokenizer())
     analysis.check(seen)
-    passages = block(analysis(seen), Passages).passages
-    assert [p.tokens for p in passages[::2]] == [("the", "good", "film"), ("bad", "film")]
-    assert [p.title for p in passages[:2]] == [
-        "Text 1, before hardening",
-        "Text 1, after hardening",
-    ]
-    assert all(max(map(abs, p.weights)) == pytest.approx(1) for p in passages)
+    shown = [one for one in analysis(seen).blocks if isinstance(one, Passages)]
+    assert [one.model for one in shown] == ["before", ""]
+    for one in shown:
+        assert [p.tokens for p in one.passages] == [("the", "good", "film"), ("bad", "film")]
+        assert [p.title for p in one.passages] == ["Text 1", "Text 2"]
+        assert all(max(map(abs, p.weights)) == pytest.approx(1) for p in one.passages)
     section = Tokens(n=2, words=WORDS)(seen)
     assert block(section, Passages).passages[0].tokens == ("the", "good", "film")
     assert {row[0] for row in block(section, Table).rows} == {"the", "good", "bad", "film"}

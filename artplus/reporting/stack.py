@@ -1,0 +1,301 @@
+"""Sections ready for any format: blocks of two models in one chart or table, or side by side.
+
+A block says which model it is about. A report with ``before=`` has blocks of two models, and two
+reports that are compared become the same: the blocks of the earlier one are marked ``"before"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from artplus.evaluation.section import (
+    Block,
+    Curves,
+    Gallery,
+    Matrix,
+    Scatter,
+    Section,
+    Series,
+    Table,
+)
+from artplus.reporting import comparability, heatmap
+from artplus.reporting.tables import TableView, merged_table
+
+SIDES = ("before", "after")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart that holds two models.
+
+    Attributes:
+        series: Its values.
+        side: ``"before"``, ``"after"``, or nothing where both models draw the same.
+    """
+
+    series: Series
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Curves of two models over one axis.
+
+    Attributes:
+        before: The curves of the model before.
+        after: Those of the model judged.
+        lines: All lines; those of one name next to each other, the earlier model's first.
+        title: The name that all lines have, if the chart is about one name only.
+    """
+
+    before: Curves
+    after: Curves
+    lines: tuple[Line, ...]
+    title: str = ""
+
+    @property
+    def block(self) -> Curves:
+        """All lines as one block, named by what they show and by their model."""
+        names = {line.series.name for line in self.lines if line.side}
+        # Beside a line that both models draw, only "model" can go without its name.
+        brief = len(names) == 1 and (all(line.side for line in self.lines) or "model" in names)
+        lines = [
+            line.series if not line.side
+            else replace(line.series, name=line.side) if brief or self.title
+            else replace(line.series, name=f"{line.series.name}, {line.side}")
+            for line in self.lines
+        ]  # fmt: skip
+        return replace(self.after, series=tuple(lines), caption=self.title or self.after.caption)
+
+    @property
+    def dashed(self) -> frozenset[int]:
+        """Which lines are of the model before."""
+        return frozenset(k for k, line in enumerate(self.lines) if line.side == "before")
+
+    def parts(self) -> list[Overlay]:
+        """A chart for each name, for charts that would hold too many lines."""
+        names = dict.fromkeys(line.series.name for line in self.lines if line.side)
+        return [
+            replace(
+                self,
+                lines=tuple(n for n in self.lines if not n.side or n.series.name == name),
+                title=name,
+            )
+            for name in names
+        ]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One table of two."""
+
+    view: TableView
+    caption: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Two blocks side by side; ``None`` where there is no such block of a model."""
+
+    before: Block | None
+    after: Block | None
+    note: str = ""
+
+
+Shown = Block | Overlay | Merged | Beside
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A section of one report or of two.
+
+    Attributes:
+        name: Of the analysis.
+        title: Its heading.
+        summaries: Which report says it, or nothing if there is only one, and what it says.
+        shown: Its blocks.
+        notes: Whose notes they are, nothing for those of both, and the notes.
+        warnings: What was measured under different settings.
+        only: The only one of two reports that has the section.
+    """
+
+    name: str
+    title: str
+    summaries: tuple[tuple[str, str], ...]
+    shown: tuple[Shown, ...]
+    notes: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
+    only: str = ""
+
+
+def of_report(section: Section) -> Stack:
+    """A section of one report."""
+    return Stack(
+        section.name,
+        section.title,
+        (("", section.summary),),
+        stacked(section.blocks),
+        tuple(("", note) for note in section.notes),
+    )
+
+
+def of_reports(before: Sequence[Section], after: Sequence[Section]) -> list[Stack]:
+    """The sections of two reports, those of the later one first, in its order."""
+    old = {section.name: section for section in before}
+    stacks = [
+        _compared(old.pop(section.name), section)
+        if section.name in old
+        else replace(of_report(section), only="after")
+        for section in after
+    ]
+    return stacks + [replace(of_report(section), only="before") for section in old.values()]
+
+
+def stacked(blocks: Sequence[Block]) -> tuple[Shown, ...]:
+    """Blocks as they are shown: each by itself, or with its counterpart of the model before.
+
+    Counterparts are of one kind, and by preference have the same caption.
+    """
+    free = [block for block in blocks if block.model]
+    judged = [block for block in blocks if not block.model]
+    if not free:
+        return tuple(judged)
+    partners: dict[int, Block] = {}
+    for by_caption in (True, False):
+        for k, block in enumerate(judged):
+            fits = [
+                old for old in free
+                if type(old) is type(block) and (old.caption == block.caption or not by_caption)
+            ]  # fmt: skip
+            if k not in partners and fits:
+                partners[k] = fits[0]
+                free = [old for old in free if old is not fits[0]]
+    pairs = [_pair(partners.get(k), block) for k, block in enumerate(judged)]
+    return (*pairs, *(_pair(block, None) for block in free))
+
+
+def overlay(before: Curves, after: Curves) -> Overlay | None:
+    """Curves of both over one axis; ``None`` if axes or captions differ, or a name is there twice.
+
+    Lines that both draw, as a diagonal, are drawn once.
+    """
+    alike = ("x_label", "y_label", "x_unit", "y_unit", "caption")
+    if any(getattr(before, name) != getattr(after, name) for name in alike):
+        return None
+    common = [line for line in before.series if line in after.series]
+    if len(common) == max(len(before.series), len(after.series)):
+        common = []  # the same curves twice are nevertheless of two models
+    sides = [
+        {line.name: line for line in block.series if line not in common}
+        for block in (before, after)
+    ]
+    if any(
+        len(own) + len(common) < len(block.series)
+        for own, block in zip(sides, (before, after), strict=True)
+    ):
+        return None
+    lines = [
+        Line(own[name], side)
+        for name in sides[0] | sides[1]
+        for side, own in zip(SIDES, sides, strict=True)
+        if name in own
+    ]
+    return Overlay(before, after, (*map(Line, common), *lines))
+
+
+def _compared(before: Section, after: Section) -> Stack:
+    """A section of two reports: of each only what is about its own model."""
+    own = [[block for block in section.blocks if not block.model] for section in (before, after)]
+    common = [note for note in after.notes if note in before.notes]
+    sides = list(zip(SIDES, (before, after), strict=True))
+    return Stack(
+        after.name,
+        after.title,
+        tuple((side, section.summary) for side, section in sides),
+        stacked([*(replace(block, model="before") for block in own[0]), *own[1]]),
+        (
+            *(("", note) for note in common),
+            *((side, n) for side, section in sides for n in section.notes if n not in common),
+            *(
+                ("", f"The report {side} also measured an earlier model, which is left out here.")
+                for (side, section), blocks in zip(sides, own, strict=True)
+                if len(blocks) < len(section.blocks)
+            ),
+        ),
+        comparability.sections(before, after),
+    )
+
+
+def _pair(before: Block | None, after: Block | None) -> Shown:
+    if before is None or after is None:
+        missing = SIDES[0] if before is None else SIDES[1]
+        return Beside(before, after, f"There is no such block of the model {missing}.")
+    beside: Callable[[Any, Any], Shown] = _PAIRS.get(type(after), Beside)
+    return beside(before, after)
+
+
+def _curves(before: Curves, after: Curves) -> Shown:
+    found = overlay(before, after)
+    if found is not None:
+        return found
+    for old, new in ((before.x_label, after.x_label), (before.y_label, after.y_label)):
+        if old != new:
+            return Beside(before, after, f"Not over one axis: “{old}” before, “{new}” after.")
+    return Beside(before, after, "Not over one axis: they do not show the same thing.")
+
+
+def _tables(before: Table, after: Table) -> Shown:
+    view = merged_table(before, after)
+    return Beside(before, after) if view is None else Merged(view, after.caption)
+
+
+def _matrices(before: Matrix, after: Matrix) -> Shown:
+    alike = ("rows", "columns", "unit", "caption")
+    if any(getattr(before, name) != getattr(after, name) for name in alike):
+        note = "They do not show the same thing, so each has its own scale."
+        return Beside(before, after, note)
+    low, high = zip(heatmap.span(before), heatmap.span(after), strict=True)
+    span = min(low), max(high)
+    return Beside(replace(before, span=span), replace(after, span=span), "One scale for both.")
+
+
+def _scatters(before: Scatter, after: Scatter) -> Shown:
+    """Both with the same groups in the same order, so that they have the same colours."""
+    names = dict.fromkeys(group.name for block in (after, before) for group in block.groups)
+
+    def aligned(block: Scatter, other: Scatter) -> Scatter:
+        known = {group.name: group for group in (*other.groups, *block.groups)}
+        own = {group.name for group in block.groups}
+        groups = (
+            known[name] if name in own else replace(known[name], x=(), y=(), labels=())
+            for name in names
+        )
+        return replace(block, groups=tuple(groups))
+
+    return Beside(aligned(before, after), aligned(after, before))
+
+
+def _galleries(before: Gallery, after: Gallery) -> Shown:
+    """The examples that both show first, each beside itself."""
+    titles = [[row[0].title if row else "" for row in block.rows] for block in (before, after)]
+    common = [title for title in titles[1] if title in titles[0]]
+    if any(len(set(own)) < len(own) for own in titles):
+        return Beside(before, after)  # rows of one title: only their order tells them apart
+    if not common:
+        return Beside(before, after, "Each shows its own examples.")
+
+    def ordered(block: Gallery, own: list[str]) -> Gallery:
+        rows = dict(zip(own, block.rows, strict=True))
+        rest = [title for title in own if title not in common]
+        return replace(block, rows=tuple(rows[title] for title in (*common, *rest)))
+
+    note = "The examples that both show come first."
+    every = len(common) == max(map(len, titles))
+    return Beside(ordered(before, titles[0]), ordered(after, titles[1]), "" if every else note)
+
+
+_PAIRS: dict[type, Callable[[Any, Any], Shown]] = {
+    Curves: _curves, Table: _tables, Matrix: _matrices, Scatter: _scatters, Gallery: _galleries,
+}  # fmt: skip
