@@ -175,7 +175,8 @@ class Report:
     @property
     def reasons(self) -> tuple[Finding, ...]:
         """The findings behind a verdict other than ``"trusted"``, the gravest first."""
-        return wording.alarms(self)
+        alarms = [finding for finding in self.findings if finding.verdict != "ok"]
+        return tuple(sorted(alarms, key=lambda finding: finding.verdict != "broken"))
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""One seed is an anecdote: several reports on the same examples as mean, spread and worst case."""
+"""Several reports on the same examples, as from several seeds: mean, spread and worst case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.report import Report
-from artplus.evaluation.text import aligned
+from artplus.evaluation.text import ruled
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class OverSeeds:
-    """What several seeds say together; ``str()`` is a table.
+    """Several seeds together; ``str()`` gives a table.
 
     Attributes:
         clean: Accuracy without an attack, per seed.
         attacks: Accuracy under each attack that counts in every report, per seed.
         robust: Worst-case accuracy, per seed.
-        correct_worst: ``(n,)`` booleans, which examples withstand every attack at every seed.
+        correct_worst: ``(n,)`` booleans, which examples are robust to every attack at every seed.
         seeds: Of the reports.
-        notes: What does not quite compare.
+        notes: What limits the comparison.
     """
 
     clean: Spread
@@ -78,10 +78,10 @@ class OverSeeds:
 
     @property
     def worst_accuracy(self) -> float:
-        """Share of examples that stand at every seed; at most the least robust accuracy.
+        """Share of examples that are robust at every seed; at most the least robust accuracy.
 
-        Of one model attacked with several seeds it is a sharper robust accuracy, as several
-        restarts are. Of several models it is what no training seed is spared.
+        If one model was attacked with several seeds, this is a sharper robust accuracy, since seeds
+        act as restarts. If models were trained from several seeds, it is what all of them achieve.
         """
         return float(self.correct_worst.mean())
 
@@ -96,15 +96,12 @@ class OverSeeds:
         for name, spread in spreads.items():
             shown = (spread.mean, spread.deviation, spread.least, spread.greatest)
             cells.append((name, *(wording.percent(value) for value in shown)))
-        lines = aligned(cells)
-        rule = "─" * max(map(len, lines))
-        said = (
+        sentence = (
             f"Over {len(self.seeds)} seeds robust accuracy is {100 * self.robust.mean:.1f} ± "
             f"{100 * self.robust.deviation:.1f}%; {wording.percent(self.worst_accuracy)} "
-            f"(95% interval {wording.interval(self.worst_interval)}) stand at every seed."
+            f"(95% interval {wording.interval(self.worst_interval)}) are robust at every seed."
         )
-        body = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", said]
-        return "\n".join([*body, *(f"· {note}" for note in self.notes)])
+        return "\n".join([*ruled(cells), "", sentence, *(f"· {note}" for note in self.notes)])
 
 
 def over_seeds(reports: Sequence[Report]) -> OverSeeds:
@@ -138,31 +135,27 @@ def over_seeds(reports: Sequence[Report]) -> OverSeeds:
     first = reports[0]
     for report in reports:
         _comparable(first, report)
-    stood = [report.correct_robust for report in reports]
-    clean, robust, shared = [], [], _shared(reports)
-    for report in reports:
-        if report.clean_accuracy is not None and report.robust_accuracy is not None:
-            clean.append(report.clean_accuracy)
-            robust.append(report.robust_accuracy)
+    clean = [r.clean_accuracy for r in reports if r.clean_accuracy is not None]
+    robust = [r.correct_robust for r in reports if r.correct_robust is not None]
+    shared = [name for name in first.correct if all(name in r.correct for r in reports)]
     if len(robust) < len(reports):
         raise ConfigurationError(
             "every report must be of a classifier and hold an attack that worked; "
             f"{len(reports) - len(robust)} of {len(reports)} do not"
         )
-    every = [set(report.correct) for report in reports]
-    left = sorted(set.union(*every) - set(shared))
+    left = sorted({name for report in reports for name in report.correct} - set(shared))
     seeds = tuple(report.seed for report in reports)
     notes = [f"Not in every report, or broken in one: {', '.join(left)}."] if left else []
     if len(set(seeds)) < len(seeds) and len({report.model for report in reports}) == 1:
-        notes.append("Some reports have the same seed: of one model they say the same twice.")
+        notes.append("Some reports are on the same model with the same seed: they say the same.")
     return OverSeeds(
         clean=Spread(tuple(clean)),
         attacks={
             name: Spread(tuple(float(report.correct[name].mean()) for report in reports))
             for name in shared
         },
-        robust=Spread(tuple(robust)),
-        correct_worst=np.logical_and.reduce([rows for rows in stood if rows is not None]),
+        robust=Spread(tuple(float(correct.mean()) for correct in robust)),
+        correct_worst=np.logical_and.reduce(robust),
         seeds=seeds,
         notes=tuple(notes),
     )
@@ -179,8 +172,3 @@ def _comparable(first: Report, other: Report) -> None:
             f"reports compare only within the same ball: eps {first.eps}, norm {first.norm} and "
             f"eps {other.eps}, norm {other.norm}"
         )
-
-
-def _shared(reports: Sequence[Report]) -> list[str]:
-    """Names of attacks that count in every report, in the order of the first."""
-    return [name for name in reports[0].correct if all(name in r.correct for r in reports)]

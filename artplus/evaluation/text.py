@@ -15,17 +15,16 @@ if TYPE_CHECKING:
 def table(report: Report) -> str:
     """Clean, each attack and the worst case in aligned columns, then the verdict and remarks.
 
-    Of each section the title and what it says; its figures are for the other formats.
+    Sections give their title and summary; their figures are left to the other formats.
     """
     rows = wording.rows(report)
-    lines = aligned([wording.columns(report), *((row.name, *row.cells) for row in rows)])
-    rule = "─" * max(map(len, lines))
-    parts = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
+    parts = ruled([wording.columns(report), *((row.name, *row.cells) for row in rows)])
+    parts.append("")
     parts += wrap(report.summary, 88)
     parts += wrap(wording.trust(report), 88)
     remarks = [
-        f"! {alarm.name} ({alarm.verdict}): {alarm.explanation} {alarm.remedy}".rstrip()
-        for alarm in wording.alarms(report)
+        f"! {reason.name} ({reason.verdict}): {reason.explanation} {reason.remedy}".rstrip()
+        for reason in report.reasons
     ]
     remarks += [f"! {row.name} does not count: {row.broken}" for row in rows if row.broken]
     remarks += [f"· {row.name}: {flag}" for row in rows for flag in row.flags]
@@ -36,6 +35,13 @@ def table(report: Report) -> str:
         parts += ["", section.title, *wrap(section.summary, 86, initial_indent="  ",
                                            subsequent_indent="  ")]  # fmt: skip
     return "\n".join(parts)
+
+
+def ruled(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as aligned lines, with rules below the first row and above the last."""
+    lines = aligned(cells)
+    rule = "─" * max(map(len, lines))
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:

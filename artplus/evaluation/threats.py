@@ -1,4 +1,4 @@
-"""A model under several threats: a report on each, and the per-example worst case over all."""
+"""A model under several threats: a report on each, and each example's worst case over all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT, VERSION = "artplus.threats", 2
 
 @dataclass(frozen=True, eq=False)
 class ThreatReport:
-    """How a model does under each of several threats, and where an attacker may choose.
+    """How a model does under each of several threats, and if an attacker may choose among them.
 
     An example counts as robust only if it withstands every attack of every threat, so robust
     accuracy over the union is at most the least of the threats' [Tramer19]_.
@@ -99,14 +99,11 @@ class ThreatReport:
     @property
     def summary(self) -> str:
         """The result in a few sentences."""
-        return " ".join([self.union.summary, *_told(self)])
+        return " ".join([self.union.summary, *_sentences(self)])
 
     @cached_property
     def union(self) -> Report:
-        """All threats as one report: every attack of each, named with its threat.
-
-        Where a threat is to be looked at by itself, its own report in :attr:`reports` is.
-        """
+        """All threats as one report; attacks, checks and sections are named with their threat."""
         first = self.reports[0]
         attacks, findings, sections = [], [], []
         for threat, report in self.by_threat.items():
@@ -130,7 +127,7 @@ class ThreatReport:
             eps=None,
             norm=None,
             examples=_examples(self.by_threat),
-            notes=(*_told(self), *notes),
+            notes=(*_sentences(self), *notes),
             findings=tuple(findings),
             sections=(_table(self.by_threat), *sections),
             call=_call(self.reports),
@@ -147,10 +144,8 @@ class ThreatReport:
             )
             for threat, report in [*self.by_threat.items(), ("all of them", self.union)]
         ]
-        lines = text.aligned([("threat", "robust", "95% interval", "attacks", "verdict"), *rows])
-        rule = "─" * max(map(len, lines))
-        table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-        return "\n".join([*table, "", *(str(report) + "\n" for report in self.reports)]).rstrip()
+        table = text.ruled([("threat", "robust", "95% interval", "attacks", "verdict"), *rows])
+        return "\n".join([*table, "", *(f"{report}\n" for report in self.reports)]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, versioned; :meth:`from_dict` is its inverse."""
@@ -227,7 +222,7 @@ def _threat(report: Report) -> str:
 
 
 def _call(reports: Sequence[Report]) -> dict[str, str]:
-    """The one call that gave them all: their pairs of radius and norm in place of one."""
+    """The one call that gave all reports, with the pairs of radius and norm as ``threats``."""
     calls = [report.call for report in reports]
     if not all(calls):
         return {}
@@ -236,22 +231,22 @@ def _call(reports: Sequence[Report]) -> dict[str, str]:
     return {**kept, "threats": f"[{pairs}]"}
 
 
-def _told(threats: ThreatReport) -> list[str]:
+def _sentences(threats: ThreatReport) -> list[str]:
     """A sentence on each threat alone."""
-    told = []
+    sentences = []
     for threat, report in threats.by_threat.items():
         alone = f"Under {threat} alone"
         if not report.working:
-            told.append(f"{alone} nothing is known: no attack worked.")
+            sentences.append(f"{alone} nothing is known: no attack worked.")
         elif report.robust_accuracy is not None:
-            told.append(f"{alone} {wording.percent(report.robust_accuracy)} stay right.")
+            sentences.append(f"{alone} {wording.percent(report.robust_accuracy)} stay right.")
         else:
-            told.append(f"{alone} the mean loss is {wording.number(report.robust_loss)}.")
-    return told
+            sentences.append(f"{alone} the mean loss is {wording.number(report.robust_loss)}.")
+    return sentences
 
 
 def _table(threats: Mapping[str, Report]) -> Section:
-    """The result under each threat, as a part of the page."""
+    """The result under each threat, as a section."""
     rows: list[tuple[Cell, ...]] = [
         (threat, report.robust_accuracy, wording.interval(report.robust_interval),
          report.robust_loss, len(report.working), report.verdict)
@@ -260,7 +255,7 @@ def _table(threats: Mapping[str, Report]) -> Section:
     return Section(
         name="threats",
         title="Each threat alone",
-        summary="The page's numbers are of the worst case over all threats; here is each alone.",
+        summary="The report is on the worst case over all threats. This is each of them alone.",
         blocks=(
             Table(
                 columns=("threat", "robust", "95% interval", "robust loss", "attacks", "verdict"),
@@ -272,51 +267,49 @@ def _table(threats: Mapping[str, Report]) -> Section:
 
 
 def _worst(threats: Mapping[str, Report]) -> tuple[Names, Array | None]:
-    """What hurt each example most over all threats, by its loss, and what was predicted then."""
-    first = next(iter(threats.values()))
-    names: list[str] = ["", wording.CLEAN]
-    codes, top = np.zeros(first.n, np.int64), np.full(first.n, -np.inf)
-    predictions = None if first.predictions_clean is None else first.predictions_clean.copy()
+    """For each example the attack that raised its loss most, and what was predicted under it."""
+    reports = list(threats.values())
+    names, codes, losses = ["", wording.CLEAN], [], []
     for threat, report in threats.items():
-        worst = Names.of(report.worst_attack)
-        results = {result.name: result for result in report.attacks}
-        for code, name in enumerate(worst.names):
-            rows = worst.codes == code
-            if name in ("", wording.CLEAN):
-                codes[rows & (name == wording.CLEAN)] = 1
-                continue
-            losses = results[name].losses
-            # A broken attack has no losses; what it turned by the rules counts as it stands.
-            own = (report.losses_clean if losses is None else losses)[rows]
-            better = np.flatnonzero(rows)[own > top[rows]]
-            top[better] = own[own > top[rows]]
-            codes[better] = len(names)
-            names.append(f"{threat}: {name}")
-            if predictions is not None and report.predictions_worst is not None:
-                predictions[better] = report.predictions_worst[better]
-    worked = any(report.working for report in threats.values())
-    return Names(codes, names), predictions if worked else None
+        worst, by_name = Names.of(report.worst_attack), {r.name: r.losses for r in report.attacks}
+        code, loss = np.zeros(report.n, np.int64), np.full(report.n, -np.inf)
+        for k, name in enumerate(worst.names):
+            rows = worst.codes == k
+            if name == wording.CLEAN:
+                code[rows] = 1
+            elif name:
+                code[rows] = len(names)
+                names.append(f"{threat}: {name}")
+                # A broken attack has no losses; its mistakes count at the loss without an attack.
+                own = by_name[name]
+                loss[rows] = (report.losses_clean if own is None else own)[rows]
+        codes.append(code)
+        losses.append(loss)
+    choice = np.argmax(losses, axis=0)
+    predictions = [
+        r.predictions_clean if r.predictions_worst is None else r.predictions_worst for r in reports
+    ]
+    known = any(report.working for report in reports) and predictions[0] is not None
+    return Names(_chosen(codes, choice), names), _chosen(predictions, choice) if known else None
+
+
+def _chosen(rows: Sequence[Any], choice: Array) -> Array:
+    """Of each example the value in the row that ``choice`` names."""
+    return np.stack(rows)[choice, np.arange(len(choice))]
 
 
 def _examples(threats: Mapping[str, Report]) -> Examples | None:
-    """Some of each threat's, no more than the largest of them shows."""
+    """Some examples of each threat, in total about as many as the largest of them shows."""
     shown = {threat: r.examples for threat, r in threats.items() if r.examples is not None}
     if not shown:
         return None
     room = -(-max(map(len, shown.values())) // len(shown))
-
-    def joined(name: str) -> Array:
-        return np.concatenate([getattr(e, name)[:room] for e in shown.values()])
-
-    return Examples(
-        index=joined("index"),
-        x=joined("x"),
-        x_adv=joined("x_adv"),
-        y=joined("y"),
-        clean=joined("clean"),
-        adversarial=joined("adversarial"),
-        attack=tuple(f"{threat}: {a}" for threat, e in shown.items() for a in e.attack[:room]),
-    )
+    arrays = {
+        name: np.concatenate([getattr(examples, name)[:room] for examples in shown.values()])
+        for name in ("index", "x", "x_adv", "y", "clean", "adversarial")
+    }
+    names = tuple(f"{threat}: {a}" for threat, e in shown.items() for a in e.attack[:room])
+    return Examples(**arrays, attack=names)
 
 
 def check_threats(threats: Sequence[Any]) -> list[tuple[Any, float]]:

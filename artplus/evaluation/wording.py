@@ -1,4 +1,4 @@
-"""A report in words: numbers as people read them, rows of a table, result and trust."""
+"""A report in words: numbers as people read them, rows of its table, and its sentences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from artplus.evaluation.intervals import Interval
 
 if TYPE_CHECKING:
-    from artplus.evaluation.finding import Finding
     from artplus.evaluation.report import Report
     from artplus.evaluation.result import AttackResult
     from artplus.evaluation.section import Unit
@@ -23,13 +22,13 @@ _DOUBT = {
 }
 NONE = "–"
 PASSES = "fwd+bwd"
-_PASSES_TOLD = (
-    f"{PASSES}: forward and backward passes for each attacked example. Attacks alone, without the "
-    "judge's predictions; a black box takes no backward pass."
+_PASSES_LEGEND = (
+    f"{PASSES}: forward and backward passes of the attack for each example that it attacked, "
+    "without the judge's own predictions. A black-box attack takes no backward pass."
 )
-
 _CUMULATIVE = (
-    "Accuracies are cumulative: each attack was run only on what the ones before it left standing."
+    "Accuracies are cumulative: each attack was run only on examples that no attack before it "
+    "fooled."
 )
 
 
@@ -73,7 +72,7 @@ def number(value: float | None) -> str:
 
 
 def cell(value: str | float | None, unit: Unit) -> str:
-    """A value of a section as people read it, by its unit.
+    """A value of a section as text, by its unit.
 
     Example:
         >>> cell(0.5, "percent"), cell(12000, "count"), cell(0.12345, "number"), cell(None, "text")
@@ -108,7 +107,7 @@ def measured(value: float | None, low: float | None, high: float | None, unit: U
 
 
 def headline(report: Report) -> str:
-    """What to take away, in one sentence: the result and whether to believe it."""
+    """The result and whether to believe it, in one sentence."""
     if not report.working:
         return "No attack worked, so nothing is known about this model's robustness."
     if report.robust_accuracy is None:
@@ -122,14 +121,14 @@ def headline(report: Report) -> str:
     checks = plural(len(report.findings), "check")
     belief = {
         "trusted": f"and {checks} found no sign that the attacks failed",
-        "suspicious": f"but {len(alarms(report))} of {checks} say that the truth may be lower",
+        "suspicious": f"but {len(report.reasons)} of {checks} say that the truth may be lower",
         None: "with no check made of whether the attacks worked as they should",
     }[report.verdict]
     return f"{result[0].upper()}{result[1:]}, {belief}."
 
 
 def radius(eps: float) -> str:
-    """A radius, as a multiple of 1/255 where it is one and no short decimal.
+    """A radius: as a multiple of 1/255 where it is one, unless it is a short decimal.
 
     Example:
         >>> radius(8 / 255), radius(0.3)
@@ -147,7 +146,7 @@ def norm_name(norm: float) -> str:
 
 
 def ball(norm: float, eps: float) -> str:
-    """What an attack may do."""
+    """The ball within which an attack may move an input."""
     return f"{norm_name(norm)} ≤ {radius(eps)}"
 
 
@@ -160,7 +159,7 @@ def duration(seconds: float) -> str:
 
 
 def passes(forwards: int | None, backwards: int | None, examples: int) -> str:
-    """Passes for each of the attacked examples: forward, then backward to the input.
+    """Mean passes per attacked example, forward and backward.
 
     Example:
         >>> passes(2100, 2000, 100), passes(123_456, 0, 100), passes(150, 40, 100)
@@ -190,16 +189,16 @@ def columns(report: Report) -> tuple[str, ...]:
 
 
 def counted(report: Report) -> bool:
-    """Whether the passes of any attack are known; reports of before have none to show."""
+    """Whether the passes of any attack are known."""
     return any(result.forwards is not None for result in report.attacks)
 
 
 def legend(report: Report) -> tuple[str, ...]:
-    """What the headings of :func:`columns` do not say by themselves."""
+    """Notes that explain the headings of :func:`columns`."""
     cumulative = report.only_survivors and report.clean_accuracy is not None
     return (
         *((_CUMULATIVE,) if cumulative and len(report.attacks) > 1 else ()),
-        *((_PASSES_TOLD,) if counted(report) else ()),
+        *((_PASSES_LEGEND,) if counted(report) else ()),
     )
 
 
@@ -222,7 +221,7 @@ def rows(report: Report) -> list[Row]:
 
 
 def _all_passes(report: Report) -> str:
-    """Of all attacks together, for each example that was attacked at all."""
+    """Mean passes of all attacks together per attacked example."""
     forwards = [result.forwards for result in report.attacks]
     backwards = [result.backwards for result in report.attacks]
     if None in forwards or None in backwards:
@@ -238,7 +237,7 @@ def summary(report: Report) -> str:
         names = ", ".join(result.name for result in report.broken)
         sentences.append(f"Not counted, since broken: {names}.")
         if any(result.fooled is not None for result in report.broken):
-            sentences.append("Mistakes found there inside the rules are mistakes all the same.")
+            sentences.append("Mistakes that they found within the rules count all the same.")
     if report.robust_accuracy is not None:
         sentences.append("It is an upper bound: a stronger attack can only lower it.")
     return " ".join(sentences)
@@ -248,20 +247,14 @@ def trust(report: Report) -> str:
     """The verdict of the checks in a sentence; empty if there were none."""
     if report.verdict is None:
         return ""
-    names = ", ".join(finding.name for finding in alarms(report))
+    names = ", ".join(finding.name for finding in report.reasons)
     checks = plural(len(report.findings), "check")
     if not names:
         return f"Trusted: {checks} found no sign that the attacks failed."
     return (
-        f"{report.verdict.capitalize()}: {len(alarms(report))} of {checks} raised the alarm "
+        f"{report.verdict.capitalize()}: {len(report.reasons)} of {checks} raised the alarm "
         f"({names}). {_DOUBT[report.verdict]}"
     )
-
-
-def alarms(report: Report) -> tuple[Finding, ...]:
-    """The findings that are not ok, the gravest first."""
-    bad = [finding for finding in report.findings if finding.verdict != "ok"]
-    return tuple(sorted(bad, key=lambda finding: finding.verdict != "broken"))
 
 
 def _result(report: Report) -> str:
@@ -293,7 +286,7 @@ def _row(report: Report, result: AttackResult) -> Row:
         measures = ("broken", *(NONE,) * (len(measures) - 1))
     cost = passes(result.forwards, result.backwards, result.attacked)
     if result.broken is not None:
-        cost = NONE  # it may have ended before all were attacked
+        cost = NONE  # it may have stopped before all examples were attacked
     return Row(
         result.name,
         None if result.broken is not None else _value(result.accuracy, result.metrics),

@@ -19,7 +19,7 @@ from artplus import distributed
 from artplus.attacks import APGD, PGD, fgm
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
-from artplus.evaluation import MinimumNorm, Report, judge, progress, trial
+from artplus.evaluation import MinimumNorm, Report, attack_run, judge, progress
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from tests.evaluation.test_resumed_evaluation import Beyond, Fails
@@ -96,13 +96,13 @@ def test_several_processes_report_as_one_does(tmp_path: Path, size: int) -> None
 def counted(folder: Path) -> str:
     """Which batches this process crafted, by the first feature of their examples."""
     seen: list[float] = []
-    craft = trial._craft
+    craft = attack_run._craft
 
     def watched(data: Any, attack: Any, x: Tensor, *rest: Any) -> Tensor:
         seen.extend(x[:, 0].tolist())
         return craft(data, attack, x, *rest)
 
-    trial._craft = watched
+    attack_run._craft = watched
     try:
         attack = {"pgd": PGD(eps=EPS, steps=1)}
         x, y = (torch.from_numpy(v) for v in arrays(N))
@@ -110,7 +110,7 @@ def counted(folder: Path) -> str:
         model = LossModel(net().eval(), criterion())
         judge(model, x, model(x).argmax(1), attack, batch_size=SIZE, progress=False)
     finally:
-        trial._craft = craft
+        attack_run._craft = craft
     return ",".join(map(str, seen))
 
 
@@ -124,7 +124,7 @@ def test_every_example_is_attacked_once(tmp_path: Path) -> None:
 
 def killed(kind: str, folder: Path, call: int) -> str:
     """Die in the ``call``-th batch of this process; the others are taken down with it."""
-    craft, calls = trial._craft, [0]
+    craft, calls = attack_run._craft, [0]
 
     def watched(*arguments: Any) -> Tensor:
         calls[0] += 1
@@ -132,7 +132,7 @@ def killed(kind: str, folder: Path, call: int) -> str:
             os.kill(os.getpid(), signal.SIGKILL)
         return craft(*arguments)
 
-    trial._craft = watched
+    attack_run._craft = watched
     return report(kind, folder).to_json()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import PGD
-from artplus.evaluation import judge, trial
+from artplus.evaluation import attack_run, judge
 from artplus.evaluation.data import Scores
 from artplus.evaluation.progress_record import CHANGED, DONE, FORWARDS, ProgressRecord
 from artplus.evaluation.verify import Findings
@@ -194,7 +194,7 @@ def test_the_bar_ends_where_the_worst_case_so_far_is(
 
         yield shown
 
-    monkeypatch.setattr(trial, "bar", watched)
+    monkeypatch.setattr(attack_run, "bar", watched)
     torch.manual_seed(0)
     model, x = LossModel(nn.Linear(6, 4)), torch.rand(40, 6)
     y = model(x).argmax(1)

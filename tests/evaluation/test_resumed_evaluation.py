@@ -16,7 +16,7 @@ import artplus
 from artplus.attacks import APGD, PGD, fgm
 from artplus.criterion import criterion
 from artplus.errors import CheckpointError, ConfigurationError
-from artplus.evaluation import MinimumNorm, judge, trial
+from artplus.evaluation import MinimumNorm, attack_run, judge
 from artplus.evaluation.saved import HEAD
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -85,7 +85,7 @@ def run(folder: Path | None, kind: str = "classes", **options: Any) -> Any:
 
 def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ctrl-C in the middle of the ``call``-th batch; counts the batches."""
-    craft, calls = trial._craft, [0]
+    craft, calls = attack_run._craft, [0]
 
     def counted(*args: Any) -> Tensor:
         calls[0] += 1
@@ -93,7 +93,7 @@ def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return craft(*args)
 
-    monkeypatch.setattr(trial, "_craft", counted)
+    monkeypatch.setattr(attack_run, "_craft", counted)
     return calls
 
 
@@ -106,7 +106,7 @@ def test_interrupted_anywhere_it_ends_the_same(
     reference = run(None, kind, **options)
     broken = {result.name for result in reference.broken}
     assert broken == {"beyond", "fails"}
-    craft, lives = trial._craft, 0
+    craft, lives = attack_run._craft, 0
     while True:
         calls = interrupted_at(2, monkeypatch)
         try:
@@ -114,7 +114,7 @@ def test_interrupted_anywhere_it_ends_the_same(
             break
         except KeyboardInterrupt:
             lives += 1
-        monkeypatch.setattr(trial, "_craft", craft)
+        monkeypatch.setattr(attack_run, "_craft", craft)
     assert_same(found, reference)
     assert lives > 8 and calls[0] <= 1
     assert sorted(p.name for p in (tmp_path / "all").iterdir())[:2] == [
@@ -130,11 +130,11 @@ def test_between_two_writes_an_interrupt_saves(
     options = {"attacks": {"pgd": ATTACKS["pgd"]}, "checkpoint_every": 1e6}
     reference = run(None, **options)
     batches = math.ceil(reference.attacks[0].attacked / 4)
-    craft = trial._craft
+    craft = attack_run._craft
     interrupted_at(4, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, **options)
-    monkeypatch.setattr(trial, "_craft", craft)
+    monkeypatch.setattr(attack_run, "_craft", craft)
     calls = interrupted_at(0, monkeypatch)
     assert_same(run(tmp_path, **options), reference)
     assert calls[0] == batches - 3
@@ -170,11 +170,11 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
 
 def test_time_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attack's seconds are those of all lives."""
-    craft = trial._craft
+    craft = attack_run._craft
     interrupted_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, attacks={"pgd": ATTACKS["pgd"]})
-    monkeypatch.setattr(trial, "_craft", craft)
+    monkeypatch.setattr(attack_run, "_craft", craft)
     part = artplus.checkpoint_io.read(tmp_path / "attack-01.part-0.ckpt")
     spent = float(part["ledger"][:, 1].sum())
     assert len(part["ledger"]) == 2 and spent > 0
