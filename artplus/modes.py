@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from artplus import convolution
+from artplus import convolution, keras_modules
 
 Flags = list[tuple[nn.Module, bool]]
 
@@ -76,6 +76,8 @@ def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
         for child in module.modules()
         if isinstance(child, _NormBase) and child.training and child.track_running_stats
     ]
+    # Keras writes to its statistics in any pass in train mode, so their values are put back.
+    values = [(statistic, statistic.clone()) for statistic in keras_modules.statistics(module)]
     # Instance norms update what they hold whatever the flag says, so theirs are taken away.
     held = [
         (child, child.running_mean, child.running_var)
@@ -93,6 +95,9 @@ def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
             child.track_running_stats = True
         for child, average, variance in held:
             child.running_mean, child.running_var = average, variance
+        with torch.no_grad():
+            for statistic, value in values:
+                statistic.copy_(value)
 
 
 def begin_training(module: nn.Module) -> str | None:

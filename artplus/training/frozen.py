@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from artplus import distributed
+from artplus import distributed, keras_modules
 from artplus.errors import CheckpointError
 
 BLOCK = 1 << 20
@@ -28,16 +28,25 @@ class Frozen:
     - Something other than the optimizer writes to a weight, as to a teacher inside the module. A
       checksum shows it at the next copy, which then holds the weight too.
 
+    Attributes:
+        buffers: Names of parameters that are buffers in all but name, as Keras keeps its moving
+            means; they are copied as buffers are.
+        originals: Values, at the beginning of the run, of the weights that were unfrozen since.
+
     Args:
         module: Before the first step. Of sharded weights each process checks its own shards.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        kept = [*keras_modules.statistics(module), *keras_modules.seeds(module)]
+        places = {id(tensor) for tensor in kept}
+        parameters = self._parameters()
+        self.buffers = {name for name, p in parameters.items() if id(p) in places}
         self._checksums = {
             name: checksum(parameter)
-            for name, parameter in self._parameters().items()
-            if not parameter.requires_grad
+            for name, parameter in parameters.items()
+            if not parameter.requires_grad and name not in self.buffers
         }
         self.originals: dict[str, Tensor] = {}
 

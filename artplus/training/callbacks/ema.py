@@ -42,12 +42,13 @@ class EMA(Callback):
             return
         self._steps += 1
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
-        parameters = dict(state.model.module.named_parameters(remove_duplicate=False))
+        named = state.model.module.named_parameters(remove_duplicate=False)
+        parameters = {name for name, _ in named} - state.frozen.buffers
         present = state.model.module.state_dict()
         unfrozen = state.frozen.originals.keys() - state.averaged.keys()
         state.averaged |= clone({name: state.frozen.originals[name] for name in unfrozen})
         with torch.no_grad():
-            for name in present.keys() & parameters.keys():
+            for name in present.keys() & parameters:
                 if name not in state.frozen:
                     state.averaged[name].lerp_(present[name], 1 - decay)
         state.averaged |= clone({k: v for k, v in present.items() if k not in parameters})
