@@ -23,6 +23,7 @@ ORDER = [
         "errors",
         "allocator",
         "convolution",
+        "keras_modules",
         "registry",
         "mapped",
         "distributed",
