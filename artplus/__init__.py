@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from artplus import saving
 
 if TYPE_CHECKING:
     from artplus.bridge.evaluate import evaluate as evaluate
@@ -59,6 +62,15 @@ try:
     __version__ = version("artplus")
 except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0+unknown"
+
+
+def _save(result: Any, path: str | Path) -> Path:
+    from artplus import reporting
+
+    return reporting.save(result, path)
+
+
+saving.register_writer(_save)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from artplus import saving
 from artplus.errors import DataError
 from artplus.evaluation import schema, text, wording
 from artplus.evaluation.finding import Finding, Verdict, overall
@@ -245,9 +245,7 @@ class Report:
         Raises:
             ConfigurationError: for another suffix.
         """
-        # Reporting stands above this layer, so it is looked up only when a report is written.
-        written: Path = import_module("artplus.reporting").save(self, path)
-        return written
+        return saving.save(self, path)
 
 
 def _interval(correct: Bools) -> Interval:

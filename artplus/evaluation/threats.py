@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from artplus import saving
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import schema, text, wording
 from artplus.evaluation.finding import Finding, Verdict
@@ -202,15 +202,7 @@ class ThreatReport:
         Raises:
             ConfigurationError: for another suffix.
         """
-        path = Path(path)
-        if path.suffix.lower() == ".json":
-            path.write_text(self.to_json(indent=1), encoding="utf-8")
-            return path
-        if path.suffix.lower() == ".txt":
-            path.write_text(f"{self}\n", encoding="utf-8")
-            return path
-        written: Path = import_module("artplus.reporting").save(self.union, path)
-        return written
+        return saving.save(self, path)
 
 
 def _threat(report: Report) -> str:

@@ -7,44 +7,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artplus.errors import ConfigurationError
+from artplus.evaluation.report import Report
+from artplus.evaluation.threats import ThreatReport
 from artplus.reporting.comparison import Comparison as Comparison
 from artplus.reporting.comparison import compare as compare
 
 if TYPE_CHECKING:
-    from artplus.evaluation.report import Report
+    from artplus.training.history import History
 
 __all__ = ["Comparison", "compare", "save", "save_card"]
 
-_SUFFIXES = (".html", ".json", ".md", ".png", ".txt")
 
-
-def save(report: Report, path: str | Path, *, before: Report | None = None) -> Path:
-    """Write a report in the format that the suffix names.
+def save(
+    result: Report | ThreatReport | History,
+    path: str | Path,
+    *,
+    before: Report | ThreatReport | None = None,
+) -> Path:
+    """Write a result in the format that the suffix names.
 
     Args:
-        report: The report.
-        path: Ends in ``.html`` (a page of its own, no network), ``.md``, ``.txt`` (the terminal's
-            table), ``.png`` (bars) or ``.json`` (everything). The folder must exist.
-        before: A report on the same examples: ``.html`` and ``.md`` then show both side by side,
-            ``.txt`` what changed and then ``report``.
+        result: A report, on one threat or on several, or a training history. Pages, tables and
+            pictures of several threats show the worst case over all of them.
+        path: For a report it ends in ``.html`` (one page, no network), ``.md``, ``.txt`` (the
+            terminal's table), ``.png`` (bars and curves) or ``.json`` (everything); for a history
+            in ``.json``, ``.png``, ``.svg`` or ``.pdf``. The folder must exist.
+        before: A report on the same examples, to compare with: ``.html`` and ``.md`` then show
+            both side by side, ``.txt`` the comparison and then ``result``.
 
     Returns:
         The path.
 
     Raises:
         ConfigurationError: for another suffix, or if ``before`` cannot be shown or compared.
+        DataError: for a picture of a history without losses and accuracies.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ConfigurationError(
-            f"a report is saved as one of {', '.join(_SUFFIXES)}, got {path.name!r}"
-        )
-    if before is not None and suffix in {".png", ".json"}:
+    if not isinstance(result, (Report, ThreatReport)):
+        return _save_history(result, path)
+    suffix = _suffix(path, "a report", (".html", ".json", ".md", ".png", ".txt"))
+    if before is not None and suffix in {".json", ".png"}:
         raise ConfigurationError(
             f"{suffix} holds one report; save a comparison as .html, .md or .txt"
         )
-    # Each format's libraries are loaded only when it is written.
+    # The libraries of a format are loaded only when it is written.
+    report, earlier = _worst(result), None if before is None else _worst(before)
     if suffix == ".png":
         from artplus.reporting import plots
 
@@ -52,17 +59,15 @@ def save(report: Report, path: str | Path, *, before: Report | None = None) -> P
     if suffix == ".html":
         from artplus.reporting import html
 
-        text = html.render(report, before)
+        text = html.render(report, earlier)
     elif suffix == ".md":
         from artplus.reporting import markdown
 
-        text = markdown.render(report, before)
+        text = markdown.render(report, earlier)
     elif suffix == ".json":
-        from artplus.reporting import json
-
-        text = json.render(report)
+        text = result.to_json(indent=1) + "\n"
     else:
-        text = f"{report}\n" if before is None else f"{compare(before, report)}\n\n{report}\n"
+        text = f"{result}\n" if earlier is None else f"{compare(earlier, report)}\n\n{result}\n"
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -82,10 +87,10 @@ def save_card(
     Args:
         report: The report.
         path: Ends in ``.md``; hubs show ``README.md``. The folder must exist.
-        dataset: What the examples are, for people.
+        dataset: What the examples are, for people; default: the hash of the data.
         dataset_type: Its identifier on the hub; default: ``"other"``.
         task: Identifier of the task, such as ``"image-classification"``; default: by the examples.
-        licence: Identifier of the model's licence, such as ``"mit"``.
+        licence: Identifier of the model's licence, such as ``"mit"``; default: none is given.
         tags: Further tags.
 
     Returns:
@@ -94,13 +99,38 @@ def save_card(
     Raises:
         ConfigurationError: for another suffix.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".md":
-        raise ConfigurationError(f"a model card is saved as .md, got {path.name!r}")
     from artplus.reporting import card
 
+    path = Path(path)
+    _suffix(path, "a model card", (".md",))
     text = card.render(
         report, dataset=dataset, dataset_type=dataset_type, task=task, licence=licence, tags=tags
     )
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _save_history(history: History, path: Path) -> Path:
+    if _suffix(path, "a history", (".json", ".pdf", ".png", ".svg")) == ".json":
+        return history.save(path)
+    from artplus.reporting import plots
+
+    return plots.history(history.rows, path)
+
+
+def _suffix(path: Path, what: str, known: tuple[str, ...]) -> str:
+    """The suffix in lower case.
+
+    Raises:
+        ConfigurationError: for one that is not known.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        wanted = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
+        raise ConfigurationError(f"{what} is saved as {wanted}, got {path.name!r}")
+    return suffix
+
+
+def _worst(report: Report | ThreatReport) -> Report:
+    """The report itself, or that of the worst case over all threats."""
+    return report.union if isinstance(report, ThreatReport) else report

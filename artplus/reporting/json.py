@@ -1,20 +1,13 @@
-"""A report as a JSON file, and back."""
+"""Reports read back from JSON files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from artplus.errors import DataError
-
-if TYPE_CHECKING:
-    from artplus.evaluation.report import Report
-    from artplus.evaluation.threats import ThreatReport
-
-
-def render(report: Report) -> str:
-    """The report as indented JSON."""
-    return report.to_json(indent=1) + "\n"
+from artplus.evaluation import schema, threats
+from artplus.evaluation.report import Report
+from artplus.evaluation.threats import ThreatReport
 
 
 def read(path: str | Path) -> Report:
@@ -23,8 +16,6 @@ def read(path: str | Path) -> Report:
     Raises:
         DataError: if the file is not there or no report.
     """
-    from artplus.evaluation.report import Report
-
     return Report.from_json(_content(path))
 
 
@@ -34,13 +25,9 @@ def read_either(path: str | Path) -> Report | ThreatReport:
     Raises:
         DataError: if the file is not there or neither.
     """
-    from artplus.evaluation import schema, threats
-    from artplus.evaluation.report import Report
-
     data = schema.parse(_content(path))
-    if data.get("format") == threats.FORMAT:
-        return threats.ThreatReport.from_dict(data)
-    return Report.from_dict(data)
+    kind = ThreatReport if data.get("format") == threats.FORMAT else Report
+    return kind.from_dict(data)
 
 
 def _content(path: str | Path) -> str:

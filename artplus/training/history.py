@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from artplus import saving
 from artplus.errors import DataError
 
 Row = dict[str, Any]
@@ -84,7 +85,4 @@ class History:
 
     def plot(self, path: str | Path) -> Path:
         """Draw loss and clean and adversarial accuracy over the epochs."""
-        from artplus.reporting import plots
-
-        plots.history(self.rows, Path(path))
-        return Path(path)
+        return saving.save(self, path)

@@ -13,7 +13,9 @@ from matplotlib.image import imread
 
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import Examples
+from artplus.evaluation.threats import ThreatReport
 from artplus.reporting import bars, compare, html, json, markdown, pictures, plots, save
+from artplus.training import History
 from tests.reporting.samples import EVIL, examples, made
 
 
@@ -122,6 +124,21 @@ def test_saving_goes_by_suffix(tmp_path: Path) -> None:
         path = tmp_path / f"report{suffix}"
         assert report.save(str(path)) == path
         assert check(path)
+
+
+def test_other_results_are_saved_by_the_same_function(tmp_path: Path) -> None:
+    """A report on several threats is drawn as its worst case; a history has its own formats."""
+    threats = ThreatReport(tuple(made(stood={"pgd": [1, 0, 0, 1]}, eps=eps) for eps in (0.1, 0.2)))
+    page = save(threats, tmp_path / "a.html").read_text("utf-8")
+    assert page == html.render(threats.union)
+    assert threats.save(tmp_path / "t.txt").read_text("utf-8") == f"{threats}\n"
+    back = json.read_either(threats.save(tmp_path / "t.json"))
+    assert isinstance(back, ThreatReport) and back.to_dict() == threats.to_dict()
+    history = History([{"epoch": 1, "loss": 2.0}])
+    assert History.load(save(history, tmp_path / "h.json")).rows == history.rows
+    assert imread(history.plot(tmp_path / "h.png")).std() > 0.01
+    with pytest.raises(ConfigurationError, match=r"a history is saved as one of \.json, \.pdf"):
+        save(history, tmp_path / "h.html")
 
 
 def test_saving_refuses_other_suffixes(tmp_path: Path) -> None:
