@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from artplus.evaluation.analyses import Setting
 from artplus.evaluation.analyses._base import need_classes
 from artplus.evaluation.analyses._measure import probabilities, sides
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Cell, Curves, Series, Table
+from artplus.evaluation.section import Curves, Model, Series, Table
 from artplus.functional import class_index
 from artplus.mapped import Inputs, as_inputs, as_tensor
 
@@ -134,11 +133,11 @@ class Privacy:
         rng = np.random.default_rng(seeding.derived(subject.seed, "privacy"))
         inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
         outside = torch.from_numpy(np.sort(rng.permutation(len(subject.data.x))[:count]))
-        found = {}
-        for name, others in sides(subject).items():
+        found: dict[Model, _Found] = {}
+        for model, others in sides(subject).items():
             members = replace(others, x=x.to(others.x.dtype), y=y)
-            found[name] = _judged(members, inside, others, outside, self.attack_model_type)
-        own = found[list(found)[-1]]
+            found[model] = _judged(members, inside, others, outside, self.attack_model_type)
+        own = found[""]
         area, spread = own.area
         best = max(own.guesses.values(), key=lambda guesses: guesses.advantage)
         before = f" (before: {found['before'].area[0]:.3f})" if len(found) > 1 else ""
@@ -150,7 +149,10 @@ class Privacy:
                 f"is chance; the best attack guesses {wording.percent(best.accuracy)} right "
                 f"(95% interval {wording.interval(best.interval)})."
             ),
-            blocks=(_table(found), _curves(found)),
+            blocks=(
+                *(_table(model, side) for model, side in found.items()),
+                *(_curves(model, side) for model, side in found.items()),
+            ),
             figures=(
                 ("auc_loss", area),
                 ("auc_loss_error", spread),
@@ -262,35 +264,31 @@ def _arrays(data: EvaluationData, index: torch.Tensor) -> tuple[NDArray[Any], ND
     return data.x[index].cpu().numpy(), rows[class_index(data.y[index]).cpu().numpy()]
 
 
-def _table(found: dict[str, _Found]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for name, side in found.items():
-        where = "" if name == "model" else f", {name}"
-        for attack, guesses in side.guesses.items():
-            rows.append(
-                (attack + where, guesses.accuracy, wording.interval(guesses.interval),
-                 guesses.advantage)
-            )  # fmt: skip
+def _table(model: Model, found: _Found) -> Table:
     return Table(
         columns=("attack", "right guesses", "95% interval", "advantage"),
         units=("text", "percent", "text", "percent"),
-        rows=tuple(rows),
+        rows=tuple(
+            (attack, guesses.accuracy, wording.interval(guesses.interval), guesses.advantage)
+            for attack, guesses in found.guesses.items()
+        ),
         caption="Half right and no advantage is chance.",
+        model=model,
     )
 
 
-def _curves(found: dict[str, _Found]) -> Curves:
-    grid = np.linspace(0, 1, 51)
-    lines = [Series(name="chance", x=(0.0, 1.0), y=(0.0, 1.0))]
-    for name, side in found.items():
-        limits = np.quantile(side.others, grid, method="lower")
-        caught: Sequence[float] = [float((side.members <= limit).mean()) for limit in limits]
-        wrong = [float((side.others <= limit).mean()) for limit in limits]
-        lines.append(Series(name=name, x=(0.0, *wrong), y=(0.0, *caught)))
+def _curves(model: Model, found: _Found) -> Curves:
+    limits = np.quantile(found.others, np.linspace(0, 1, 51), method="lower")
+    caught = [float((found.members <= limit).mean()) for limit in limits]
+    wrong = [float((found.others <= limit).mean()) for limit in limits]
     return Curves(
         x_label="others taken for members",
         y_label="members recognised",
         x_unit="percent",
-        series=tuple(lines),
+        series=(
+            Series(name="chance", x=(0.0, 1.0), y=(0.0, 1.0)),
+            Series(name="model", x=(0.0, *wrong), y=(0.0, *caught)),
+        ),
         caption="Every threshold on the loss.",
+        model=model,
     )
