@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from artplus import __version__
+from artplus.commands.files import NotWritten
 from artplus.commands.gate import GateClosed
 from artplus.errors import ArtplusError, ArtplusWarning
 
@@ -22,6 +25,17 @@ if TYPE_CHECKING:
 KINDS = ("losses", "trainers", "attacks", "suites", "analyses")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
+GATE_CLOSED, WRONG, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
+
+EXIT_CODES = """exit codes:
+  0    done
+  1    done, and the result is not good enough: --fail-under, and nothing else, gives this code
+  2    arguments, files or data that cannot work, or a result that could not be written
+  3    unexpected error, with its traceback
+  130  interrupted
+  141  nobody reads the messages any more
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the entry point of ``artplus``.
@@ -30,69 +44,87 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; ``None`` takes them from the shell.
 
     Returns:
-        The exit code: 0; 1 if the result is not good enough (``--fail-under``); or 2 for an error.
-        A line on stderr says why it is not 0.
+        The exit code, as ``artplus --help`` lists them. A line on stderr says why it is not 0.
     """
-    arguments = vars(_parser().parse_args(argv))
-    command: Callable[..., str] = arguments.pop("command")
+    try:
+        return _run(argv)
+    except BrokenPipeError:  # stderr is closed too, so nothing can be said
+        return PIPE_CLOSED
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    arguments = vars(parser.parse_args(argv))
+    if "command" not in arguments:
+        parser.exit(WRONG, parser.format_help())
+    command: str = arguments.pop("command")
     debug: bool = arguments.pop("debug")
     try:
         with _plain_warnings():
-            _show(command(**arguments))
+            _show(_function(command)(**arguments))
     except GateClosed as gate:
         _show(gate.text)
-        print(f"artplus: failed: {gate}", file=sys.stderr)
-        return 1
+        _say(f"failed: {gate}")
+        return GATE_CLOSED
+    except NotWritten as error:
+        _show(error.text)
+        _say(str(error))
+        return WRONG
     except ArtplusError as error:
         if debug:
             traceback.print_exc()
-        print(f"artplus: {error}", file=sys.stderr)
-        return 2
+        _say(str(error))
+        return WRONG
     except KeyboardInterrupt:
-        print("artplus: interrupted", file=sys.stderr)
-        return 130
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception:  # anything else is a defect, of artplus or of the user's model
+        traceback.print_exc()
+        _say("unexpected error; if it is not in your own code, please report it")
+        return UNEXPECTED
     return 0
 
 
+def _function(command: str) -> Callable[..., str]:
+    """What does the work of a command; imported late, so that ``--help`` answers at once."""
+    name = "listing" if command == "list" else command
+    function: Callable[..., str] = getattr(import_module(f"artplus.commands.{name}"), name)
+    return function
+
+
 def _show(text: str) -> None:
-    """Print, with question marks for what the terminal's encoding lacks (λ, ∞)."""
+    """Print, with question marks for what the terminal's encoding lacks (λ, ∞).
+
+    Nothing happens if nobody reads any more, as behind ``| head``.
+    """
     if not text:  # all but the first of several processes
         return
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding))
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        _silence(sys.stdout)
 
 
-# Heavy imports happen in these, so that --help answers at once.
+def _say(message: str) -> None:
+    print(f"artplus: {message}", file=sys.stderr)
 
 
-def _list(**arguments: Any) -> str:
-    from artplus.commands.listing import listing
-
-    return listing(**arguments)
-
-
-def _demo(**arguments: Any) -> str:
-    from artplus.commands.demo import demo
-
-    return demo(**arguments)
+def _flush(stream: TextIO) -> None:
+    """Write what is left, here rather than at Python's end, which complains about closed pipes."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
 
 
-def _harden(**arguments: Any) -> str:
-    from artplus.commands.harden import harden
-
-    return harden(**arguments)
-
-
-def _evaluate(**arguments: Any) -> str:
-    from artplus.commands.evaluate import evaluate
-
-    return evaluate(**arguments)
-
-
-def _compare(**arguments: Any) -> str:
-    from artplus.commands.compare import compare
-
-    return compare(**arguments)
+def _silence(stream: TextIO) -> None:
+    """Send the rest of a stream nowhere."""
+    with suppress(OSError, ValueError):  # a stream that tests put there may have no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,10 +133,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Harden PyTorch models against adversarial examples, and measure what it "
         "bought.",
         epilog="'artplus COMMAND --help' explains a command. Start with: artplus demo "
-        "--output-dir demo",
+        f"--output-dir demo\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"artplus {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_list(commands)
     _add_demo(commands)
     _add_harden(commands)
@@ -113,24 +146,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[..., str], text: str) -> Any:
+def _command(commands: Any, name: str, text: str) -> Any:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=name)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def _add_list(commands: Any) -> None:
     parser = _command(
-        commands, "list", _list, "show the registered losses, trainers, attacks, suites, analyses"
+        commands, "list", "show the registered losses, trainers, attacks, suites, analyses"
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(
-        commands, "demo", _demo, "harden a small CNN on real digits; show before and after"
-    )
+    parser = _command(commands, "demo", "harden a small CNN on real digits; show before and after")
     parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="DIR", help="for the reports"
     )
@@ -141,7 +172,7 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_harden(commands: Any) -> None:
-    parser = _command(commands, "harden", _harden, "harden your model on your data")
+    parser = _command(commands, "harden", "harden your model on your data")
     _add_model(parser)
     _add_data(parser, "--data", "training data")
     parser.add_argument("--validation", type=Path, metavar="NPZ", help="held-out data, likewise: "
@@ -197,7 +228,7 @@ def _add_harden(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = _command(commands, "evaluate", _evaluate, "attack a model and report what is left")
+    parser = _command(commands, "evaluate", "attack a model and report what is left")
     _add_model(parser)
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="FILE", help="its state_dict, as harden "
@@ -260,7 +291,7 @@ def _add_evaluate(commands: Any) -> None:
 
 def _add_compare(commands: Any) -> None:
     parser = _command(
-        commands, "compare", _compare, "set two reports on the same examples against each other"
+        commands, "compare", "set two reports on the same examples against each other"
     )
     parser.add_argument(
         "before", type=Path, help="report that evaluate wrote as .json, also on several threats"

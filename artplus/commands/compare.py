@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from artplus import Report, ThreatReport, reporting
 from artplus.commands import files
-from artplus.errors import ConfigurationError
 from artplus.reporting.json import read_either
 
 SUFFIXES = (".html", ".md", ".txt")
@@ -27,27 +27,25 @@ def compare(
         overwrite: Replace them.
 
     Raises:
-        ConfigurationError: for reports that do not compare, or another suffix.
+        ConfigurationError: for reports that do not compare, another suffix, or a file that exists
+            or cannot be written.
         DataError: for files that are no reports.
     """
     for path in output:
-        if path.suffix.lower() not in SUFFIXES:
-            raise ConfigurationError(
-                f"a comparison is written as one of {', '.join(SUFFIXES)}, got {path.name!r}"
-            )
+        files.output("--output", path, SUFFIXES, overwrite=overwrite)
     sides = read_either(before), read_either(after)
     old, new = (side.union if isinstance(side, ThreatReport) else side for side in sides)
     text = str(reporting.compare(old, new))
     for when, side in zip(("before", "after"), sides, strict=True):
-        text += _told(when, side)
-    for path in output:
-        files.outputs(path.parent, [path.name], overwrite=overwrite)
-    for path in output:
-        reporting.save(new, path, before=old)
+        text += _threats(when, side)
+    save = partial(reporting.save, new, before=old)
+    failed = [path for path in output if not files.write(path, save)]
+    if failed:
+        raise files.NotWritten(text, failed)
     return text
 
 
-def _told(when: str, side: Report | ThreatReport) -> str:
+def _threats(when: str, side: Report | ThreatReport) -> str:
     """That a side is a union of threats, and of which."""
     if not isinstance(side, ThreatReport):
         return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,9 @@ def demo(*, output_dir: Path, seed: int = 0, overwrite: bool = False) -> str:
         overwrite: Replace files in ``output_dir``.
 
     Raises:
-        ConfigurationError: if one of the outputs exists and ``overwrite`` is false.
+        ConfigurationError: if one of the outputs exists and ``overwrite`` is false, or
+            ``output_dir`` cannot be written to.
+        NotWritten: if a file could not be written at the end.
     """
     paths = files.outputs(output_dir, OUTPUTS, overwrite=overwrite)
     threads = torch.get_num_threads()
@@ -154,16 +158,21 @@ def _story(
     _say("4/4  Attacking it likewise")
     after = _judge(hardened, data, seed, "hardened")
 
-    save(after, page, before=before)
-    after.save(numbers)
-    before.save(numbers_before)
-    history.plot(plot)
-    files.save_weights(hardened.model, weights)
-    np.savez(test, x=data.x_test, y=data.y_test)
+    comparison = f"\n{compare(before, after)}"
+    writers: dict[Path, Callable[[Path], object]] = {
+        page: partial(save, after, before=before),
+        numbers: after.save,
+        numbers_before: before.save,
+        plot: history.plot,
+        weights: partial(files.save_weights, hardened.model),
+        test: partial(np.savez, x=data.x_test, y=data.y_test),
+    }
+    failed = [path for path, write in writers.items() if not files.write(path, write)]
+    if failed:
+        raise files.NotWritten(comparison, failed)
     return "\n".join(
         [
-            "",
-            str(compare(before, after)),
+            comparison,
             "",
             f"Pictures of attacked digits: {page}",
             f"Judge it harder:  artplus evaluate --model {__name__}:cnn --weights {weights} "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
 from artplus.reporting.junit import render
 
+SUFFIXES = (".html", ".json", ".md", ".png", ".txt")
 CHECKS: dict[str, bool | Literal["auto"]] = {"auto": "auto", "on": True, "off": False}
 
 
@@ -71,18 +73,21 @@ def evaluate(
         DataError: for files that cannot.
         GateClosed: if robust accuracy is below ``fail_under`` or unknown, or the verdict is
             broken. The files are written all the same.
+        NotWritten: if a file could not be written at the end.
     """
     gate.check_threshold(fail_under)
     if (eps is None) == (not threat):
         raise ConfigurationError("give either --eps or --threat, which may be repeated")
     if checks not in CHECKS:
         raise ConfigurationError(f"checks is one of {', '.join(CHECKS)}, got {checks!r}")
-    _check_suffix("--junit", junit, ".xml")
-    _check_suffix("--card", card, ".md")
     if dataset is not None and card is None:
         raise ConfigurationError("--dataset is for the model card: --card README.md")
-    for path in (*output, *(extra for extra in (junit, card) if extra is not None)):
-        files.outputs(path.parent, [path.name], overwrite=overwrite)
+    for path in output:
+        files.output("--output", path, SUFFIXES, overwrite=overwrite)
+    if junit is not None:
+        files.output("--junit", junit, (".xml",), overwrite=overwrite)
+    if card is not None:
+        files.output("--card", card, (".md",), overwrite=overwrite)
     distributed.launched()
     names = attacks.split(",")
     looks = [name for name in analyses.split(",") if name]
@@ -109,24 +114,27 @@ def evaluate(
         "before": None if before is None else _unhardened(model, before),
         "checkpoint": checkpoint,
     }
-    found: Report | ThreatReport
+    result: Report | ThreatReport
     if threat:
-        found = artplus.evaluate(classifier, x, y, threats=threat, **options)
-        report = found.union
+        result = artplus.evaluate(classifier, x, y, threats=threat, **options)
+        report = result.union
     else:
-        found = report = artplus.evaluate(classifier, x, y, eps=eps, norm=norm, **options)
+        result = report = artplus.evaluate(classifier, x, y, eps=eps, norm=norm, **options)
     if not distributed.is_main():
         return ""
-    for path in output:
-        found.save(path)
+    writers: dict[Path, Callable[[Path], object]] = dict.fromkeys(output, result.save)
     if card is not None:
-        reporting.save_card(report, card, dataset=dataset)
+        writers[card] = partial(reporting.save_card, report, dataset=dataset)
     if junit is not None:
-        junit.write_text(render(report, gate.cases(report, fail_under)), encoding="utf-8")
+        cases = render(report, gate.cases(report, fail_under))
+        writers[junit] = partial(Path.write_text, data=cases, encoding="utf-8")
+    failed = [path for path, save in writers.items() if not files.write(path, save)]
     reason = None if fail_under is None else gate.closed(report, fail_under)
     if reason is not None:
-        raise gate.GateClosed(str(found), reason)
-    return str(found)
+        raise gate.GateClosed(str(result), reason)
+    if failed:
+        raise files.NotWritten(str(result), failed)
+    return str(result)
 
 
 def _unhardened(model: str, weights: Path) -> Any:
@@ -134,9 +142,3 @@ def _unhardened(model: str, weights: Path) -> Any:
     module = files.model(model)
     files.load_weights(module, weights)
     return module
-
-
-def _check_suffix(flag: str, path: Path | None, suffix: str) -> None:
-    """Refuse a name that its content would belie, before any work is done."""
-    if path is not None and path.suffix.lower() != suffix:
-        raise ConfigurationError(f"{flag} writes a {suffix} file, got {path.name!r}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artplus.errors import ConfigurationError, DataError
+from artplus.errors import ArtplusWarning, ConfigurationError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,29 +132,97 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def save_weights(module: nn.Module, path: Path) -> Path:
-    """Write the ``state_dict`` of ``module``, on the CPU."""
+    """Write the ``state_dict`` of ``module``, on the CPU.
+
+    Raises:
+        OSError: as from the disk.
+    """
     import torch
 
-    torch.save({key: value.cpu() for key, value in module.state_dict().items()}, path)
+    with path.open("wb") as file:  # torch raises RuntimeError where it opens the file itself
+        torch.save({key: value.cpu() for key, value in module.state_dict().items()}, file)
     return path
+
+
+class NotWritten(Exception):
+    """The command did its work, but a result could not be written where it should be.
+
+    Attributes:
+        text: What the command has to show all the same.
+    """
+
+    def __init__(self, text: str, paths: Iterable[Path]) -> None:
+        super().__init__(f"not written: {', '.join(map(str, paths))}")
+        self.text = text
 
 
 def outputs(folder: Path, names: Iterable[str], *, overwrite: bool) -> list[Path]:
     """Paths of ``names`` in ``folder``, which is made; nothing that exists is replaced unasked.
 
+    Every path is tried, so that a long command does not fail at its end.
+
     Raises:
-        ConfigurationError: if one of them exists and ``overwrite`` is false, or ``folder`` is a
-            file.
+        ConfigurationError: if one of them exists and ``overwrite`` is false, or cannot be written.
     """
     paths = [folder / name for name in names]
-    existing = [path.name for path in paths if path.exists()]
+    existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise ConfigurationError(
-            f"{folder} already holds {', '.join(existing)}; choose another folder or pass "
-            "--overwrite"
+            f"{folder} already holds {', '.join(path.name for path in existing)}; choose another "
+            "folder or pass --overwrite"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for path in existing:
+            with path.open("ab"):
+                pass
     except (FileExistsError, NotADirectoryError):
         raise ConfigurationError(f"{folder} is a file, not a folder to write into") from None
+    except IsADirectoryError as error:
+        raise ConfigurationError(f"{error.filename} is a folder, not a file to write") from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder} cannot be written to: {error.strerror or error}"
+        ) from None
     return paths
+
+
+def output(flag: str, path: Path, suffixes: Sequence[str], *, overwrite: bool) -> None:
+    """Check one file to write, before any work is done.
+
+    Args:
+        flag: By which the user gave it, for messages.
+        path: Where to.
+        suffixes: Those of the formats that there are.
+        overwrite: Whether it may replace a file.
+
+    Raises:
+        ConfigurationError: for another suffix, and as :func:`outputs` does.
+    """
+    if path.suffix.lower() not in suffixes:
+        known = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else f"a {suffixes[0]} file"
+        raise ConfigurationError(f"{flag} writes {known}, got {path.name!r}")
+    outputs(path.parent, [path.name], overwrite=overwrite)
+
+
+def write(path: Path, save: Callable[[Path], object]) -> bool:
+    """Whether ``save(path)`` worked; if not, a warning says where the result is instead.
+
+    The disk may have become full, or the folder may have been taken away, while a command was at
+    work; hours of it should not be lost.
+    """
+    try:
+        save(path)
+        return True
+    except OSError as error:
+        reason = error.strerror or str(error)
+    try:
+        other = Path(tempfile.mkdtemp(prefix="artplus-")) / path.name
+        save(other)
+        place = f"it was written to {other} instead"
+    except OSError as error:
+        place = f"nor could it be written to a temporary folder ({error.strerror or error})"
+    warnings.warn(f"{path} could not be written ({reason}); {place}", ArtplusWarning, stacklevel=2)
+    return False

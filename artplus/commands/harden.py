@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,7 @@ def harden(
         ConfigurationError: for arguments that cannot work.
         DataError: for files that cannot.
         CheckpointError: if there is nothing sound to resume from.
+        NotWritten: if a file could not be written at the end.
     """
     config = locals().copy()
     distributed.launched()
@@ -123,11 +126,17 @@ def harden(
     )
     if not distributed.is_main():
         return ""
-    files.save_weights(module, to_weights)
-    history.save(to_history)
-    history.save(to_plot)
     config |= {"norm": f"{norm:g}", "versions": _versions()}  # JSON has no infinity
-    to_config.write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+    settings = json.dumps(config, indent=2, default=str) + "\n"
+    writers: dict[Path, Callable[[Path], object]] = {
+        to_weights: partial(files.save_weights, module),
+        to_history: history.save,
+        to_plot: history.save,
+        to_config: partial(Path.write_text, data=settings, encoding="utf-8"),
+    }
+    failed = [path for path, save in writers.items() if not files.write(path, save)]
+    if failed:
+        raise files.NotWritten("\n".join(history.notes), failed)
     return "\n".join(
         [
             *history.notes,

@@ -23,6 +23,11 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "analyses": analyses,
 }
 
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "theta": "θ",
+    "lambda": "λ", "mu": "μ", "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ",
+}  # fmt: skip
+
 
 def listing(*, kind: str | None = None) -> str:
     """Every registered name with the first line of its documentation; ART's attacks after ours.
@@ -34,17 +39,39 @@ def listing(*, kind: str | None = None) -> str:
     blocks = []
     for each in kinds:
         registry = REGISTRIES[each]
-        told = {name: _first_line(registry.get(name)) for name in registry}
+        summaries = {name: summary(registry.get(name)) for name in registry}
         if each == "attacks":
-            foreign = {name: entry for name, entry in ART_NAMES.items() if name not in told}
-            told |= {name: f"ART: {entry.about}" for name, entry in foreign.items()}
-        width = max(map(len, told), default=0)
-        lines = [f"  {name:{width}}  {about}" for name, about in told.items()]
+            art = {name: entry for name, entry in ART_NAMES.items() if name not in summaries}
+            summaries |= {name: f"ART: {entry.about}" for name, entry in art.items()}
+        width = max(map(len, summaries), default=0)
+        lines = [f"  {name:{width}}  {about}" for name, about in summaries.items()]
         blocks.append("\n".join([each, *(line.rstrip() for line in lines)]))
     return "\n\n".join(blocks)
 
 
-def _first_line(factory: Callable[..., Any]) -> str:
-    """The summary of a docstring, without its citation marks."""
-    summary = (inspect.getdoc(factory) or "").split("\n\n")[0]
-    return re.sub(r"(,? \[\w+\]_)+", "", " ".join(summary.split()))
+def summary(factory: Callable[..., Any]) -> str:
+    """The first paragraph of a docstring as plain text, without citation marks."""
+    paragraph = (inspect.getdoc(factory) or "").split("\n\n")[0]
+    return plain_text(" ".join(paragraph.split()))
+
+
+def plain_text(markup: str) -> str:
+    r"""A line of a docstring without Sphinx's markup.
+
+    Example:
+        >>> plain_text(r"Of :class:`~artplus.attacks.PGD`, in :math:`\epsilon_2`, ``x`` [A20]_.")
+        'Of PGD, in ε_2, x.'
+    """
+    text = re.sub(r"(,? \[\w+\]_)+", "", markup)
+    text = re.sub(r":math:`([^`]*)`", lambda match: formula(match[1]), text)
+    text = re.sub(r":[\w:]+:`~(?:\w+\.)*(\w+)`", r"\1", text)
+    text = re.sub(r":[\w:]+:`([^`]*)`", r"\1", text)
+    return re.sub(r"``?([^`]*)``?", r"\1", text)
+
+
+def formula(latex: str) -> str:
+    r"""A short formula in plain characters: Greek letters as they are, commands by their names."""
+    text = re.sub(r"\\(?:mathrm|text|mathbf)\b", "", latex)
+    text = text.replace(r"\infty", "∞").replace(r"\arg\max", r"\argmax").replace("^*", "*")
+    text = re.sub(r"\\([a-zA-Z]+) ?", lambda match: GREEK.get(match[1], match[1] + " "), text)
+    return re.sub(r" (?=[_^)])|[{}\\,]+", "", text).strip()
