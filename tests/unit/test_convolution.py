@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from artplus import convolution, modes
@@ -39,10 +41,10 @@ def test_the_gradient_is_torchs(name):
     layer, x = LAYERS[name], torch.rand(5, 1, 13, 14)
     expected = gradient(layer, x)
     with convolution.one_channel(layer):
-        assert "_conv_forward" in vars(layer)
+        assert "forward" in vars(layer)
         torch.testing.assert_close(gradient(layer, x), expected, atol=1e-5, rtol=1e-4)
         assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))
-    assert "_conv_forward" not in vars(layer)
+    assert "forward" not in vars(layer)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -50,7 +52,7 @@ def test_other_layers_are_left_alone(name):
     """Those that the formula does not fit, or where it is slower."""
     layer = OTHERS[name]
     with convolution.one_channel(nn.Sequential(layer)):
-        assert "_conv_forward" not in vars(layer)
+        assert "forward" not in vars(layer)
 
 
 def test_second_derivatives_are_torchs():
@@ -96,9 +98,9 @@ def test_within_itself_it_takes_off_what_it_put_on():
     with convolution.one_channel(layer):
         with convolution.one_channel(layer):
             pass
-        assert "_conv_forward" in vars(layer)
+        assert "forward" in vars(layer)
     with convolution.left_alone(), convolution.one_channel(layer):
-        assert "_conv_forward" not in vars(layer)
+        assert "forward" not in vars(layer)
 
 
 def test_a_compiled_model_is_left_alone():
@@ -106,4 +108,47 @@ def test_a_compiled_model_is_left_alone():
     net = nn.Sequential(copy.deepcopy(LAYERS["square"]))
     compiled = torch.compile(net)
     with convolution.one_channel(compiled):
-        assert "_conv_forward" not in vars(net[0])
+        assert "forward" not in vars(net[0])
+
+
+def test_a_parametrised_weight_is_used_as_it_is_computed():
+    """Weight norm and the like: the gradient is that of the weight in force."""
+    layer = nn.utils.parametrizations.weight_norm(copy.deepcopy(LAYERS["square"]))
+    x = torch.rand(3, 1, 8, 8)
+    expected = gradient(layer, x)
+    with convolution.one_channel(layer):
+        torch.testing.assert_close(gradient(layer, x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_left_alone():
+    """Libraries that offload or quantise put one there; it is called, and stays."""
+    layer = copy.deepcopy(LAYERS["square"])
+    calls = []
+    layer.forward = lambda x: calls.append(x) or nn.Conv2d.forward(layer, x)
+    own = vars(layer)["forward"]
+    with convolution.one_channel(nn.Sequential(layer)):
+        gradient(layer, torch.rand(2, 1, 8, 8))
+    assert len(calls) == 1 and vars(layer)["forward"] is own
+
+
+def test_hooks_run_as_before():
+    """A user's forward hook sees the layer's outputs inside, too."""
+    layer, x, outputs = copy.deepcopy(LAYERS["square"]), torch.rand(2, 1, 8, 8), []
+    layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+    with convolution.one_channel(layer):
+        gradient(layer, x)
+    assert torch.equal(outputs[0], nn.Conv2d.forward(layer, x))
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3),
+    st.integers(0, 2), st.integers(0, 2), st.booleans(), st.integers(5, 11), st.integers(5, 11),
+)  # fmt: skip
+def test_the_gradient_is_torchs_whatever_the_geometry(kh, kw, sh, sw, ph, pw, bias, height, width):
+    """Kernel, stride, padding and size drawn at random."""
+    layer = nn.Conv2d(1, kh * kw, (kh, kw), (sh, sw), (ph, pw), bias=bias)
+    x = torch.rand(2, 1, height, width)
+    expected = gradient(layer, x)
+    with convolution.one_channel(layer):
+        assert "forward" in vars(layer)
+        torch.testing.assert_close(gradient(layer, x), expected, atol=1e-5, rtol=1e-4)
