@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from artplus.evaluation import wording
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
     from artplus.reporting.comparison import Comparison
+
+_KINDS = {wording.CLEAN: "clean", wording.WORST: "worst"}
 
 
 @dataclass(frozen=True)
@@ -24,66 +25,55 @@ class Bar:
     length: float | None
     low: float | None
     high: float | None
-    before: float | None = None
-    before_label: str = ""
+    before: float | None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars over one axis, which ends at 1 for accuracies, else at the largest loss."""
+    """Bars over one axis, and the marks of the axis, evenly spaced."""
 
     bars: tuple[Bar, ...]
-    end: float
+    marks: tuple[str, ...]
 
 
 def chart(report: Report, comparison: Comparison | None = None) -> Chart:
     """A bar for clean, each attack, and the worst case.
 
+    The axis ends at 1 for accuracies, else at the largest loss.
+
     Args:
         report: Whose values and 95 % intervals are drawn.
         comparison: Of an earlier report with this one, whose values are drawn too.
     """
-    rows = wording.rows(report)
-    broken = {row.name for row in rows if row.broken}
-    values: list[tuple[str, float | None, float | None]] = (
-        [(row.name, row.value, None) for row in rows]
-        if comparison is None
-        else [(line.name, line.after, line.before) for line in comparison.lines]
-    )
     accuracy = report.clean_accuracy is not None
-    text = wording.percent if accuracy else wording.number
-    end = 1.0 if accuracy else _largest([v for _, *both in values for v in both])
+    shown = wording.percent if accuracy else wording.number
+    lines: list[tuple[str, float | None, float | None, str]]
+    if comparison is None:
+        rows = wording.rows(report)
+        broken = {row.name for row in rows if row.broken}
+        lines = [(row.name, None, row.value, shown(row.value)) for row in rows]
+    else:
+        broken = set()
+        lines = [
+            (line.name, line.before, line.after, f"{shown(line.before)} → {shown(line.after)}")
+            for line in comparison.lines
+        ]
+    finite = [v for _, *pair, _ in lines for v in pair if v is not None and math.isfinite(v)]
+    end = 1.0 if accuracy else max(finite, default=0.0) or 1.0
     intervals = {
         wording.CLEAN: report.clean_interval,
         **{result.name: result.interval for result in report.attacks},
         wording.WORST: report.robust_interval,
     }
-    kinds = {wording.CLEAN: "clean", wording.WORST: "worst"}
-    bars = []
-    for name, value, before in values:
+
+    def bar(name: str, before: float | None, value: float | None, label: str) -> Bar:
         bounds = None if value is None else intervals.get(name)
-        low, high = bounds or (None, None)
-        bars.append(
-            Bar(
-                name=name,
-                kind=kinds.get(
-                    name, "broken" if comparison is None and name in broken else "attack"
-                ),
-                label=text(value) if comparison is None else f"{text(before)} → {text(value)}",
-                length=_length(value, end),
-                low=_length(low, end),
-                high=_length(high, end),
-                before=_length(before, end),
-                before_label=text(before),
-            )
-        )
-    return Chart(tuple(bars), end)
+        lengths = [
+            None if v is None else min(100.0, 100 * v / end)
+            for v in (value, *(bounds or (None, None)), before)
+        ]
+        kind = "broken" if name in broken else _KINDS.get(name, "attack")
+        return Bar(name, kind, label, *lengths)
 
-
-def _length(value: float | None, end: float) -> float | None:
-    return None if value is None else min(100.0, 100 * value / end)
-
-
-def _largest(values: Sequence[float | None]) -> float:
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return max(finite, default=0.0) or 1.0
+    marks = ("0%", "25%", "50%", "75%", "100%") if accuracy else ("0", wording.number(end))
+    return Chart(tuple(bar(*line) for line in lines), marks)

@@ -13,7 +13,7 @@ from artplus.evaluation.paired import paired_bootstrap
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from artplus.evaluation.section import Cell, Unit
+    from artplus.evaluation.section import Unit
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Paired:
     """Two accuracies on the same examples.
 
     Attributes:
-        gained: Examples that are right only afterwards.
-        lost: Examples that were so only before.
+        gained: Number of examples that are right only afterwards.
+        lost: Number of examples that were right only before.
         p_value: Of McNemar's exact test that gains and losses are equally likely.
         interval: 95 % interval of the change: a paired bootstrap, 10,000 resamples with seed 0.
     """
@@ -40,12 +40,12 @@ class Paired:
 
     @property
     def p(self) -> str:
-        """The p-value with its sign of comparison; a tiny one as a bound."""
+        """The p-value with ``=``, or a small one as a bound."""
         return "< 0.001" if self.p_value < 0.001 else f"= {self.p_value:.2g}"
 
 
 def paired(old: NDArray[Any] | None, new: NDArray[Any] | None) -> Paired | None:
-    """Gains and losses, and how likely so uneven a split is by chance.
+    """Gains and losses, and whether chance explains their difference.
 
     Args:
         old: ``(n,)`` booleans, which examples were right before; ``None`` if unknown.
@@ -79,7 +79,7 @@ def signed(value: float | None, unit: Unit) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of shares in percentage points; without a sign where nothing is left of it.
+    """A difference of shares in percentage points; without a sign if it rounds to zero.
 
     Example:
         >>> points(0.125), points(-1e-9)
@@ -87,10 +87,3 @@ def points(share: float) -> str:
     """
     text = f"{100 * share:+.1f}"
     return "0.0" if text in {"+0.0", "-0.0"} else text
-
-
-def difference(old: Cell, new: Cell) -> float | None:
-    """The later value less the earlier, where both are numbers."""
-    if isinstance(old, (int, float)) and isinstance(new, (int, float)):
-        return float(new) - float(old)
-    return None

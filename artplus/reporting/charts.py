@@ -1,28 +1,28 @@
-"""Curves and points as pictures whose every mark tells its values on demand."""
+"""Curves and points as SVG; each mark carries the values that the page shows on demand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from artplus.evaluation import wording
-from artplus.evaluation.section import Curves, Group, Scatter, Series
+from artplus.evaluation.section import Curves, Scatter, Series
 from artplus.reporting.axes import Axis, axis
 from artplus.reporting.palette import SERIES
-from artplus.reporting.tags import tag
 
 POINTS = 3000
-"""Points of a scatter that are drawn; of more, every so manieth."""
+"""Points of a scatter plot that are drawn; larger ones are subsampled."""
 
 READABLE = 120
-"""Points of a curve that can be read off; of more, every so manieth. The line has them all."""
+"""Points of a curve with a mark that shows its values; more are subsampled. The line has all."""
 
 WIDE, NARROW, SMALL = 880.0, 440.0, 300.0
 """Widths of a chart: alone, beside another one, and among many."""
 
+_HEIGHTS = {WIDE: 350.0, NARROW: 280.0, SMALL: 210.0}
 _RIGHT, _TOP, _BOTTOM = 22, 34, 46
 
 
@@ -32,13 +32,15 @@ class Drawing:
 
     Attributes:
         svg: The picture.
-        legend: Names of what is drawn, with the class of their colour and the sign of their mark.
+        legend: Names of what is drawn, each with its sign.
         note: What the picture leaves out.
+        ends: What the palest and the fullest colour of a heat map stand for.
     """
 
     svg: Markup
-    legend: tuple[tuple[str, str, Markup], ...] = ()
+    legend: tuple[tuple[str, Markup], ...] = ()
     note: str = ""
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,38 @@ class _Frame:
 
     x: Axis
     y: Axis
-    left: float
     width: float
     height: float
+
+    @property
+    def left(self) -> float:
+        return 16 + 7.6 * max(map(len, self.y.labels), default=1)
 
     def across(self, value: float) -> float:
         return round(self.x.place(value, self.left, self.width - _RIGHT), 1)
 
     def down(self, value: float) -> float:
         return round(self.y.place(value, self.height - _BOTTOM, _TOP), 1)
+
+
+def tag(name: str, content: str | Iterable[Markup] = "", /, **attributes: object) -> Markup:
+    """An element; ``class_`` stands for ``class``, underscores for hyphens, and all is escaped.
+
+    Example:
+        >>> str(tag("text", "a < b", class_="tick", data_tip='"'))
+        '<text class="tick" data-tip="&#34;">a &lt; b</text>'
+        >>> str(tag("line", x1=0))
+        '<line x1="0"/>'
+    """
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = escape(content) if isinstance(content, str) else Markup("").join(content)
+    if not inside:
+        return Markup("<{}{}/>").format(name, written)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, inside)
 
 
 def curves(block: Curves, *, width: float = WIDE, dashed: Collection[int] = ()) -> Drawing:
@@ -66,52 +91,64 @@ def curves(block: Curves, *, width: float = WIDE, dashed: Collection[int] = ()) 
         width: Of the picture; its texts keep their size.
         dashed: Numbers of the lines that are dashed.
     """
-    positions = [p for series in block.series for p in series.x]
-    heights = [
-        v for series in block.series for part in (series.y, series.low, series.high) for v in part
-    ]
-    marks = 6 if width == WIDE else 3
-    frame = _frame(
-        axis(positions, block.x_unit, tight=True, marks=marks),
-        axis(heights, block.y_unit),
-        width,
-        {WIDE: 350, NARROW: 280}.get(width, 210),
-    )
-    bands = [_band(frame, s, k) for k, s in enumerate(block.series) if s.low]
-    lines = [_line(frame, s, k, k in dashed) for k, s in enumerate(block.series)]
-    readings = [_readings(frame, block, s, k) for k, s in enumerate(block.series)]
-    return Drawing(
-        _svg(frame, block, [*bands, *lines, *readings], "curves" + (" overlay" if dashed else "")),
-        tuple(
-            (s.name, f"s{k % SERIES}", _line_key(k, k in dashed) if dashed else _key(k))
-            for k, s in enumerate(block.series)
+    frame = _Frame(
+        axis(
+            [x for line in block.series for x in line.x],
+            block.x_unit,
+            tight=True,
+            marks=6 if width == WIDE else 3,
         ),
+        axis(
+            [y for n in block.series for part in (n.y, n.low, n.high) for y in part], block.y_unit
+        ),
+        width,
+        _HEIGHTS[width],
+    )
+    looks = [_look(k, k in dashed) for k in range(len(block.series))]
+    drawn = [
+        *(_band(frame, line, k) for k, line in enumerate(block.series) if line.low),
+        *(_line(frame, line, look) for line, look in zip(block.series, looks, strict=True)),
+        *(_readings(frame, block, line, k) for k, line in enumerate(block.series)),
+    ]
+    signs = (_sign(k, 34, [tag("path", class_=look, d="M1 7H33")]) for k, look in enumerate(looks))
+    return Drawing(
+        _svg(frame, block, drawn, "curves overlay" if dashed else "curves"),
+        tuple((line.name, sign) for line, sign in zip(block.series, signs, strict=True)),
     )
 
 
 def scatter(block: Scatter, *, width: float = WIDE) -> Drawing:
     """Points by group, each with its label."""
-    frame = _frame(
-        axis([v for group in block.groups for v in group.x], "number"),
-        axis([v for group in block.groups for v in group.y], "number"),
+    frame = _Frame(
+        axis([x for group in block.groups for x in group.x], "number"),
+        axis([y for group in block.groups for y in group.y], "number"),
         width,
         460 if width == WIDE else 400,
     )
     total = sum(len(group.x) for group in block.groups)
     stride = max(1, math.ceil(total / POINTS))
-    marks = [_points(frame, block, group, k, stride) for k, group in enumerate(block.groups)]
+    marks = []
+    for number, group in enumerate(block.groups):
+        for k in range(0, len(group.x), stride):
+            x, y = group.x[k], group.y[k]
+            if math.isfinite(x) and math.isfinite(y):
+                place = f"{wording.cell(x, 'number')}, {wording.cell(y, 'number')}"
+                text = group.labels[k] if group.labels else place
+                at = frame.across(x), frame.down(y)
+                marks.append(_mark(*at, number, 3.6, data_head=group.name, data_tip=text))
     return Drawing(
         _svg(frame, block, marks, "scatter"),
-        tuple((group.name, f"s{k % SERIES}", _key(k)) for k, group in enumerate(block.groups)),
+        tuple((group.name, _sign(k, 14)) for k, group in enumerate(block.groups)),
         f"{total:,} points, of which every {stride}th is drawn." if stride > 1 else "",
     )
 
 
-def _frame(x: Axis, y: Axis, width: float, height: float) -> _Frame:
-    return _Frame(x, y, 16 + 7.6 * max(map(len, y.labels), default=1), width, height)
+def _look(number: int, dashed: bool) -> str:
+    """The class of a line."""
+    return f"line s{number % SERIES}" + (" earlier" if dashed else "")
 
 
-def _line(frame: _Frame, series: Series, number: int, dashed: bool) -> Markup:
+def _line(frame: _Frame, series: Series, look: str) -> Markup:
     """The line, broken where there is no value."""
     parts, pen = [], "M"
     for x, y in zip(series.x, series.y, strict=True):
@@ -120,12 +157,11 @@ def _line(frame: _Frame, series: Series, number: int, dashed: bool) -> Markup:
             continue
         parts.append(f"{pen}{frame.across(x)} {frame.down(y)}")
         pen = "L"
-    dash = " earlier" if dashed else ""
-    return tag("path", class_=f"line s{number % SERIES}{dash}", d="".join(parts))
+    return tag("path", class_=look, d="".join(parts))
 
 
 def _band(frame: _Frame, series: Series, number: int) -> Markup:
-    """Interval as an area, one for each stretch without gaps."""
+    """The interval as an area, one for each stretch without gaps."""
     areas: list[str] = []
     stretch: list[tuple[float, float, float]] = []
     for x, low, high in [*zip(series.x, series.low, series.high, strict=True), (0.0, None, None)]:
@@ -143,63 +179,42 @@ def _band(frame: _Frame, series: Series, number: int) -> Markup:
 def _readings(frame: _Frame, block: Curves, series: Series, number: int) -> Markup:
     """A mark at each value."""
     stride = max(1, math.ceil(len(series.x) / READABLE))
+    size = (4.2 if frame.width > SMALL else 3.4) if stride == 1 else 1.6
     marks = []
     for k in range(0, len(series.x), stride):
-        y = series.y[k]
+        x, y = series.x[k], series.y[k]
         if y is None or not math.isfinite(y):
             continue
         ends = (series.low[k], series.high[k]) if series.low else (None, None)
-        told = wording.measured(y, *ends, block.y_unit)
-        head = f"{block.x_label}: {wording.cell(series.x[k], block.x_unit)}"
-        at = frame.across(series.x[k]), frame.down(y)
-        size = (4.2 if frame.width > SMALL else 3.4) if stride == 1 else 1.6
-        marks.append(_mark(*at, number, size, head, f"{series.name}: {told}"))
+        head = f"{block.x_label}: {wording.cell(x, block.x_unit)}"
+        text = f"{series.name}: {wording.measured(y, *ends, block.y_unit)}"
+        at = frame.across(x), frame.down(y)
+        marks.append(_mark(*at, number, size, data_head=head, data_tip=text))
     return tag("g", marks)
 
 
-def _points(frame: _Frame, block: Scatter, group: Group, number: int, stride: int) -> Markup:
-    marks = []
-    for k in range(0, len(group.x), stride):
-        x, y = group.x[k], group.y[k]
-        if not (math.isfinite(x) and math.isfinite(y)):
-            continue
-        at = f"{wording.cell(x, 'number')}, {wording.cell(y, 'number')}"
-        told = group.labels[k] if group.labels else at
-        marks.append(_mark(frame.across(x), frame.down(y), number, 3.6, group.name, told))
-    return Markup("").join(marks)
-
-
-def _mark(x: float, y: float, number: int, size: float, head: str, told: str) -> Markup:
-    colour, shape = f"mark s{number % SERIES}", _shape(x, y, number, size)
-    return tag("path", class_=colour, data_x=x, data_y=y, data_head=head, data_tip=told, d=shape)
-
-
-def _shape(x: float, y: float, number: int, r: float) -> str:
-    """A dot, square, diamond or triangle, so that colour is not all that tells lines apart."""
+def _mark(x: float, y: float, number: int, r: float, **data: str) -> Markup:
+    """A dot, square, diamond or triangle, so that colour is not the only difference."""
     kind = (number + number // SERIES) % 4
+    side, reach = 0.88 * r, 1.2 * r
     if kind == 0:
-        return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z"
-    if kind == 1:
-        side = 0.88 * r
-        return f"M{x - side:.1f} {y - side:.1f}h{2 * side:.1f}v{2 * side:.1f}h{-2 * side:.1f}Z"
-    reach = 1.2 * r
-    if kind == 2:
-        d = f"{reach:.1f}"
-        return f"M{x:.1f} {y - reach:.1f}l{d} {d}l-{d} {d}l-{d} -{d}Z"
-    return f"M{x:.1f} {y - reach:.1f}l{reach:.1f} {1.9 * reach:.1f}h{-2 * reach:.1f}Z"
+        d = f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0Z"
+    elif kind == 1:
+        d = f"M{x - side:.1f} {y - side:.1f}h{2 * side:.1f}v{2 * side:.1f}h{-2 * side:.1f}Z"
+    elif kind == 2:
+        a = f"{reach:.1f}"
+        d = f"M{x:.1f} {y - reach:.1f}l{a} {a}l-{a} {a}l-{a} -{a}Z"
+    else:
+        d = f"M{x:.1f} {y - reach:.1f}l{reach:.1f} {1.9 * reach:.1f}h{-2 * reach:.1f}Z"
+    place = {"data_x": x, "data_y": y} if data else {}
+    return tag("path", class_=f"mark s{number % SERIES}", **place, **data, d=d)
 
 
-def _key(number: int) -> Markup:
-    mark = tag("path", class_=f"mark s{number % SERIES}", d=_shape(7, 7, number, 4.6))
-    return tag("svg", [mark], class_="key", viewBox="0 0 14 14", aria_hidden="true")
-
-
-def _line_key(number: int, dashed: bool) -> Markup:
-    """The sign of a line where some are dashed."""
-    dash = " earlier" if dashed else ""
-    line = tag("path", class_=f"line s{number % SERIES}{dash}", d="M1 7H33")
-    mark = tag("path", class_=f"mark s{number % SERIES}", d=_shape(17, 7, number, 4.2))
-    return tag("svg", [line, mark], class_="key long", viewBox="0 0 34 14", aria_hidden="true")
+def _sign(number: int, width: int, under: Sequence[Markup] = ()) -> Markup:
+    """What stands for a line or a group in the legend."""
+    content = [*under, _mark(width / 2, 7, number, 4.4)]
+    look = "key long" if under else "key"
+    return tag("svg", content, class_=look, viewBox=f"0 0 {width} 14", aria_hidden="true")
 
 
 def _svg(frame: _Frame, block: Curves | Scatter, content: Sequence[Markup], kind: str) -> Markup:

@@ -1,18 +1,17 @@
-"""Before and after: two reports on the same examples, side by side."""
+"""Before and after: two reports on the same examples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.intervals import Interval
 from artplus.evaluation.text import aligned
 from artplus.reporting import comparability
 from artplus.reporting.change import Paired, paired, signed
+from artplus.reporting.tables import Column, Entry, TableView, sort_key
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -27,9 +26,9 @@ class Line:
         name: ``clean``, an attack's name, or ``worst case``.
         before: Its value before; ``None`` if unknown.
         after: Its value afterwards.
-        paired: Examples gained and lost; ``None`` in regression, or if a side is unknown.
+        paired: Examples gained and lost; ``None`` in regression, or if a value is unknown.
         ball: What it was allowed; both balls, if they differ.
-        alike: Whether the two values are of the same ball, so that their difference says something.
+        comparable: Whether both values are for the same ball, so that they have a difference.
     """
 
     name: str
@@ -37,25 +36,25 @@ class Line:
     after: float | None
     paired: Paired | None = None
     ball: str = ""
-    alike: bool = True
+    comparable: bool = True
 
     @property
     def change(self) -> float | None:
-        """After less before; ``None`` where they do not compare."""
-        if self.before is None or self.after is None or not self.alike:
+        """After less before; ``None`` where they cannot be compared."""
+        if self.before is None or self.after is None or not self.comparable:
             return None
         return self.after - self.before
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found; ``str()`` is a table for the terminal.
+    """The result of :func:`compare`; ``str()`` is a table for the terminal.
 
     Attributes:
         lines: Clean, each attack of either report, and the worst case.
         accuracy: Whether the lines hold accuracies, not losses.
-        notes: Why the comparison is not quite like for like.
-        broken: When the evaluation was broken: ``before``, ``after``, both or neither.
+        notes: How the two evaluations differ.
+        broken: Which evaluations are broken: ``before``, ``after``, both or neither.
     """
 
     lines: tuple[Line, ...]
@@ -64,34 +63,19 @@ class Comparison:
     broken: tuple[str, ...] = ()
 
     @property
-    def gained(self) -> int | None:
-        """Examples that withstand every attack only afterwards; ``None`` if that is unknown."""
-        worst = self.lines[-1].paired
-        return None if worst is None else worst.gained
+    def clean(self) -> Line:
+        """Without an attack."""
+        return self.lines[0]
 
     @property
-    def lost(self) -> int | None:
-        """Examples that did so only before."""
-        worst = self.lines[-1].paired
-        return None if worst is None else worst.lost
-
-    @property
-    def p_value(self) -> float | None:
-        """Of McNemar's exact test that gains and losses in the worst case are equally likely."""
-        worst = self.lines[-1].paired
-        return None if worst is None else worst.p_value
-
-    @property
-    def interval(self) -> Interval | None:
-        """95 % interval of the change of robust accuracy: a paired bootstrap."""
-        worst = self.lines[-1].paired
-        return None if worst is None else worst.interval
+    def worst(self) -> Line:
+        """In the worst case over all attacks."""
+        return self.lines[-1]
 
     @property
     def headline(self) -> str:
         """What was gained and lost, in the worst case and without an attack, in one sentence."""
-        clean, worst = self.lines[0], self.lines[-1]
-        text = f"{self._moved(worst, 'worst-case')}; {self._moved(clean, 'clean')}."
+        text = f"{self._sentence(self.worst, 'worst-case')}; {self._sentence(self.clean, 'clean')}."
         if self.broken:
             when = " and ".join(self.broken)
             return f"The evaluation {when} is broken, so this says nothing of robustness: {text}"
@@ -99,21 +83,20 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The headline, and the examples that it rests on."""
-        found = (
-            (self.lines[-1].paired, "in the worst case"),
-            (self.lines[0].paired, "without an attack"),
-        )
+        """The headline, and the numbers of examples behind it."""
         counts = [
-            f"{wording.plural(pairs.gained, 'example')} gained, {pairs.lost} lost {when}"
-            for pairs, when in found
-            if pairs is not None
+            f"{wording.plural(test.gained, 'example')} gained, {test.lost} lost {when}"
+            for test, when in (
+                (self.worst.paired, "in the worst case"),
+                (self.clean.paired, "without an attack"),
+            )
+            if test is not None
         ]
         if not counts:
             return self.headline
-        tests = "McNemar's exact tests" if len(counts) > 1 else "McNemar's exact test"
-        intervals = "intervals" if len(counts) > 1 else "interval"
-        return f"{self.headline} {'; '.join(counts)} ({tests}; 95% {intervals}: paired bootstrap)."
+        s = "s" if len(counts) > 1 else ""
+        tests = f"McNemar's exact test{s}; 95% interval{s}: paired bootstrap"
+        return f"{self.headline} {'; '.join(counts)} ({tests})."
 
     def shown(self, value: float | None) -> str:
         """A value of a line as text."""
@@ -123,56 +106,58 @@ class Comparison:
         """A change as text: percentage points of accuracy, or units of the loss."""
         return signed(line.change, "percent" if self.accuracy else "number")
 
-    def cells(self) -> list[tuple[str, ...]]:
-        """Heading and lines as text: value before and after, and the change."""
-        measure = "accuracy" if self.accuracy else "loss"
-        return [
-            (measure, "before", "after", "change"),
-            *(
-                (
-                    line.name,
-                    self.shown(line.before),
-                    self.shown(line.after),
-                    self.shown_change(line),
-                )
-                for line in self.lines
-            ),
-        ]
-
-    def full(self) -> list[tuple[str, ...]]:
-        """:meth:`cells` with the ball, and in classification how sure each change is."""
-        head, *rows = self.cells()
-        found = [(*head, "ball"), *((*r, n.ball) for r, n in zip(rows, self.lines, strict=True))]
-        if not self.accuracy:
-            return found
-        tests = [_tested(line.paired) for line in self.lines]
-        return [
-            (*row, *test)
-            for row, test in zip(
-                found, [("95% interval", "gained", "lost", "p"), *tests], strict=True
-            )
-        ]
+    def table(self) -> TableView:
+        """Every line with its change and, in classification, how certain the change is."""
+        names = ["accuracy" if self.accuracy else "loss", "before", "after", "change", "ball"]
+        names += ["95% interval", "gained", "lost", "p"] if self.accuracy else []
+        columns = (Column(name, k > 0 and name != "ball") for k, name in enumerate(names))
+        tones = (
+            "" if not line.change or math.isnan(line.change)
+            else "up" if (line.change > 0) == self.accuracy
+            else "down"
+            for line in self.lines
+        )  # fmt: skip
+        return TableView(tuple(columns), tuple(map(self._row, self.lines)), tones=tuple(tones))
 
     def __str__(self) -> str:
-        lines = aligned(self.cells())
+        lines = aligned([row[:4] for row in self.table().cells()])
         rule = "─" * max(map(len, lines))
         body = [lines[0], rule, *lines[1:-1], rule, lines[-1], "", self.verdict]
         return "\n".join([*body, *(f"· {note}" for note in self.notes)])
 
-    def _moved(self, line: Line, what: str) -> str:
-        """What became of one accuracy or loss, without a full stop."""
+    def _row(self, line: Line) -> tuple[Entry, ...]:
+        """A line of the table as texts and sort keys."""
+        test = line.paired
+        certainty: list[Entry] = [(wording.NONE, "")] * 4
+        if test is not None:
+            certainty = [
+                (test.points, sort_key(test.interval[0])),
+                (str(test.gained), sort_key(test.gained)),
+                (str(test.lost), sort_key(test.lost)),
+                (test.p.removeprefix("= "), sort_key(test.p_value)),
+            ]
+        return (
+            (line.name, line.name),
+            (self.shown(line.before), sort_key(line.before)),
+            (self.shown(line.after), sort_key(line.after)),
+            (self.shown_change(line), sort_key(line.change)),
+            (line.ball, line.ball),
+            *(certainty if self.accuracy else ()),
+        )
+
+    def _sentence(self, line: Line, what: str) -> str:
+        """How one accuracy or loss changed, without a full stop."""
         what = f"{what} {'accuracy' if self.accuracy else 'loss'}"
         old, new = self.shown(line.before), self.shown(line.after)
         if line.before is None or line.after is None:
-            missing = "in both" if line.before is line.after else (
-                "before" if line.before is None else "after"
-            )  # fmt: skip
-            return f"{what} cannot be compared, since no attack worked {missing}"
+            when = "before" if line.before is None else "after"
+            when = "in both" if line.before is line.after else when
+            return f"{what} cannot be compared, since no attack worked {when}"
         if line.change is None:
             return f"{what} was {old} before and is {new} after, not within the same ball"
         if not math.isfinite(line.change):
             return f"{what} was {old} before and is {new} after"
-        # By what is shown: a change that rounds away is none to the reader.
+        # By what is shown: a change that rounds to zero is none to the reader.
         by = self.shown_change(line).lstrip("+-").replace("pts", "points")
         if not any(digit in by for digit in "123456789"):
             text = f"{what} stayed at {new}"
@@ -184,9 +169,9 @@ class Comparison:
 
 
 def compare(before: Report, after: Report) -> Comparison:
-    """Set two reports on the same examples against each other.
+    """Compare two reports on the same examples.
 
-    Values within different balls stand beside each other without a difference, and a note says so.
+    Values for different balls are shown without a difference, and a note says so.
 
     Args:
         before: For instance of the model as it was.
@@ -204,58 +189,37 @@ def compare(before: Report, after: Report) -> Comparison:
         raise ConfigurationError("one report is of a classifier, the other of a regression")
     accuracy = before.clean_accuracy is not None
     sides = (before, after)
-    old, new = ({r.name: r for r in report.attacks} for report in sides)
-    clean_old, clean_new = (r.clean_accuracy if accuracy else r.clean_loss for r in sides)
-    worst = [r.robust_accuracy if accuracy else r.robust_loss for r in sides]
-    one = comparability.one_ball(before, after) or None in worst
+    old, new = ({result.name: result for result in report.attacks} for report in sides)
+    clean = [report.clean_accuracy if accuracy else report.clean_loss for report in sides]
+    worst = [report.robust_accuracy if accuracy else report.robust_loss for report in sides]
+    same = comparability.one_ball(before, after) or None in worst
+    clean_test = paired(before.correct_clean, after.correct_clean)
+    worst_test = paired(before.correct_robust, after.correct_robust) if same else None
     return Comparison(
         lines=(
-            Line(
-                wording.CLEAN,
-                clean_old,
-                clean_new,
-                paired(before.correct_clean, after.correct_clean),
-            ),
-            *(_line(name, old, new) for name in {**old, **new}),
-            Line(
-                wording.WORST,
-                worst[0],
-                worst[1],
-                paired(before.correct_robust, after.correct_robust) if one else None,
-                alike=one,
-            ),
+            Line(wording.CLEAN, clean[0], clean[1], clean_test),
+            *(_line(name, old.get(name), new.get(name)) for name in {**old, **new}),
+            Line(wording.WORST, worst[0], worst[1], worst_test, comparable=same),
         ),
         accuracy=accuracy,
         notes=comparability.reports(before, after),
         broken=tuple(
             when
-            for when, report in (("before", before), ("after", after))
+            for when, report in zip(("before", "after"), sides, strict=True)
             if report.verdict == "broken"
         ),
     )
 
 
-def _line(name: str, old: Mapping[str, AttackResult], new: Mapping[str, AttackResult]) -> Line:
+def _line(name: str, old: AttackResult | None, new: AttackResult | None) -> Line:
     """One attack, which may be in only one of the reports, or broken there."""
-    both = [result for side in (old, new) if (result := side.get(name)) is not None]
-    balls = list(dict.fromkeys(comparability.ball(result) for result in both))
-    was, now = (None if r is None or r.broken else r for r in (old.get(name), new.get(name)))
-    one = len(balls) == 1
-    return Line(
-        name,
-        None if was is None else _value(was),
-        None if now is None else _value(now),
-        paired(was.correct, now.correct) if one and was is not None and now is not None else None,
-        " → ".join(balls),
-        one,
-    )
+    balls = list(dict.fromkeys(comparability.ball(result) for result in (old, new) if result))
+    was, now = (None if result is None or result.broken else result for result in (old, new))
+    test = paired(was.correct, now.correct) if was and now and len(balls) == 1 else None
+    return Line(name, _value(was), _value(now), test, " → ".join(balls), len(balls) == 1)
 
 
-def _value(result: AttackResult) -> float | None:
+def _value(result: AttackResult | None) -> float | None:
+    if result is None:
+        return None
     return result.metrics.get("loss") if result.accuracy is None else result.accuracy
-
-
-def _tested(pairs: Paired | None) -> tuple[str, ...]:
-    if pairs is None:
-        return (wording.NONE,) * 4
-    return pairs.points, str(pairs.gained), str(pairs.lost), pairs.p.removeprefix("= ")

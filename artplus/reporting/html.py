@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
-from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from itertools import zip_longest
@@ -15,7 +13,7 @@ from markupsafe import Markup
 
 from artplus.evaluation import wording
 from artplus.reporting import bars, comparability, palette, views
-from artplus.reporting.comparison import Comparison, Line, compare
+from artplus.reporting.comparison import Comparison, compare
 from artplus.reporting.pictures import Example, examples
 from artplus.reporting.stack import SIDES, of_report, of_reports
 from artplus.reporting.tables import Column, TableView, sort_key
@@ -103,7 +101,7 @@ def _comparison(before: Report, after: Report) -> dict[str, Any]:
         "warnings": comparison.notes,
         "figures": _changes(comparison, after),
         "chart": bars.chart(after, comparison),
-        "attacks": _lines(comparison),
+        "attacks": comparison.table(),
         "remarks": [_TESTS] if comparison.accuracy else [],
         "examples": _paired(examples(before), examples(after)),
         "sections": views.sections(of_reports(before.sections, after.sections)),
@@ -123,33 +121,32 @@ _TESTS = (
 
 def _figures(report: Report) -> list[Figure]:
     """The key figures of one report."""
-    if report.clean_accuracy is None:
-        figures: list[Figure] = [
-            ("Clean loss", wording.number(report.clean_loss), "clean", _rmse(report.clean_metrics)),
-            ("Worst-case loss", wording.number(report.robust_loss), "worst",
-             _rmse(report.robust_metrics)),
-        ]  # fmt: skip
-    else:
-        known = f"95% interval {wording.interval(report.robust_interval)}"
-        figures = [
-            ("Clean accuracy", wording.percent(report.clean_accuracy), "clean",
-             f"95% interval {wording.interval(report.clean_interval)}"),
-            ("Robust accuracy", wording.percent(report.robust_accuracy), "worst",
-             "unknown: no attack worked" if report.robust_accuracy is None else known),
-        ]  # fmt: skip
+    accuracy = report.clean_accuracy is not None
+    measure, second = (*wording.columns(report)[1:3],)
+    clean, *_, worst = wording.rows(report)
+    figures: list[Figure] = []
+    for row, name in ((clean, "Clean"), (worst, "Robust" if accuracy else "Worst-case")):
+        note = f"{second} {row.cells[1]}"
+        if row.value is None:
+            note = "unknown: no attack worked"
+        elif not accuracy and len(report.clean_metrics) == 1:
+            note = "mean over the examples"
+        kind = "clean" if row is clean else "worst"
+        figures.append((f"{name} {measure}", row.cells[0], kind, note))
     broken = len(report.broken)
+    note = f"{broken} broken, see below" if broken else "each as strong as its settings"
+    counted = f"{len(report.working)} of {len(report.attacks)}"
     return [
         *figures,
-        ("Attacks that count", f"{len(report.working)} of {len(report.attacks)}", "",
-         f"{broken} broken, see below" if broken else "each as strong as its settings"),
+        ("Attacks that count", counted, "", note),
         _perturbation(report, "in the units of the inputs"),
-    ]  # fmt: skip
+    ]
 
 
 def _changes(comparison: Comparison, after: Report) -> list[Figure]:
     """The key figures of a comparison."""
     figures: list[Figure] = []
-    clean, worst = comparison.lines[0], comparison.lines[-1]
+    clean, worst = comparison.clean, comparison.worst
     for line, name, kind in ((clean, "Clean", "clean"), (worst, "Worst-case", "worst")):
         change = "not to be compared, see below"
         if line.change is not None:
@@ -161,7 +158,7 @@ def _changes(comparison: Comparison, after: Report) -> list[Figure]:
     if worst.paired:
         note = f"withstand every attack only after; {worst.paired.lost} lost"
         figures.append(("Examples gained", str(worst.paired.gained), "", note))
-    return [*figures, _perturbation(after, "the same in both", mixed=not worst.alike)]
+    return [*figures, _perturbation(after, "the same in both", mixed=not worst.comparable)]
 
 
 def _perturbation(report: Report, note: str, *, mixed: bool = False) -> Figure:
@@ -169,12 +166,6 @@ def _perturbation(report: Report, note: str, *, mixed: bool = False) -> Figure:
     if report.eps is not None and report.norm is not None and not mixed:
         ball = wording.ball(report.norm, report.eps)
     return "Perturbation", ball, "", f"{wording.plural(report.n, 'example')}, {note}"
-
-
-def _rmse(metrics: Mapping[str, float]) -> str:
-    if "rmse" not in metrics:
-        return "mean over the examples"
-    return f"RMSE {wording.number(metrics['rmse'])}"
 
 
 def _attacks(report: Report) -> TableView:
@@ -208,27 +199,6 @@ def _passes(result: AttackResult) -> float | None:
     if result.forwards is None or result.backwards is None or not result.attacked or result.broken:
         return None
     return (result.forwards + result.backwards) / result.attacked
-
-
-def _lines(comparison: Comparison) -> TableView:
-    """The lines of a comparison, each with its change and how certain that is."""
-    head, *rows = comparison.full()
-    columns = tuple(Column(name, name not in {head[0], "ball"}) for name in head)
-    cells = []
-    for row, line in zip(rows, comparison.lines, strict=True):
-        test = line.paired
-        tests = test and (test.interval[0], test.gained, test.lost, test.p_value)
-        values = (line.before, line.after, line.change, line.ball, *(tests or (None,) * 4))
-        cells.append(tuple(zip(row, (line.name, *map(sort_key, values)), strict=False)))
-    tones = tuple(_tone(line, comparison.accuracy) for line in comparison.lines)
-    return TableView(columns, tuple(cells), tones=tones)
-
-
-def _tone(line: Line, accuracy: bool) -> str:
-    """Whether the change is for the better."""
-    if not line.change or math.isnan(line.change):
-        return ""
-    return "up" if (line.change > 0) == accuracy else "down"
 
 
 def _paired(

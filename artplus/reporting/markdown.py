@@ -135,7 +135,7 @@ def _comparison(before: Report, after: Report) -> list[str]:
         parts += [f"{when.capitalize()}: {escaped(trust)}", *map(alarm, report.reasons)]
     if comparison.notes:
         parts += ["**The two evaluations differ.**", listed(comparison.notes)]
-    parts += ["## Attacks", table(comparison.full())]
+    parts += ["## Attacks", table(comparison.table().cells())]
     broken = [
         f"{result.name}, {when}, does not count: {result.broken}"
         for when, report in sides
@@ -154,9 +154,10 @@ def _shown(shown: Shown) -> list[str]:
             *_caption(shown.caption), *_cut(shown.view.cells()), *_caption(shown.view.note)
         ]  # fmt: skip
     if isinstance(shown, Overlay):
-        places = [set(line.x) for line in shown.block.series]
+        block, _ = shown.drawn()
+        places = [set(line.x) for line in block.series]
         if not places or 2 * len(set.intersection(*places)) >= min(map(len, places)):
-            return _block(shown.block)
+            return _block(block)
         # One table would have a gap at most positions.
         shown = Beside(shown.before, shown.after)
     if not isinstance(shown, Beside):

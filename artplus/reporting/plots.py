@@ -39,7 +39,7 @@ def report(result: Report, path: str | Path) -> Path:
         result.robust_interval,
     ]
     panels = [
-        (section.title, shown.block if isinstance(shown, Overlay) else shown)
+        (section.title, shown.drawn()[0] if isinstance(shown, Overlay) else shown)
         for section in result.sections
         for shown in stacked(section.blocks)
         if isinstance(shown, (Curves, Overlay))

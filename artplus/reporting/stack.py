@@ -27,64 +27,42 @@ SIDES = ("before", "after")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a chart that holds two models.
-
-    Attributes:
-        series: Its values.
-        side: ``"before"``, ``"after"``, or nothing where both models draw the same.
-    """
-
-    series: Series
-    side: str = ""
-
-
-@dataclass(frozen=True)
 class Overlay:
     """Curves of two models over one axis.
 
     Attributes:
-        before: The curves of the model before.
+        before: Those of the model before.
         after: Those of the model judged.
-        lines: All lines; those of one name next to each other, the earlier model's first.
-        title: The name that all lines have, if the chart is about one name only.
+        shared: Lines that both have, such as a diagonal; they are drawn once.
+        names: Names of the other lines.
     """
 
     before: Curves
     after: Curves
-    lines: tuple[Line, ...]
-    title: str = ""
+    shared: tuple[Series, ...]
+    names: tuple[str, ...]
 
-    @property
-    def block(self) -> Curves:
-        """All lines as one block, named by what they show and by their model."""
-        names = {line.series.name for line in self.lines if line.side}
-        # Beside a line that both models draw, only "model" can go without its name.
-        brief = len(names) == 1 and (all(line.side for line in self.lines) or "model" in names)
-        lines = [
-            line.series if not line.side
-            else replace(line.series, name=line.side) if brief or self.title
-            else replace(line.series, name=f"{line.series.name}, {line.side}")
-            for line in self.lines
-        ]  # fmt: skip
-        return replace(self.after, series=tuple(lines), caption=self.title or self.after.caption)
+    def drawn(self, only: str | None = None) -> tuple[Curves, frozenset[int]]:
+        """All lines as one block, and the numbers of those that are of the model before.
 
-    @property
-    def dashed(self) -> frozenset[int]:
-        """Which lines are of the model before."""
-        return frozenset(k for k, line in enumerate(self.lines) if line.side == "before")
+        Lines of one name are next to each other, and called by what they show and by their model.
 
-    def parts(self) -> list[Overlay]:
-        """A chart for each name, for charts that would hold too many lines."""
-        names = dict.fromkeys(line.series.name for line in self.lines if line.side)
-        return [
-            replace(
-                self,
-                lines=tuple(n for n in self.lines if not n.side or n.series.name == name),
-                title=name,
-            )
-            for name in names
-        ]
+        Args:
+            only: The name of the lines to draw, for charts that would hold too many.
+        """
+        names = self.names if only is None else (only,)
+        # Beside a shared line, only "model" can go without its name.
+        brief = only is not None or names == ("model",) or (len(names) == 1 and not self.shared)
+        lines, dashed = list(self.shared), set()
+        for name in names:
+            for side, block in zip(SIDES, (self.before, self.after), strict=True):
+                label = side if brief else f"{name}, {side}"
+                own = [replace(line, name=label) for line in block.series if line.name == name]
+                if side == "before" and own:
+                    dashed.add(len(lines))
+                lines += own
+        block = replace(self.after, series=tuple(lines), caption=only or self.after.caption)
+        return block, frozenset(dashed)
 
 
 @dataclass(frozen=True)
@@ -177,32 +155,17 @@ def stacked(blocks: Sequence[Block]) -> tuple[Shown, ...]:
 
 
 def overlay(before: Curves, after: Curves) -> Overlay | None:
-    """Curves of both over one axis; ``None`` if axes or captions differ, or a name is there twice.
-
-    Lines that both draw, as a diagonal, are drawn once.
-    """
+    """Curves of both over one axis; ``None`` if axes or captions differ, or two names are equal."""
     alike = ("x_label", "y_label", "x_unit", "y_unit", "caption")
     if any(getattr(before, name) != getattr(after, name) for name in alike):
         return None
-    common = [line for line in before.series if line in after.series]
-    if len(common) == max(len(before.series), len(after.series)):
-        common = []  # the same curves twice are nevertheless of two models
-    sides = [
-        {line.name: line for line in block.series if line not in common}
-        for block in (before, after)
-    ]
-    if any(
-        len(own) + len(common) < len(block.series)
-        for own, block in zip(sides, (before, after), strict=True)
-    ):
+    if any(len({n.name for n in b.series}) < len(b.series) for b in (before, after)):
         return None
-    lines = [
-        Line(own[name], side)
-        for name in sides[0] | sides[1]
-        for side, own in zip(SIDES, sides, strict=True)
-        if name in own
-    ]
-    return Overlay(before, after, (*map(Line, common), *lines))
+    shared = [line for line in before.series if line in after.series]
+    if len(shared) == max(len(before.series), len(after.series)):
+        shared = []  # the same curves twice are nevertheless of two models
+    names = dict.fromkeys(n.name for n in (*before.series, *after.series) if n not in shared)
+    return Overlay(before, after, tuple(shared), tuple(names))
 
 
 def _compared(before: Section, after: Section) -> Stack:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import Cell, Table, Unit
-from artplus.reporting.change import difference, signed
+from artplus.reporting.change import signed
 
 ROWS = 300
 """Rows of a table on the page; the JSON has them all."""
@@ -169,19 +169,22 @@ def _both(
     cells: list[list[Entry]] = []
     for pair in pairs:
         was, now = (None if row is None else row[k] for row in pair)
-        by = difference(was, now)
-        change = signed(by, unit).removesuffix(" pts"), sort_key(by)
-        if by is None or not math.isfinite(by):
-            change = change[0], ""
+        change: Entry = (wording.NONE, "")
+        if isinstance(was, (int, float)) and isinstance(now, (int, float)):
+            by = float(now - was)
+            if math.isfinite(by):
+                change = signed(by, unit).removesuffix(" pts"), sort_key(by)
         cells.append([*(_measured(table, k, row) for row in pair), change])
     if all(old == new for old, new, _ in cells):
         return [Column(name, unit != "text")], [row[:1] for row in cells]
     if unit == "text":
-        # A text often says what a row is, as the class of an example, so it is the same in both
-        # tables wherever both have the row.
-        known = [(row, old is None) for row, (old, new) in zip(cells, pairs, strict=True)]
-        if all(r[0] == r[1] for r, (old, new) in zip(cells, pairs, strict=True) if old and new):
-            return [Column(name, False)], [row[1:2] if lone else row[:1] for row, lone in known]
+        both = [row for row, pair in zip(cells, pairs, strict=True) if None not in pair]
+        if all(old == new for old, new, _ in both):
+            # A text often says what a row is, as the class of an example: it is the same wherever
+            # both tables have the row.
+            sides = (1 if old is None else 0 for old, _ in pairs)
+            known = [[row[side]] for row, side in zip(cells, sides, strict=True)]
+            return [Column(name, False)], known
         return [Column(n, False, name) for n in ("before", "after")], [row[:2] for row in cells]
     change_name = "points" if unit == "percent" else "change"
     return [Column(n, True, name) for n in ("before", "after", change_name)], cells

@@ -40,12 +40,13 @@ class BlockView:
     """A block of a section, by the name of the macro that shows it.
 
     Attributes:
-        kind: ``table``, ``chart``, ``charts``, ``heat``, ``gallery`` or ``passages``.
+        kind: ``table``, ``chart``, ``charts``, ``gallery`` or ``passages``.
         caption: What it shows.
         content: What the macro needs.
         table: The same values as a table, for readers who do not see the picture; ``None`` if
             there are too many or none.
         when: ``before`` or ``after``, where the page has to say it.
+        narrow: Whether two such blocks stand side by side.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class BlockView:
     content: Any
     table: TableView | None = None
     when: str = ""
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,13 @@ def block_view(block: Block, *, when: str = "", half: bool = False) -> BlockView
         case Scatter():
             kind, content = "chart", charts.scatter(block, width=width)
         case Matrix():
-            kind, content, table = "heat", _matrix(block, half), folded(block)
+            kind, content, table = "chart", heatmap.matrix(block, half=half), folded(block)
         case Gallery():
             kind, content = "gallery", _gallery(block)
         case Passages():
             kind, content = "passages", _passages(block)
-    return BlockView(kind, block.caption, content, table, when)
+    narrow = isinstance(block, Matrix) and heatmap.is_narrow(block) and not half
+    return BlockView(kind, block.caption, content, table, when, narrow)
 
 
 def values(block: Block) -> Table | None:
@@ -155,27 +158,15 @@ def folded(block: Block) -> TableView | None:
 
 def _overlay(shown: Overlay) -> BlockView:
     """One chart, or one for each name and one table for all of them."""
-    block = shown.block
+    block, dashed = shown.drawn()
     if len(block.series) <= LINES:
-        drawing = charts.curves(block, dashed=shown.dashed)
+        drawing = charts.curves(block, dashed=dashed)
         return BlockView("chart", block.caption, drawing, folded(block))
-    drawings = [
-        (part.title, charts.curves(part.block, width=charts.SMALL, dashed=part.dashed))
-        for part in shown.parts()
-    ]
+    drawings = []
+    for name in shown.names:
+        part, dashed = shown.drawn(only=name)
+        drawings.append((name, charts.curves(part, width=charts.SMALL, dashed=dashed)))
     return BlockView("charts", block.caption, drawings, folded(block))
-
-
-def _matrix(block: Matrix, half: bool) -> dict[str, object]:
-    low, high = heatmap.span(block)
-    # An end that is tiny beside the other is written as zero.
-    low, high = (0.0 if abs(end) < 1e-3 * (high - low) else end for end in (low, high))
-    return {
-        "drawing": heatmap.matrix(block, half=half),
-        "low": wording.cell(low, block.unit),
-        "high": wording.cell(high, block.unit),
-        "half": heatmap.is_narrow(block) and not half,
-    }
 
 
 def _gallery(block: Gallery) -> dict[str, object]:

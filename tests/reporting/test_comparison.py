@@ -104,7 +104,7 @@ def test_other_balls_are_shown_without_a_difference() -> None:
     pgd, worst = result.lines[1], result.lines[-1]
     assert (pgd.before, pgd.after, pgd.change, pgd.paired) == (0.5, 0.5, None, None)
     assert pgd.ball == "L∞ ≤ 0.1 → L∞ ≤ 0.2"
-    assert worst.change is None and result.p_value is None and result.interval is None
+    assert worst.change is None and worst.paired is None
     assert "is 25.0% after, not within the same ball" in result.headline
     notes = " ".join(result.notes)
     assert "Attack pgd had L∞ ≤ 0.1 before and L∞ ≤ 0.2 after" in notes
@@ -142,7 +142,7 @@ def test_every_line_has_its_own_test_in_the_full_table() -> None:
     """Gained and lost of each attack, its ball, and no test where one side is broken."""
     before = made(stood={"pgd": [0, 0, 0, 1], "bad": None, "old": [1, 1, 1, 1]})
     after = made(stood={"pgd": [1, 1, 1, 0], "bad": [1, 1, 1, 1]})
-    head, *rows = compare(before, after).full()
+    head, *rows = compare(before, after).table().cells()
     assert head == (
         "accuracy", "before", "after", "change", "ball", "95% interval", "gained", "lost", "p",
     )  # fmt: skip
@@ -151,7 +151,7 @@ def test_every_line_has_its_own_test_in_the_full_table() -> None:
     assert cells["pgd"][5:] == ("3", "1", "0.62")
     assert cells["bad"] == ("–", "100.0%", "–", "L∞ ≤ 0.1", "–", "–", "–", "–")
     assert cells["old"][:3] == ("100.0%", "–", "–")
-    losses = compare(made(regression=True), made(regression=True)).full()
+    losses = compare(made(regression=True), made(regression=True)).table().cells()
     assert losses[0] == ("loss", "before", "after", "change", "ball")
 
 
@@ -162,11 +162,11 @@ def test_curves_of_both_are_drawn_over_each_other() -> None:
     """Each report's line under its side's name, values untouched, the earlier one dashed."""
     found = shown(chart(line("model", 0.9, 0.2)), chart(line("model", 0.8, 0.6, 0.1)))
     assert isinstance(found, Overlay)
-    assert [(s.name, s.x, s.y) for s in found.block.series] == [
+    assert [(s.name, s.x, s.y) for s in found.drawn()[0].series] == [
         ("before", (0.0, 1.0), (0.9, 0.2)),
         ("after", (0.0, 1.0, 2.0), (0.8, 0.6, 0.1)),
     ]
-    assert found.dashed == {0}
+    assert found.drawn()[1] == {0}
     text = html.render(
         made(sections=(section(chart(line("model", 0.8, 0.6))),)),
         made(sections=(section(chart(line("model", 0.9, 0.2))),)),
@@ -184,28 +184,28 @@ def test_several_things_keep_their_names_and_stand_next_to_each_other() -> None:
         chart(ideal, line("clean", 0.1), line("under attack", 0.2)),
         chart(ideal, line("clean", 0.3), line("under attack", 0.4)),
     )
-    assert [(s.name, s.y) for s in found.block.series] == [
+    assert [(s.name, s.y) for s in found.drawn()[0].series] == [
         ("ideal", (0.0, 1.0)), ("clean, before", (0.1,)), ("clean, after", (0.3,)),
         ("under attack, before", (0.2,)), ("under attack, after", (0.4,)),
     ]  # fmt: skip
-    assert found.dashed == {1, 3}
+    assert found.drawn()[1] == {1, 3}
 
 
 def test_the_only_thing_that_differs_keeps_its_name() -> None:
     """Beside one that is alike in both, "before" alone tells of what only if it is the model."""
     old, new = chart(line("a", 0.1), line("b", 0.2)), chart(line("a", 0.1), line("b", 0.3))
-    assert [s.name for s in shown(old, new).block.series] == ["a", "b, before", "b, after"]
+    assert [s.name for s in shown(old, new).drawn()[0].series] == ["a", "b, before", "b, after"]
     old, new = (
         chart(line("ideal", 1.0), line("model", 0.2)),
         chart(line("ideal", 1.0), line("model", 0.3)),
     )
-    assert [s.name for s in shown(old, new).block.series] == ["ideal", "before", "after"]
+    assert [s.name for s in shown(old, new).drawn()[0].series] == ["ideal", "before", "after"]
 
 
 def test_a_report_beside_itself_has_two_lines() -> None:
     """Equal values are no reason to draw one model only."""
     found = shown(chart(line("model", 0.5)), chart(line("model", 0.5)))
-    assert [s.name for s in found.block.series] == ["before", "after"]
+    assert [s.name for s in found.drawn()[0].series] == ["before", "after"]
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,10 @@ def test_an_earlier_model_inside_a_report_is_left_out_with_a_word() -> None:
     )  # fmt: skip
     (pair,) = of_reports([single], [both])
     curves, merged, pictures = pair.shown
-    assert [(s.name, s.y) for s in curves.block.series] == [("before", (0.5,)), ("after", (0.2,))]
+    assert [(s.name, s.y) for s in curves.drawn()[0].series] == [
+        ("before", (0.5,)),
+        ("after", (0.2,)),
+    ]
     assert isinstance(merged, Merged)
     assert merged.view.cells()[1:] == [("all", "4", "2", "-2"), ("class 0", "5", "3", "-2")]
     assert titles_of(pictures.before) == titles_of(pictures.after) == ["b"]
@@ -522,8 +525,8 @@ def test_a_report_with_two_models_shows_them_as_two_reports_are_shown() -> None:
     table = Table(columns=("model", "v"), units=("text", "number"), rows=(("all", 2.0),))
     both = of_models(chart(line("model", 0.2)), table, gallery("b"))
     curves, merged, pictures, lone = stacked((*both.blocks, replace(table, caption="Alone.")))
-    assert isinstance(curves, Overlay) and curves.dashed == {0}
-    assert [s.name for s in curves.block.series] == ["before", "after"]
+    assert isinstance(curves, Overlay) and curves.drawn()[1] == {0}
+    assert [s.name for s in curves.drawn()[0].series] == ["before", "after"]
     assert isinstance(merged, Merged) and merged.view.cells()[1] == ("all", "1", "2", "+1")
     assert isinstance(pictures, Beside) and titles_of(pictures.before) == ["old"]
     assert isinstance(lone, Beside) and lone.before is None and lone.note

@@ -187,16 +187,17 @@ def test_comparison_pairs_examples() -> None:
     before = made(stood={"pgd": [1, 0, 0, 0]})
     after = made(stood={"pgd": [0, 1, 1, 1]})
     result = compare(before, after)
-    assert (result.gained, result.lost) == (3, 1)
-    assert result.p_value == pytest.approx(2 * (1 + 4) / 16)
+    test = result.worst.paired
+    assert test is not None and (test.gained, test.lost) == (3, 1)
+    assert test.p_value == pytest.approx(2 * (1 + 4) / 16)
     assert [line.name for line in result.lines] == ["clean", "pgd", "worst case"]
     assert [line.change for line in result.lines] == [0.0, 0.5, 0.5]
     lines = str(result).splitlines()
     assert lines[0].split() == ["accuracy", "before", "after", "change"]
     assert lines[3].split() == ["pgd", "25.0%", "75.0%", "+50.0", "pts"]
     assert "3 examples gained, 1 lost" in result.verdict
-    same = compare(before, before)
-    assert (same.gained, same.lost, same.p_value) == (0, 0, 1.0)
+    same = compare(before, before).worst.paired
+    assert same is not None and (same.gained, same.lost, same.p_value) == (0, 0, 1.0)
 
 
 def test_comparison_small_p_value_is_not_zero() -> None:
@@ -217,7 +218,7 @@ def test_comparison_of_regressions_is_of_losses() -> None:
         (5.0, 2.0),
         (5.0, 2.0),
     ]
-    assert result.gained is None and not result.accuracy
+    assert result.worst.paired is None and not result.accuracy
     assert result.verdict == "Worst-case loss fell by 3, from 5 to 2; clean loss stayed at 0.5."
     assert "-3" in str(result)
     assert "5 before" in html.render(after, before=before)

@@ -124,7 +124,11 @@ def test_lines_differ_by_more_than_colour() -> None:
     many = tuple(Series(name=str(k), x=(0.0, 1.0), y=(0.1, 0.2)) for k in range(16))
     legend = charts.curves(curves(series=many)).legend
     shapes = {
-        (colour, re.sub(r"[\d.]+", "", str(key).split(' d="')[1])) for _, colour, key in legend
+        (
+            re.findall(r"mark (s\d)", str(sign))[0],
+            re.sub(r"[\d.]+", "", str(sign).split(' d="')[-1]),
+        )
+        for _, sign in legend
     }
     assert len(shapes) == 16
 
