@@ -19,10 +19,9 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import Section, Subject, wilson, wording
 from artplus.evaluation.analyses import Setting
 from artplus.evaluation.analyses._base import need_classes
-from artplus.evaluation.analyses._measure import probabilities, sides
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Model, Series, Table
-from artplus.functional import class_index
+from artplus.functional import class_index, probabilities
 from artplus.mapped import Inputs, as_inputs, as_tensor
 
 Floats = NDArray[np.float64]
@@ -134,7 +133,7 @@ class Privacy:
         inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
         outside = torch.from_numpy(np.sort(rng.permutation(len(subject.data.x))[:count]))
         found: dict[Model, _Found] = {}
-        for model, others in sides(subject).items():
+        for model, others in subject.models.items():
             members = replace(others, x=x.to(others.x.dtype), y=y)
             found[model] = _judged(members, inside, others, outside, self.attack_model_type)
         own = found[""]

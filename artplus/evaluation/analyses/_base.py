@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from artplus import _checks
 from artplus.attacks._base import Attack, own_loss
 from artplus.attacks._base import gradient as input_gradient
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Section
+from artplus.evaluation.section import Block, Model, Section
 from artplus.model import LossModel
 from artplus.registry import Registry
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known of the subject before an attack has run.
+    """What is known before an attack has run.
 
     Attributes:
         data: The model and the examples that are judged.
@@ -43,22 +47,64 @@ class Setting:
     class_names: tuple[str, ...] | None = None
     progress: bool = False
 
+    @property
+    def models(self) -> dict[Model, EvaluationData]:
+        """The judged model under ``""``, after the one ``"before"`` if given; same examples."""
+        if self.before is None:
+            return {"": self.data}
+        return {"before": replace(self.data, model=self.before), "": self.data}
+
+    @property
+    def ball(self) -> tuple[float, float]:
+        """Radius and norm of the report's attacks, the largest radius where they differ.
+
+        Raises:
+            ConfigurationError: if their norms differ, or no radius is a plain number.
+        """
+        norms = {float(attack.norm) for attack in self.attacks.values()}
+        radii = [a.eps for a in self.attacks.values() if isinstance(a.eps, (int, float))]
+        if len(norms) > 1:
+            raise ConfigurationError("it needs one norm, and the attacks differ in theirs")
+        if not radii:
+            raise ConfigurationError(
+                "it needs a radius that is one number; the attacks' differ by feature or example"
+            )
+        return float(max(radii)), norms.pop()
+
+    def first(self, n: int | None) -> torch.Tensor:
+        """Positions of the first ``n`` examples, or of all."""
+        total = len(self.data.x)
+        return torch.arange(total if n is None else min(n, total))
+
+    def labels(self, index: torch.Tensor) -> NDArray[np.int64]:
+        """Class numbers of the examples ``index``."""
+        y: NDArray[np.int64] = self.data.labels(index).numpy()
+        return y
+
+    def class_name(self, k: int) -> str:
+        """What the user calls class ``k``, else its number."""
+        return str(k) if self.class_names is None else self.class_names[k]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject(Setting):
-    """What is looked into.
+    """What an analysis looks into: the setting, and what the attacks did.
 
     Attributes:
-        report: What the attacks found.
+        report: The report so far, without sections.
     """
 
     report: Report
 
     @classmethod
     def of(cls, setting: Setting, report: Report) -> Subject:
-        """The same setting, with what the attacks found."""
+        """The same setting, with a report."""
         known = {entry.name: getattr(setting, entry.name) for entry in fields(setting)}
         return cls(report=report, **known)
+
+    def sample(self, index: torch.Tensor) -> str:
+        """For notes: how many examples these are, and the seed."""
+        return f"the first {len(index)} of {self.report.n} examples; seed {self.seed}"
 
 
 @runtime_checkable
@@ -95,35 +141,25 @@ def need_classes(setting: Setting, what: str) -> int:
     return setting.data.classes
 
 
+def need_ball(setting: Setting, what: str) -> tuple[float, float]:
+    """Radius and norm: :attr:`Setting.ball`, with a message that names the analysis."""
+    try:
+        return setting.ball
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{what} does not apply: {error}") from error
+
+
 def need_gradients(setting: Setting, what: str) -> None:
-    """Refuse a model that hands no gradient to its inputs; one example is tried.
+    """Refuse a model whose loss has no gradient at its inputs; one example is tried.
 
     Raises:
         ConfigurationError: if there is none.
     """
-    data = setting.data
-    x, y = data.x[:1].to(data.device), data.y[:1].to(data.device)
+    _, x, y, _ = setting.data.batch(torch.arange(1))
     try:
-        input_gradient(own_loss(data.model, x, y), x)
+        input_gradient(own_loss(setting.data.model, x, y), x)
     except (ConfigurationError, RuntimeError) as error:
         raise ConfigurationError(f"{what} needs gradients of the model: {error}") from error
-
-
-def ball_of(setting: Setting, what: str) -> tuple[float, float]:
-    """Radius and norm of the report's attacks, the largest radius where they differ.
-
-    Raises:
-        ConfigurationError: if their norms differ, or no radius is a plain number.
-    """
-    norms = {float(attack.norm) for attack in setting.attacks.values()}
-    plain = [a.eps for a in setting.attacks.values() if isinstance(a.eps, (int, float))]
-    if len(norms) > 1:
-        raise ConfigurationError(f"{what} needs to know which norm: the attacks differ in theirs")
-    if not plain:
-        raise ConfigurationError(
-            f"{what} needs a radius that is one number; the attacks' differ by feature or example"
-        )
-    return float(max(plain)), norms.pop()
 
 
 def need_norm(attacks: Iterable[Any], norm: float, what: str) -> None:
@@ -140,7 +176,52 @@ def need_norm(attacks: Iterable[Any], norm: float, what: str) -> None:
             )
 
 
-def first(setting: Setting, n: int | None) -> torch.Tensor:
-    """Positions of the first ``n`` examples, or of all."""
-    total = len(setting.data.x)
-    return torch.arange(total if n is None else min(n, total))
+@dataclass(frozen=True, kw_only=True)
+class BaseAnalysis:
+    """What the analyses of this package share; others need not derive from it.
+
+    Fields that are whole numbers must be counts: at least 1, or ``metadata["least"]``.
+
+    Attributes:
+        name: By which it is registered; of its section.
+        title: Of its section.
+        needs: What is asked of the setting before the attacks run.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs: ClassVar[tuple[Callable[[Setting, str], object], ...]] = (need_classes,)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.type in ("int", "int | None") and value is not None:
+                _checks.count(entry.name, value, least=entry.metadata.get("least", 1))
+
+    def check(self, setting: Setting) -> None:
+        """Refuse a setting that the question has no meaning for.
+
+        Raises:
+            ConfigurationError: saying what is missing.
+        """
+        for need in self.needs:
+            need(setting, self.name)
+
+    def section(
+        self,
+        summary: str,
+        blocks: Iterable[Block] = (),
+        *,
+        figures: Mapping[str, float | None] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Section:
+        """The answer; figures that are unknown or not finite are left out."""
+        known = {k: v for k, v in (figures or {}).items() if v is not None and math.isfinite(v)}
+        return Section(
+            name=self.name,
+            title=self.title,
+            summary=summary,
+            blocks=tuple(blocks),
+            figures=tuple(known.items()),
+            notes=tuple(notes),
+        )

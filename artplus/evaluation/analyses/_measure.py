@@ -1,10 +1,12 @@
-"""What analyses measure alike: attacks that keep the rules, shares with intervals, two models."""
+"""What several analyses measure: attacked examples, nearest mistakes, shares with intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +18,11 @@ from artplus.attacks._base import Attack
 from artplus.evaluation.analyses._base import Setting, Subject
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.intervals import Interval, wilson
-from artplus.evaluation.section import Model, Series
+from artplus.evaluation.result import Bools
+from artplus.evaluation.section import Series
 from artplus.evaluation.verify import verify
-from artplus.functional import class_index
-from artplus.spaces import InputSpace
 
-Bools = NDArray[np.bool_]
+Distances = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,10 @@ class Crafted:
 
     Attributes:
         part: ``(batch,)`` positions in the data.
-        x: As it was.
-        x_adv: Under attack; the input itself where the attack broke the rules.
+        x: Clean inputs.
+        x_adv: Inputs under attack; the clean input where nothing valid was found.
         y: Labels.
-        lengths: ``(batch,)`` float64, how far each was moved, in the attack's norm.
-        space: Range of valid inputs and mask of this batch.
+        lengths: ``(batch,)`` float64 on the CPU, lengths of the perturbations in the attack's norm.
     """
 
     part: Tensor
@@ -42,51 +42,48 @@ class Crafted:
     x_adv: Tensor
     y: Tensor
     lengths: Tensor
-    space: InputSpace
 
 
 def crafted(
     data: EvaluationData, attack: Attack, index: Tensor, *, seed: int, name: str
 ) -> Iterator[Crafted]:
-    """Run an attack on the examples ``index``, a batch at a time, and hold it to its rules."""
-    own = seeding.derived(seed, name)
-    generator = torch.Generator(data.device).manual_seed(own)
-    with seeding.seeded(own):
+    """Attack the examples ``index`` batch by batch; what breaks the rules is put back."""
+    with _generator(data, seed, name) as generator:
         for part, x, y, space in data.batches(index):
             x_adv = attack(data.model, x, y, space=space, generator=generator).detach().to(x)
-            finite = torch.isfinite(x_adv).flatten(1).all(1)
-            x_adv = _kept(x, x_adv, finite)
+            x_adv = _where(torch.isfinite(x_adv).flatten(1).all(1), x_adv, x)
             found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
             legal = ~(found.outside_ball | found.outside_space)
-            x_adv = _kept(x, x_adv, legal.to(x.device))
             lengths = torch.where(legal, found.lengths, 0.0)
-            yield Crafted(part, x, x_adv, y, lengths, space)
+            yield Crafted(part, x, _where(legal, x_adv, x), y, lengths)
+
+
+def nearest_mistakes(
+    data: EvaluationData, attacks: Sequence[Any], index: Tensor, *, seed: int, name: str
+) -> Iterator[Crafted]:
+    """The nearest mistake of each example that attacks with a ``minimum`` method find.
+
+    Every mistake is checked by a prediction. ``lengths`` are 0 where the model is wrong without an
+    attack, and infinite where no mistake was found.
+    """
+    with _generator(data, seed, name) as generator:
+        for part, x, y, space in data.batches(index):
+            best, lengths = x, torch.where(mistakes(data, x, y), 0.0, torch.inf).double()
+            for attack in attacks:
+                x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
+                found = verify(x, x_adv.detach(), eps=1e30, norm=attack.norm, space=space)
+                better = mistakes(data, x_adv, y) & ~found.outside_space & (found.lengths < lengths)
+                lengths = torch.where(better, found.lengths, lengths)
+                best = _where(better, x_adv.detach(), best)
+            yield Crafted(part, x, best, y, lengths)
 
 
 def mistakes(data: EvaluationData, x: Tensor, y: Tensor) -> Tensor:
-    """``(batch,)`` booleans on the CPU: which predictions are wrong; of a classifier."""
+    """``(batch,)`` booleans on the CPU: which predictions of a classifier are wrong."""
     wrong = data.score(x, y).wrong
     if wrong is None:  # pragma: no cover - need_classes has refused regressions before
         raise TypeError("predictions of a regression are neither right nor wrong")
     return wrong
-
-
-def probabilities(outputs: Tensor) -> Tensor:
-    """Probabilities ``(batch, classes)`` of class outputs; what are such already stay as they are.
-
-    A model that ends in a softmax is thus not softened twice.
-    """
-    sums = outputs.sum(1)
-    if bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
-        return outputs
-    return outputs.softmax(1)
-
-
-def sides(setting: Setting) -> dict[Model, EvaluationData]:
-    """The model judged, after the model before if there is one; on the same examples."""
-    if setting.before is None:
-        return {"": setting.data}
-    return {"before": replace(setting.data, model=setting.before), "": setting.data}
 
 
 def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:
@@ -96,7 +93,7 @@ def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:
 
 
 def shares(name: str, x: Sequence[float], values: Iterable[Bools]) -> Series:
-    """A line of shares with their intervals: at each ``x`` that of true values there."""
+    """A line with intervals: the share of true values at each ``x``."""
     found = [share(flags) for flags in values]
     return Series(
         name=name,
@@ -107,61 +104,53 @@ def shares(name: str, x: Sequence[float], values: Iterable[Bools]) -> Series:
     )
 
 
-def survival(name: str, radii: Sequence[float], fell: NDArray[np.float64]) -> Series:
+def survival(radii: Sequence[float], distances: Distances) -> Series:
     """Share of examples whose nearest known mistake is farther than each radius, with intervals.
 
     Args:
-        name: Of the line.
         radii: Ascending.
-        fell: ``(n,)`` distance of each example's nearest known mistake; infinite if none is known.
+        distances: ``(n,)`` of each example's nearest known mistake; infinite if none is known.
     """
-    return shares(name, radii, [~reached(fell, radius) for radius in radii])
+    # Up to the rounding of float32, a mistake at the radius lies within it.
+    return shares("model", radii, [~(distances <= radius * (1 + 1e-4)) for radius in radii])
 
 
-def reached(fell: NDArray[np.float64], radius: float) -> Bools:
-    """Which mistakes lie within ``radius``, up to the rounding of float32."""
-    return np.asarray(fell <= radius * (1 + 1e-4))
-
-
-def known_falls(subject: Subject, index: Tensor, norm: float) -> NDArray[np.float64]:
+def known_mistakes(subject: Subject, index: Tensor, norm: float) -> Distances:
     """Distances within which the report's own attacks found mistakes; infinite where none did.
 
     What is wrong without an attack counts as found at their radius. So what an analysis says of a
     radius is never above what the report says.
     """
-    fell = np.full(len(index), math.inf)
-    report = subject.report
-    rows = index.numpy()
+    report, rows = subject.report, index.numpy()
+    distances = np.full(len(index), math.inf)
     for result in report.attacks:
         attack = subject.attacks.get(result.name)
         if result.norm != norm or not isinstance(getattr(attack, "eps", None), (int, float)):
             continue
-        stood = result.correct if result.fooled is None else ~result.fooled
-        if stood is not None:
-            # Only survivors: what had fallen to an earlier attack fell within that one's radius,
-            # and a later attack's radius must not stand for it unless it is larger.
-            fallen = ~stood[rows] & np.isinf(fell) if report.only_survivors else ~stood[rows]
-            fell[fallen] = np.minimum(fell[fallen], result.eps)
-    return fell
+        robust = result.correct if result.fooled is None else ~result.fooled
+        if robust is not None:
+            # Where each attack saw only survivors, what an earlier one fooled lies within that
+            # one's radius, and a later attack's must not stand for it unless it is smaller.
+            fooled = ~robust[rows] & (np.isinf(distances) | (not report.only_survivors))
+            distances[fooled] = np.minimum(distances[fooled], result.eps)
+    return distances
 
 
-def beside(setting: Setting) -> str:
-    """What to add where :func:`known_falls` has no counterpart for the model before."""
+def unlike_before(setting: Setting) -> str:
+    """What to add to a note where :func:`known_mistakes` counts for the judged model alone."""
     if setting.before is None:
         return ""
     return ", which saw the model after only: the line before may be too high beside it"
 
 
-def labels(data: EvaluationData, index: Tensor) -> NDArray[np.int64]:
-    """Class numbers of the examples ``index``."""
-    found: NDArray[np.int64] = class_index(data.y[index]).cpu().numpy()
-    return found
+@contextmanager
+def _generator(data: EvaluationData, seed: int, name: str) -> Iterator[torch.Generator]:
+    """A generator whose draws follow from ``seed`` and ``name``; the global ones are seeded too."""
+    own = seeding.derived(seed, name)
+    with seeding.seeded(own):
+        yield torch.Generator(data.device).manual_seed(own)
 
 
-def class_name(setting: Setting, k: int) -> str:
-    """What the user calls class ``k``, else its number."""
-    return str(k) if setting.class_names is None else setting.class_names[k]
-
-
-def _kept(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
-    return torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), x_adv, x)
+def _where(rows: Tensor, x: Tensor, other: Tensor) -> Tensor:
+    """``x`` in the rows that are true, ``other`` in the rest."""
+    return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, other)

@@ -1,4 +1,4 @@
-"""Under which settings a question was asked, as short texts that tell two askings apart."""
+"""The settings of an analysis as short texts, so that two sections can be told apart."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from artplus.evaluation.analyses._base import Subject
 from artplus.mapped import as_tensor
 
 LONGEST = 80
-"""Characters of a setting that are kept; of a longer one its beginning and a digest."""
+"""Characters of a setting. A longer one is shown as its beginning and a digest."""
 
 
 def settings(analysis: Any, subject: Subject) -> tuple[tuple[str, str], ...]:
-    """The analysis's fields by name, and what it takes from the report: ball, seed, n.
+    """The fields of an analysis by name, and ball, seed and size of the report.
 
-    Models and tokenizers are named by their class: which weights they have is not said.
+    Models and tokenizers are named by their class, whatever their weights.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     if dataclasses.is_dataclass(analysis):
-        found = {name: _short(value) for name, value in fingerprint.members(analysis).items()}
+        texts = {name: _short(value) for name, value in fingerprint.members(analysis).items()}
     report = subject.report
     if report.eps is not None and report.norm is not None:
-        found["ball of the report"] = wording.ball(report.norm, report.eps)
-    found["seed of the report"] = str(subject.seed)
-    found["examples of the report"] = str(report.n)
-    return tuple(found.items())
+        texts["ball of the report"] = wording.ball(report.norm, report.eps)
+    texts["seed of the report"] = str(subject.seed)
+    texts["examples of the report"] = str(report.n)
+    return tuple(texts.items())
 
 
 def _short(value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         text = _array(value)
     elif isinstance(value, dict):
-        text = ", ".join(f"{name}: {_short(own)}" for name, own in value.items())
+        text = ", ".join(f"{name}: {_short(entry)}" for name, entry in value.items())
     elif isinstance(value, (list, tuple)):
         text = ", ".join(map(_short, value))
     elif (
@@ -57,14 +57,11 @@ def _short(value: Any) -> str:
 
 
 def _array(value: Tensor | NDArray[Any]) -> str:
-    """All entries of a short one; shape and digest of one that is long."""
+    """The entries of a short array; shape and digest of a long one."""
     if isinstance(value, Tensor):
         value = value.detach().to_dense()
-    long = math.prod(value.shape) > LONGEST
-    if isinstance(value, np.ndarray):
-        if not long or value.dtype.kind not in "biuf":
-            return str(value.tolist())
-        value = as_tensor(value)
-    return (
-        f"{fingerprint.shape(value)} {fingerprint.digest(value)}" if long else str(value.tolist())
-    )
+    numbers = isinstance(value, Tensor) or value.dtype.kind in "biuf"
+    if math.prod(value.shape) <= LONGEST or not numbers:
+        return str(value.tolist())
+    tensor = value if isinstance(value, Tensor) else as_tensor(value)
+    return f"{fingerprint.shape(tensor)} {fingerprint.digest(tensor)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,24 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import _checks
 from artplus.attacks import PGD, Attack
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
+    BaseAnalysis,
     Setting,
     Subject,
-    ball_of,
-    first,
-    need_classes,
+    need_ball,
     need_gradients,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import crafted, mistakes, probabilities, sides
+from artplus.evaluation.analyses._measure import crafted, mistakes
 from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Curves, Model, Section, Series, Table
+from artplus.evaluation.result import Bools
+from artplus.evaluation.section import Block, Curves, Model, Section, Series, Table
+from artplus.functional import probabilities
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -47,28 +46,29 @@ class Bins:
     @property
     def error(self) -> float:
         """Expected calibration error: mean gap of accuracy and confidence, weighted by ``n``."""
-        filled = self.n > 0
-        gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
-        return float((self.n[filled] * gaps).sum() / self.n.sum())
+        return float((self.n * self._gaps).sum() / self.n.sum())
 
     @property
     def largest(self) -> float:
-        """Maximum calibration error: the largest gap of any bin that holds an example."""
-        filled = self.n > 0
-        return float(np.abs(self.accuracy[filled] - self.confidence[filled]).max())
+        """Maximum calibration error: the largest gap of any bin."""
+        return float(self._gaps.max())
+
+    @property
+    def _gaps(self) -> Floats:
+        return np.nan_to_num(np.abs(self.accuracy - self.confidence))  # 0 in empty bins
 
 
 @register_analysis("calibration")
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(BaseAnalysis):
     r"""Expected calibration error and reliability curves, clean and under attack.
 
     .. math:: \mathrm{ECE} = \sum_m \frac{|B_m|}{n} \,
               |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|
 
     over bins :math:`B_m` of equal width of the confidence :math:`\max_k p_k` [Guo17]_. Under
-    attack, all examples are perturbed, those that were wrong already too. Robust accuracy says how
-    often the model is fooled, this whether it was sure while being so.
+    attack, all examples are perturbed, including those that were wrong already. Robust accuracy
+    says how often the model is fooled; this says how sure it is when it is.
 
     Args:
         n: Number of examples, the first; ``None`` is all.
@@ -79,16 +79,10 @@ class Calibration:
         ConfigurationError: in regression, or without gradients unless ``attack`` is given.
 
     Example:
-        >>> import torch
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[Calibration()], progress=False,
-        ... )
+        >>> import artplus, torch
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           analyses=[Calibration()], progress=False)
         >>> 0 <= dict(report.sections[0].figures)["ece_clean"] <= 1
         True
 
@@ -97,98 +91,114 @@ class Calibration:
            https://arxiv.org/abs/1706.04599
     """
 
+    name = "calibration"
+    title = "Confidence"
+
     n: int | None = 1000
     bins: int = 15
     attack: Attack | None = None
 
-    def __post_init__(self) -> None:
-        _checks.count("bins", self.bins)
-        if self.n is not None:
-            _checks.count("n", self.n)
-
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, and models without gradients unless the attack is given."""
-        need_classes(setting, "calibration")
+        super().check(setting)
         if self.attack is None:
-            ball_of(setting, "calibration")
-            need_gradients(setting, "calibration")
+            need_ball(setting, self.name)
+            need_gradients(setting, self.name)
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
         attack = self.attack
         if attack is None:
-            eps, norm = ball_of(subject, "calibration")
+            eps, norm = subject.ball
             attack = PGD(eps=eps, norm=norm, steps=20)
-        index = first(subject, self.n)
-        found = {
-            model: {
-                "clean": clean(side, index),
-                "under attack": attacked(side, attack, index, subject.seed),
+        index = subject.first(self.n)
+        scores: dict[Model, dict[str, tuple[Floats, Bools]]] = {}
+        for model, data in subject.models.items():
+            clean = ((x, y) for _, x, y, _ in data.batches(index))
+            batches = crafted(data, attack, index, seed=subject.seed, name=self.name)
+            scores[model] = {
+                "clean": confidences(data, clean),
+                "under attack": confidences(data, ((b.x_adv, b.y) for b in batches)),
             }
-            for model, side in sides(subject).items()
-        }
-        binned = {
-            model: {name: binning(*values, self.bins) for name, values in parts.items()}
-            for model, parts in found.items()
-        }
-        calm, under = binned[""].values()
-        sure, right = (float(values.mean()) for values in found[""]["under attack"])
-        return Section(
-            name="calibration",
-            title="Confidence",
-            summary=(
-                f"Expected calibration error: {wording.percent(calm.error)} without an attack, "
-                f"{wording.percent(under.error)} under attack, where the mean confidence is "
-                f"{wording.percent(sure)} and {wording.percent(right)} are right."
-            ),
-            blocks=(
-                *(_reliability(model, bins) for model, bins in binned.items()),
-                *(_histogram(model, bins) for model, bins in binned.items()),
-                *(
-                    Table(
-                        columns=("", "accuracy", "mean confidence", "ECE", "largest gap"),
-                        units=("text", "percent", "percent", "percent", "percent"),
-                        rows=tuple(
-                            (
-                                name,
-                                float(correct.mean()),
-                                float(confidence.mean()),
-                                binned[model][name].error,
-                                binned[model][name].largest,
-                            )
-                            for name, (confidence, correct) in parts.items()
-                        ),
-                        model=model,
-                    )
-                    for model, parts in found.items()
-                ),
-            ),
-            figures=(
-                ("ece_clean", calm.error),
-                ("ece_attacked", under.error),
-                ("confidence_attacked", sure),
-                ("accuracy_attacked", right),
-            ),
+        blocks: list[Block] = []
+        for draw in (self._reliability, self._histogram, self._table):
+            blocks += [draw(model, parts) for model, parts in scores.items()]
+        errors = [binning(*values, self.bins).error for values in scores[""].values()]
+        sure, right = (float(values.mean()) for values in scores[""]["under attack"])
+        number = isinstance(attack.eps, (int, float))
+        radius = wording.radius(float(attack.eps)) if number else "as given"  # type: ignore[arg-type]
+        return self.section(
+            f"Expected calibration error: {wording.percent(errors[0])} without an attack, "
+            f"{wording.percent(errors[1])} under attack, where the mean confidence is "
+            f"{wording.percent(sure)} and {wording.percent(right)} are right.",
+            blocks,
+            figures={
+                "ece_clean": errors[0],
+                "ece_attacked": errors[1],
+                "confidence_attacked": sure,
+                "accuracy_attacked": right,
+            },
             notes=(
-                f"{self.bins} bins of equal width; the first {len(index)} of {subject.report.n} "
-                f"examples; attack {type(attack).__name__} within "
-                f"{wording.norm_name(attack.norm)} {_radius(attack)}, seed {subject.seed}. The "
-                "error of few examples in many bins is biased upwards.",
+                f"{self.bins} bins of equal width; {type(attack).__name__} within "
+                f"{wording.norm_name(attack.norm)} {radius} on {subject.sample(index)}. The error "
+                "of few examples in many bins is biased upwards.",
             ),
         )
 
+    def _reliability(self, model: Model, parts: dict[str, tuple[Floats, Bools]]) -> Curves:
+        series = [Series(name="ideal", x=(0.0, 1.0), y=(0.0, 1.0))]
+        for name, values in parts.items():
+            bins = binning(*values, self.bins)
+            filled = bins.n > 0
+            x, y = bins.confidence[filled], bins.accuracy[filled]
+            series.append(Series(name=name, x=tuple(x.tolist()), y=tuple(y.tolist())))
+        return Curves(
+            x_label="mean confidence of the bin",
+            y_label="accuracy",
+            series=tuple(series),
+            x_unit="percent",
+            caption="Above the ideal line the model is too modest, below it too sure.",
+            model=model,
+        )
 
-def clean(data: EvaluationData, index: Tensor) -> tuple[Floats, Bools]:
-    """Confidence and correctness of each example as it is."""
-    return _joined([_looked(data, x, y) for _, x, y, _ in data.batches(index)])
+    def _histogram(self, model: Model, parts: dict[str, tuple[Floats, Bools]]) -> Curves:
+        middles = tuple(((np.arange(self.bins) + 0.5) / self.bins).tolist())
+        sizes = {name: binning(*values, self.bins).n for name, values in parts.items()}
+        return Curves(
+            x_label="confidence",
+            y_label="share of examples",
+            series=tuple(
+                Series(name=name, x=middles, y=tuple((n / n.sum()).tolist()))
+                for name, n in sizes.items()
+            ),
+            x_unit="percent",
+            caption="How sure the model is: share of examples in each bin of confidence.",
+            model=model,
+        )
+
+    def _table(self, model: Model, parts: dict[str, tuple[Floats, Bools]]) -> Table:
+        rows = []
+        for name, (confidence, correct) in parts.items():
+            bins = binning(confidence, correct, self.bins)
+            means = float(correct.mean()), float(confidence.mean())
+            rows.append((name, *means, bins.error, bins.largest))
+        return Table(
+            columns=("", "accuracy", "mean confidence", "ECE", "largest gap"),
+            units=("text", "percent", "percent", "percent", "percent"),
+            rows=tuple(rows),
+            model=model,
+        )
 
 
-def attacked(
-    data: EvaluationData, attack: Attack, index: Tensor, seed: int
+def confidences(
+    data: EvaluationData, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Floats, Bools]:
-    """The same under attack."""
-    batches = crafted(data, attack, index, seed=seed, name="calibration")
-    return _joined([_looked(data, batch.x_adv, batch.y) for batch in batches])
+    """Confidence and correctness of each example of batches ``(x, y)``."""
+    confidence, correct = [], []
+    for x, y in batches:
+        with torch.no_grad():
+            top = probabilities(data.model(x)).amax(1)
+        confidence.append(top.double().clamp(0, 1).cpu().numpy())
+        correct.append(~mistakes(data, x, y).numpy())
+    return np.concatenate(confidence), np.concatenate(correct)
 
 
 def binning(confidence: Floats, correct: Bools, bins: int) -> Bins:
@@ -201,57 +211,3 @@ def binning(confidence: Floats, correct: Bools, bins: int) -> Bins:
         np.bincount(place, weights=correct.astype(float), minlength=bins) / filled,
         np.bincount(place, weights=confidence, minlength=bins) / filled,
     )
-
-
-def _looked(data: EvaluationData, x: Tensor, y: Tensor) -> tuple[Floats, Bools]:
-    with torch.no_grad():
-        confidence = probabilities(data.model(x)).amax(1).double().clamp(0, 1)
-    return confidence.cpu().numpy(), ~mistakes(data, x, y).numpy()
-
-
-def _joined(parts: Sequence[tuple[Floats, Bools]]) -> tuple[Floats, Bools]:
-    confidence, correct = zip(*parts, strict=True)
-    return np.concatenate(confidence), np.concatenate(correct)
-
-
-def _reliability(model: Model, binned: dict[str, Bins]) -> Curves:
-    ideal = Series(name="ideal", x=(0.0, 1.0), y=(0.0, 1.0))
-    lines = []
-    for name, bins in binned.items():
-        filled = bins.n > 0
-        lines.append(
-            Series(
-                name=name,
-                x=tuple(bins.confidence[filled].tolist()),
-                y=tuple(bins.accuracy[filled].tolist()),
-            )
-        )
-    return Curves(
-        x_label="mean confidence of the bin",
-        y_label="accuracy",
-        series=(ideal, *lines),
-        x_unit="percent",
-        caption="Above the ideal line the model is too modest, below it too sure.",
-        model=model,
-    )
-
-
-def _histogram(model: Model, binned: dict[str, Bins]) -> Curves:
-    lines = []
-    for name, bins in binned.items():
-        middles = (np.arange(len(bins.n)) + 0.5) / len(bins.n)
-        lines.append(
-            Series(name=name, x=tuple(middles.tolist()), y=tuple((bins.n / bins.n.sum()).tolist()))
-        )
-    return Curves(
-        x_label="confidence",
-        y_label="share of examples",
-        series=tuple(lines),
-        x_unit="percent",
-        caption="How sure the model is: share of examples in each bin of confidence.",
-        model=model,
-    )
-
-
-def _radius(attack: Attack) -> str:
-    return wording.radius(attack.eps) if isinstance(attack.eps, (int, float)) else "as given"

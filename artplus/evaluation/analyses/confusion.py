@@ -2,102 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from artplus import _checks
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
-    Setting,
+    BaseAnalysis,
     Subject,
-    first,
     need_classes,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import class_name, labels
 from artplus.evaluation.result import Integers
 from artplus.evaluation.section import Block, Matrix, Section, Table
 
 
 @register_analysis("confusion")
 @dataclass(frozen=True, kw_only=True)
-class Confusion:
+class Confusion(BaseAnalysis):
     """Confusion matrices, clean and in the worst case over the report's attacks.
 
-    Rows are true classes, columns what was predicted, values shares of the row. Under attack a
-    prediction is the one under the attack that hurt the example most, the clean one where the
-    model is wrong already or held. No attack is run.
+    Rows are true classes, columns predicted classes, values shares of the row. Under attack a
+    prediction is the one under the attack that hurt the example most, or the clean one where the
+    model was wrong already or robust. No attack is run.
 
     Args:
-        pairs: How many of the most frequent confusions under attack to list.
-        largest: Above this number of classes the matrices, which nobody could read, are left out.
+        pairs: Number of the most frequent confusions to list.
+        largest: Above this number of classes the matrices are left out, since nobody could read
+            them.
 
     Example:
-        >>> import torch
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[Confusion()], progress=False,
-        ... )
+        >>> import artplus, torch
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           analyses=[Confusion()], progress=False)
         >>> [len(block.rows) for block in report.sections[0].blocks[:2]]
         [3, 3]
     """
 
+    name = "confusion"
+    title = "What is taken for what"
+
     pairs: int = 10
-    largest: int = 30
-
-    def __post_init__(self) -> None:
-        _checks.count("pairs", self.pairs)
-        _checks.count("largest", self.largest, least=0)
-
-    def check(self, setting: Setting) -> None:
-        """Refuse regressions."""
-        need_classes(setting, "confusion")
+    largest: int = field(default=30, metadata={"least": 0})
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        classes = need_classes(subject, "confusion")
-        y = labels(subject.data, first(subject, None))
-        names = tuple(class_name(subject, k) for k in range(classes))
-        report = subject.report
-        found = {
+        classes = need_classes(subject, self.name)
+        y, report = subject.labels(subject.first(None)), subject.report
+        names = tuple(subject.class_name(k) for k in range(classes))
+        tables = {
             "Without an attack": counts(y, report.predictions_clean, classes),
             "Under attack": counts(y, report.predictions_worst, classes),
         }
-        known = {title: table for title, table in found.items() if table is not None}
+        known = {when: table for when, table in tables.items() if table is not None}
         blocks: list[Block] = []
         if classes <= self.largest:
-            blocks += [_matrix(title, table, names) for title, table in known.items()]
-        attacked, clean = found["Under attack"], found["Without an attack"]
-        table = clean if attacked is None else attacked
-        top = [] if table is None else _pairs(table, self.pairs)
+            blocks += [_matrix(when, table, names) for when, table in known.items()]
+        when, table = list(known.items())[-1]
         rows = tuple(
             (names[i], names[j], int(table[i, j]), float(table[i, j] / table[i].sum()))
-            for i, j in top
-            if table is not None
+            for i, j in _pairs(table, self.pairs)
         )
-        if rows:
-            blocks.append(
-                Table(
-                    columns=("true class", "taken for", "examples", "share of the class"),
-                    units=("text", "text", "count", "percent"),
-                    rows=rows,
-                    caption="The most frequent confusions "
-                    + ("without an attack." if attacked is None else "under attack."),
-                )
+        if not rows:
+            return self.section(f"{when} no class is taken for another.", blocks)
+        blocks.append(
+            Table(
+                columns=("true class", "taken for", "examples", "share of the class"),
+                units=("text", "text", "count", "percent"),
+                rows=rows,
+                caption=f"The most frequent confusions {when[0].lower()}{when[1:]}.",
             )
-        return Section(
-            name="confusion",
-            title="What is taken for what",
-            summary=_summary(rows, attacked is None),
-            blocks=tuple(blocks),
-            figures=(("most_frequent_share", rows[0][3]),) if rows else (),
+        )
+        true, taken, count, part = rows[0]
+        return self.section(
+            f"{when} class {true} is most often taken for {taken}: "
+            f"{wording.plural(count, 'example')}, {wording.percent(part)} of the class.",
+            blocks,
+            figures={"most_frequent_share": part},
         )
 
 
@@ -107,23 +89,21 @@ def counts(
     """How often class ``i`` was predicted as ``j``, ``(classes, classes)``."""
     if predictions is None:
         return None
-    found = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(found, (y, predictions), 1)
-    return found
+    table = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(table, (y, predictions), 1)
+    return table
 
 
-def _matrix(title: str, table: NDArray[np.int64], names: tuple[str, ...]) -> Matrix:
-    totals = table.sum(1)
+def _matrix(when: str, table: NDArray[np.int64], names: tuple[str, ...]) -> Matrix:
     return Matrix(
         row_label="true class",
         column_label="predicted class",
         rows=names,
         columns=names,
         values=tuple(
-            tuple(None if not total else float(v / total) for v in row)
-            for row, total in zip(table, totals, strict=True)
+            tuple(float(v / row.sum()) if row.any() else None for v in row) for row in table
         ),
-        caption=f"{title}: shares of each true class.",
+        caption=f"{when}: shares of each true class.",
     )
 
 
@@ -133,14 +113,3 @@ def _pairs(table: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
     order = np.argsort(-off, axis=None, kind="stable")[:most]
     rows, columns = np.unravel_index(order, off.shape)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if off[i, j]]
-
-
-def _summary(rows: tuple[tuple[str, str, int, float], ...], clean: bool) -> str:
-    when = "Without an attack" if clean else "Under attack"
-    if not rows:
-        return f"{when} no class is taken for another."
-    true, taken, count, part = rows[0]
-    return (
-        f"{when} class {true} is most often taken for {taken}: "
-        f"{wording.plural(count, 'example')}, {wording.percent(part)} of the class."
-    )

@@ -9,43 +9,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artplus import _checks, seeding
+from artplus import seeding
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    Setting,
-    Subject,
-    first,
-    need_classes,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._corrupt import CORRUPTIONS, Corrupt, applicable
-from artplus.evaluation.analyses._measure import Bools, mistakes, shares, sides
+from artplus.evaluation.analyses._measure import mistakes, shares
 from artplus.evaluation.data import EvaluationData
+from artplus.evaluation.result import Bools
 from artplus.evaluation.section import Curves, Model, Section, Table, Unit
 from artplus.spaces import InputSpace
 
 _SEVERITIES = (1, 2, 3, 4, 5)
+_CLEAN = ""
+Correct = dict[str, list[Bools]]
+"""Which examples are right, by kind, one array per severity; :data:`_CLEAN` has one array."""
 
 
 @register_analysis("corruptions")
 @dataclass(frozen=True, kw_only=True)
-class Corruptions:
+class Corruptions(BaseAnalysis):
     r"""Accuracy under noise, blur, changes of light, pixelation and JPEG, at five severities.
 
-    The constants are those of Hendrycks and Dietterich [Hendrycks19]_, of CIFAR-10-C for images of
-    at most 64 pixels a side and for what is no image, of ImageNet-C for larger ones. Inputs are
-    taken to [0, 1] by their range of valid values and back, so the severities are in the inputs'
-    own units. Inputs that are no images get the four kinds of noise. Masked features stay.
+    The constants are those of Hendrycks and Dietterich [Hendrycks19]_: those of CIFAR-10-C for
+    images of at most 64 pixels a side and for inputs that are no images, those of ImageNet-C for
+    larger images. Inputs are scaled to [0, 1] by their range of valid values and back, so the
+    severities are in the inputs' own units. Inputs that are no images get the four kinds of noise.
+    Masked features do not change.
 
-    The mean error is over kinds and severities alike. With a model ``before`` there is the
-    corruption error of the paper with that model in AlexNet's place,
+    The mean error is over kinds and severities. With a model ``before`` there is also the
+    corruption error of the paper, with that model in the place of AlexNet:
 
     .. math:: \mathrm{CE}_c = \sum_s E_{s,c} \Big/ \sum_s E_{s,c}^{\mathrm{before}}
 
-    Differs from the paper: (1) nine kinds, five of its fifteen beside four of its extras and
+    Differs from the paper: (1) nine kinds, five of its fifteen and four of its extras and
     variants; the rest need pictures of frost, or other libraries; (2) the images are not rounded
-    to bytes; (3) a blur repeats the edge; (4) the noise of a batch is drawn by torch.
+    to bytes; (3) a blur repeats the edge; (4) torch draws the noise of a batch.
 
     Args:
         kinds: Names from :data:`CORRUPTIONS`; ``None`` is all that apply.
@@ -57,16 +56,11 @@ class Corruptions:
             that do not exist or do not apply.
 
     Example:
-        >>> import torch
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[Corruptions(severities=(1, 5))], progress=False,
-        ... )
+        >>> import artplus, torch
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> analysis = Corruptions(severities=(1, 5))
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           clip_values=(0, 1), analyses=[analysis], progress=False)
         >>> report.sections[0].blocks[1].columns
         ('corruption', 'severity 1', 'severity 5', 'mean')
 
@@ -75,13 +69,15 @@ class Corruptions:
            common corruptions and perturbations", ICLR 2019, https://arxiv.org/abs/1903.12261
     """
 
+    name = "corruptions"
+    title = "Common corruptions"
+
     kinds: Sequence[str] | None = None
     severities: Sequence[int] = _SEVERITIES
     n: int | None = 500
 
     def __post_init__(self) -> None:
-        if self.n is not None:
-            _checks.count("n", self.n)
+        super().__post_init__()
         chosen = list(self.severities)
         if not chosen or any(s not in _SEVERITIES for s in chosen) or chosen != sorted(set(chosen)):
             raise ConfigurationError(
@@ -94,8 +90,7 @@ class Corruptions:
             )
 
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, inputs without a range, and kinds that do not apply."""
-        need_classes(setting, "corruptions")
+        super().check(setting)
         data = setting.data
         if data.space.low is None or data.space.high is None:
             raise ConfigurationError(
@@ -112,79 +107,89 @@ class Corruptions:
             )
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        index = first(subject, self.n)
-        kinds = list(self.kinds or applicable(tuple(subject.data.x.shape[1:])))
-        found = {
-            model: self._accuracies(side, kinds, index, subject.seed)
-            for model, side in sides(subject).items()
+        index, shape = subject.first(self.n), tuple(subject.data.x.shape[1:])
+        kinds = list(self.kinds or applicable(shape))
+        correct = {
+            model: self._correct(data, kinds, index, subject.seed)
+            for model, data in subject.models.items()
         }
-        own = found[""]
-        error = {model: 1 - _mean(table, kinds) for model, table in found.items()}
-        worst = min(kinds, key=lambda kind: float(np.mean(_means(own[kind]))))
-        figures = {"clean_accuracy": float(own[""][0].mean()), "mean_error": error[""]}
-        if len(found) > 1:
-            figures |= _relative(found["before"], own, kinds)
-        return Section(
-            name="corruptions",
-            title="Common corruptions",
-            summary=(
-                f"{wording.percent(1 - figures['mean_error'])} right on average over "
-                f"{wording.plural(len(kinds), 'kind')} of corruption "
-                f"(clean: {wording.percent(figures['clean_accuracy'])}"
-                + (f"; before: {wording.percent(1 - error['before'])}" if len(found) > 1 else "")
-                + f"); the worst is {_readable(worst)}, "
-                f"{wording.percent(float(np.mean(_means(own[worst]))))}."
+        means = {
+            model: {kind: float(np.mean(arrays)) for kind, arrays in table.items()}
+            for model, table in correct.items()
+        }
+        accuracy = {m: float(np.mean([own[kind] for kind in kinds])) for m, own in means.items()}
+        own, worst = means[""], min(kinds, key=lambda kind: means[""][kind])
+        before, relative = "", None
+        if "before" in means:
+            before = f"; before: {wording.percent(accuracy['before'])}"
+            old = means["before"]
+            errors = [(1 - own[kind]) / (1 - old[kind]) for kind in kinds if old[kind] < 1]
+            relative = float(np.mean(errors)) if errors else None
+        noise = CORRUPTIONS["gaussian_noise"]
+        source = "ImageNet-C" if noise.constants(shape) == noise.large else "CIFAR-10-C"
+        return self.section(
+            f"{wording.percent(accuracy[''])} right on average over "
+            f"{wording.plural(len(kinds), 'kind')} of corruption "
+            f"(clean: {wording.percent(own[_CLEAN])}{before}); the worst is {_readable(worst)}, "
+            f"{wording.percent(own[worst])}.",
+            (
+                *(self._curves(model, table) for model, table in correct.items()),
+                *(self._table(model, table) for model, table in correct.items()),
             ),
-            blocks=(
-                *(self._curves(model, table, kinds) for model, table in found.items()),
-                *(self._table(model, table) for model, table in found.items()),
-            ),
-            figures=tuple(figures.items()),
+            figures={
+                "clean_accuracy": own[_CLEAN],
+                "mean_error": 1 - accuracy[""],
+                "relative_corruption_error": relative,
+            },
             notes=(
-                f"The first {len(index)} of {subject.report.n} examples, seed {subject.seed}; "
-                f"constants of {_source(subject.data)} (Hendrycks and Dietterich, 2019).",
+                f"On {subject.sample(index)}. Constants of {source} (Hendrycks and Dietterich, "
+                "2019).",
             ),
         )
 
-    def _accuracies(
+    def _correct(
         self, data: EvaluationData, kinds: Sequence[str], index: Tensor, seed: int
-    ) -> dict[str, list[Bools]]:
-        """Which examples are right, by kind, one array per severity; ``""`` is without any."""
+    ) -> Correct:
         shape = tuple(data.x.shape[1:])
-        found = {"": [_right(data, index, None, 0.0, 0)]}
+        table = {_CLEAN: [_right(data, index, None, 0.0, 0)]}
         for kind in kinds:
-            constants = CORRUPTIONS[kind].constants(shape)
-            found[kind] = [
+            corruption = CORRUPTIONS[kind]
+            table[kind] = [
                 _right(
-                    data, index, CORRUPTIONS[kind].apply, constants[severity - 1],
+                    data,
+                    index,
+                    corruption.apply,
+                    corruption.constants(shape)[severity - 1],
                     seeding.derived(seed, f"{kind}:{severity}"),
                 )
                 for severity in self.severities
-            ]  # fmt: skip
-        return found
+            ]
+        return table
 
-    def _curves(self, model: Model, table: dict[str, list[Bools]], kinds: Sequence[str]) -> Curves:
-        x = (0, *self.severities)
-        lines = [shares(_readable(kind), x, (*table[""], *table[kind])) for kind in kinds]
+    def _curves(self, model: Model, table: Correct) -> Curves:
+        x, clean = (0, *self.severities), table[_CLEAN]
         return Curves(
             x_label="severity",
             y_label="accuracy",
             x_unit="count",
-            series=tuple(lines),
+            series=tuple(
+                shares(_readable(kind), x, (*clean, *correct))
+                for kind, correct in table.items()
+                if kind != _CLEAN
+            ),
             caption="Accuracy by severity; 0 is without corruption.",
             model=model,
         )
 
-    def _table(self, model: Model, table: dict[str, list[Bools]]) -> Table:
-        mean = {kind: float(np.mean(_means(table[kind]))) for kind in table if kind}
+    def _table(self, model: Model, table: Correct) -> Table:
         percent: Unit = "percent"
+        means = {kind: float(np.mean(values)) for kind, values in table.items() if kind != _CLEAN}
         return Table(
             columns=("corruption", *(f"severity {s}" for s in self.severities), "mean"),
             units=("text", *(percent for _ in self.severities), percent),
             rows=tuple(
-                (_readable(kind), *_means(table[kind]), mean[kind])
-                for kind in sorted(mean, key=lambda kind: mean[kind])
+                (_readable(kind), *(float(right.mean()) for right in table[kind]), means[kind])
+                for kind in sorted(means, key=lambda kind: means[kind])
             ),
             caption="Accuracy, the worst first.",
             model=model,
@@ -197,8 +202,9 @@ def _right(
     generator = torch.Generator(data.device).manual_seed(seed)
     right = []
     for _, x, y, space in data.batches(index):
-        damaged = x if apply is None else _damaged(x, space, apply, constant, generator)
-        right.append(~mistakes(data, damaged, y).numpy())
+        if apply is not None:
+            x = _damaged(x, space, apply, constant, generator)
+        right.append(~mistakes(data, x, y).numpy())
     return np.concatenate(right)
 
 
@@ -212,31 +218,5 @@ def _damaged(
     return x + space.restrict(damaged - x) if space.mask is not None else damaged
 
 
-def _means(correct: Sequence[Bools]) -> list[float]:
-    return [float(values.mean()) for values in correct]
-
-
-def _mean(table: dict[str, list[Bools]], kinds: Sequence[str]) -> float:
-    return float(np.mean([_means(table[kind]) for kind in kinds]))
-
-
-def _relative(
-    before: dict[str, list[Bools]], after: dict[str, list[Bools]], kinds: Sequence[str]
-) -> dict[str, float]:
-    """Mean corruption error with ``before`` as the baseline; nothing if that makes no mistakes."""
-    errors = [
-        (1 - float(np.mean(_means(after[kind])))) / (1 - float(np.mean(_means(before[kind]))))
-        for kind in kinds
-        if np.mean(_means(before[kind])) < 1
-    ]
-    return {"relative_corruption_error": float(np.mean(errors))} if errors else {}
-
-
 def _readable(kind: str) -> str:
     return "JPEG" if kind == "jpeg" else kind.replace("_", " ")
-
-
-def _source(data: EvaluationData) -> str:
-    noise = CORRUPTIONS["gaussian_noise"]
-    large = noise.constants(tuple(data.x.shape[1:])) == noise.large
-    return "ImageNet-C" if large else "CIFAR-10-C"

@@ -16,15 +16,16 @@ from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
+    BaseAnalysis,
     Setting,
     Subject,
-    ball_of,
-    first,
+    need_ball,
     need_classes,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import Bools, labels, share, shares
+from artplus.evaluation.analyses._measure import share, shares
 from artplus.evaluation.data import EvaluationData
+from artplus.evaluation.result import Bools
 from artplus.evaluation.section import Curves, Section
 from artplus.interval_bounds import layers, margins
 from artplus.spaces import InputSpace
@@ -38,7 +39,7 @@ ROUNDING = 1e-5
 
 @register_analysis("interval")
 @dataclass(frozen=True, kw_only=True)
-class IntervalBounds:
+class IntervalBounds(BaseAnalysis):
     r"""Certified accuracy by interval bound propagation, for plain sequences of layers.
 
     Lower and upper bounds go through the layers [Gowal18]_: :mod:`artplus.interval_bounds`. An
@@ -57,16 +58,11 @@ class IntervalBounds:
             no sequence of layers whose bounds are known here.
 
     Example:
-        >>> import torch
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[IntervalBounds()], progress=False,
-        ... )
+        >>> import artplus, torch
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> analysis = IntervalBounds()
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           clip_values=(0, 1), analyses=[analysis], progress=False)
         >>> figures = dict(report.sections[0].figures)
         >>> figures["certified_accuracy"] <= figures["attacked_accuracy"]
         True
@@ -76,59 +72,52 @@ class IntervalBounds:
            verifiably robust models", 2018, https://arxiv.org/abs/1810.12715
     """
 
+    name = "interval"
+    title = "Certified by interval bounds"
+    needs = (need_classes, need_ball)
+
     eps: Sequence[float] | None = None
     n: int | None = 500
 
     def __post_init__(self) -> None:
-        if self.n is not None:
-            _checks.count("n", self.n)
+        super().__post_init__()
         radii = [_checks.nonnegative("eps", radius) for radius in self.eps or ()]
         if radii != sorted(set(radii)):
             raise ConfigurationError(f"eps must be ascending radii, got {self.eps!r}")
 
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, other norms, and other models than plain sequences."""
-        need_classes(setting, "interval")
-        _, norm = ball_of(setting, "interval")
-        if not math.isinf(norm):
+        super().check(setting)
+        if not math.isinf(setting.ball[1]):
             raise ConfigurationError(
-                f"interval bounds are for L∞, and the report is about {wording.norm_name(norm)}; "
+                "interval bounds are for L∞, and the report is about "
+                f"{wording.norm_name(setting.ball[1])}; "
                 "for L2 there is 'smoothing'"
             )
         exact_layers(setting.data)
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        eps, norm = ball_of(subject, "interval")
-        index = first(subject, self.n)
+        (eps, norm), index = subject.ball, subject.first(self.n)
         radii = list(self.eps or sorted({fraction * eps for fraction in FRACTIONS}))
         held = {radius: certified(subject.data, index, radius) for radius in radii}
         at = share(held[eps] if eps in held else certified(subject.data, index, eps))[0]
         robust = subject.report.correct_robust
         upper = None if robust is None else float(robust[index.numpy()].mean())
         kind = certified_kind(subject.estimator)
-        return Section(
-            name="interval",
-            title="Certified by interval bounds",
-            summary=(
-                f"{wording.percent(at)} are provably right within {wording.ball(norm, eps)}; the "
-                f"attacks leave {wording.percent(upper)}. The truth lies between."
-            ),
-            blocks=(
+        return self.section(
+            f"{wording.percent(at)} are provably right within {wording.ball(norm, eps)}; the "
+            f"attacks leave {wording.percent(upper)}. The truth lies between.",
+            [
                 Curves(
                     x_label=f"{wording.norm_name(norm)} radius",
                     y_label="certified accuracy",
                     series=(shares("certified", radii, [held[radius] for radius in radii]),),
-                    caption="Share of examples that no perturbation within the radius can turn.",
-                ),
-            ),
-            figures=(
-                ("certified_accuracy", at),
-                *((("attacked_accuracy", upper),) if upper is not None else ()),
-            ),
+                    caption="Share of examples that no perturbation within the radius can fool.",
+                )
+            ],
+            figures={"certified_accuracy": at, "attacked_accuracy": upper},
             notes=(
-                f"Interval bounds in double precision, the first {len(index)} of "
-                f"{subject.report.n} examples. Loose for a network not trained for them.",
+                f"Interval bounds in double precision on {subject.sample(index)}. They are loose "
+                "for a network that was not trained for them.",
                 *((kind,) if kind else ()),
             ),
         )
@@ -158,11 +147,11 @@ def exact_layers(data: EvaluationData) -> list[nn.Module]:
 
 
 def certified(data: EvaluationData, index: Tensor, eps: float) -> Bools:
-    """Which of the examples ``index`` no perturbation within ``eps`` in L∞ can turn."""
+    """Which of the examples ``index`` no perturbation within ``eps`` in L∞ can fool."""
     exact, held = exact_layers(data), []
     with torch.no_grad():
         for part, x, _, space in data.batches(index):
-            y = torch.from_numpy(labels(data, part)).to(x.device)
+            y = data.labels(part).to(x.device)
             low, high = _box(x.double(), eps, space)
             least = margins(exact, low, high, y, rounding=ROUNDING)
             held.append((least > 0).all(1).cpu().numpy())

@@ -2,73 +2,55 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import _checks, seeding
 from artplus.attacks import FAB
 from artplus.attacks.fmn import FMN
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
+    BaseAnalysis,
     Setting,
     Subject,
-    ball_of,
-    first,
+    need_ball,
     need_classes,
     need_gradients,
     need_norm,
     register_analysis,
 )
 from artplus.evaluation.analyses._measure import (
-    beside,
-    class_name,
-    known_falls,
-    labels,
-    mistakes,
-    sides,
+    Distances,
+    known_mistakes,
+    nearest_mistakes,
     survival,
+    unlike_before,
 )
-from artplus.evaluation.data import EvaluationData
-from artplus.evaluation.section import Cell, Curves, Model, Section, Table
-from artplus.evaluation.verify import verify
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.evaluation.section import Cell, Curves, Section, Table
 
 
 @runtime_checkable
 class Nearest(Protocol):
-    """An attack that seeks the nearest mistake wherever it is: FAB, FMN."""
+    """An attack that seeks the nearest mistake, however far: FAB, FMN."""
 
     @property
     def norm(self) -> float:
-        """What is made small."""
+        """The norm of the distance."""
         ...
 
-    def minimum(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """``x_adv`` and its distance ``(batch,)``."""
+    @property
+    def minimum(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """``(model, x, y, *, space, generator) -> x_adv`` and its distances ``(batch,)``."""
         ...
 
 
 @register_analysis("minimum_norm")
 @dataclass(frozen=True, kw_only=True)
-class MinimumNorms:
+class MinimumNorms(BaseAnalysis):
     r"""The distribution of :math:`\epsilon^*`, the length of the shortest perturbation that fools.
 
     .. math:: \epsilon_i^* = \min \{\|\delta\|_p : f(x_i + \delta) \ne y_i\}
@@ -90,20 +72,19 @@ class MinimumNorms:
             common norm or no radius that is one number.
 
     Example:
-        >>> import torch
+        >>> import artplus, torch
         >>> _ = torch.manual_seed(0)
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[MinimumNorms(steps=10)], progress=False,
-        ... )
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> analysis = MinimumNorms(steps=10)
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           clip_values=(0, 1), analyses=[analysis], progress=False)
         >>> [name for name, _ in report.sections[0].figures]
         ['q25', 'median', 'q75']
     """
+
+    name = "minimum_norm"
+    title = "The nearest mistake"
+    needs = (need_classes, need_ball, need_gradients)
 
     n: int | None = 256
     steps: int = 50
@@ -111,10 +92,7 @@ class MinimumNorms:
     attacks: Sequence[Nearest] | None = None
 
     def __post_init__(self) -> None:
-        _checks.count("steps", self.steps)
-        _checks.count("targets", self.targets)
-        if self.n is not None:
-            _checks.count("n", self.n)
+        super().__post_init__()
         for attack in self.attacks or ():
             if not isinstance(attack, Nearest):
                 raise ConfigurationError(
@@ -123,115 +101,75 @@ class MinimumNorms:
                 )
 
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, models without gradients, and balls that are not one."""
-        need_classes(setting, "minimum_norm")
-        _, norm = ball_of(setting, "minimum_norm")
-        need_gradients(setting, "minimum_norm")
-        need_norm(self.attacks or (), norm, "minimum_norm")
+        super().check(setting)
+        need_norm(self.attacks or (), setting.ball[1], self.name)
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        eps, norm = ball_of(subject, "minimum_norm")
-        index = first(subject, self.n)
-        attacks = self.attacks
-        if attacks is None:
-            attacks = [
-                FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets),
-                FMN(eps=eps, norm=norm, steps=2 * self.steps),
-            ]
-        found = {
-            model: distances(side, index, attacks, seed=subject.seed)
-            for model, side in sides(subject).items()
-        }
-        found[""] = np.minimum(found[""], known_falls(subject, index, norm))
-        radii = _grid(list(found.values()), eps)
-        y = labels(subject.data, index)
-        classes = [(f"class {class_name(subject, k)}", y == k) for k in sorted(set(y.tolist()))]
-        figures = tuple(
-            (name, value)
-            for name, value in zip(("q25", "median", "q75"), _quartiles(found[""]), strict=True)
-            if math.isfinite(value)
+        (eps, norm), index = subject.ball, subject.first(self.n)
+        attacks = self.attacks or (
+            FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets),
+            FMN(eps=eps, norm=norm, steps=2 * self.steps),
         )
+        distances = {}
+        for model, data in subject.models.items():
+            batches = nearest_mistakes(data, attacks, index, seed=subject.seed, name=self.name)
+            distances[model] = np.concatenate([batch.lengths.numpy() for batch in batches])
+        distances[""] = np.minimum(distances[""], known_mistakes(subject, index, norm))
+        radii = _grid([*distances.values()], eps)
+        y = subject.labels(index)
+        classes = {f"class {subject.class_name(k)}": y == k for k in sorted(set(y.tolist()))}
+        middle = {model: _quartiles(values)[1] for model, values in distances.items()}
+        before = f" (before: {middle['before']:.4g})" if "before" in middle else ""
         names = ", ".join(type(attack).__name__ for attack in attacks)
-        return Section(
-            name="minimum_norm",
-            title="The nearest mistake",
-            summary=_summary(found, eps, norm),
-            blocks=(
+        return self.section(
+            f"Half of the examples have a mistake within {wording.norm_name(norm)} "
+            f"{middle['']:.4g}{before}; the report's radius is {wording.radius(eps)}.",
+            (
                 *(
                     Curves(
                         x_label=f"{wording.norm_name(norm)} distance",
                         y_label="share with no mistake nearer",
-                        series=(survival("model", radii, distance),),
+                        series=(survival(radii, values),),
                         caption="Share of examples whose nearest known mistake lies farther away.",
                         model=model,
                     )
-                    for model, distance in found.items()
+                    for model, values in distances.items()
                 ),
                 *(
                     Table(
                         columns=("examples", "n", "lower quartile", "median", "upper quartile"),
                         units=("text", "count", "number", "number", "number"),
                         rows=(
-                            _row("all", distance),
-                            *(_row(name, distance[rows]) for name, rows in classes),
+                            _row("all", values),
+                            *(_row(name, values[rows]) for name, rows in classes.items()),
                         ),
                         caption="Distance of the nearest known mistake; 0 where the model is wrong "
                         "without one.",
                         model=model,
                     )
-                    for model, distance in found.items()
+                    for model, values in distances.items()
                 ),
             ),
-            figures=figures,
+            figures=dict(zip(("q25", "median", "q75"), _quartiles(distances[""]), strict=True)),
             notes=(
-                f"{names} on the first {len(index)} of {subject.report.n} examples, beside what "
-                f"the report's attacks found{beside(subject)}; seed {subject.seed}. Upper bounds: "
-                "a better attack may find nearer mistakes.",
+                f"{names} on {subject.sample(index)}; beside the mistakes that the report's "
+                f"attacks found{unlike_before(subject)}. Upper bounds: a better attack may find "
+                "nearer mistakes.",
             ),
         )
 
 
-def distances(
-    data: EvaluationData, index: Tensor, attacks: Sequence[Nearest], *, seed: int
-) -> NDArray[np.float64]:
-    """Distance of each example's nearest mistake over the attacks; infinite where none is found."""
-    fell = []
-    own = seeding.derived(seed, "minimum_norm")
-    generator = torch.Generator(data.device).manual_seed(own)
-    with seeding.seeded(own):
-        for _, x, y, space in data.batches(index):
-            best = torch.where(mistakes(data, x, y), 0.0, torch.inf).double()
-            for attack in attacks:
-                x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
-                x_adv = x_adv.detach()
-                checked = verify(x, x_adv, eps=1e30, norm=attack.norm, space=space)
-                counts = mistakes(data, x_adv, y) & ~checked.outside_space
-                best = torch.where(counts, torch.minimum(best, checked.lengths), best)
-            fell.append(best.numpy())
-    return np.concatenate(fell)
-
-
-def _grid(found: list[NDArray[np.float64]], eps: float) -> list[float]:
+def _grid(distances: list[Distances], eps: float) -> list[float]:
     """Forty radii from 0 to just beyond the farthest mistake, and the report's own."""
-    finite = [float(d[np.isfinite(d)].max(initial=0.0)) for d in found]
-    top = max(1.02 * max(finite), eps, 1e-12)
-    return sorted({*np.linspace(0, top, 40).tolist(), eps})
+    farthest = max(float(d[np.isfinite(d)].max(initial=0.0)) for d in distances)
+    return sorted({*np.linspace(0, max(1.02 * farthest, eps, 1e-12), 40).tolist(), eps})
 
 
-def _quartiles(distance: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Of values that may be infinite: the lower of the two middle ones, never their mean."""
-    low, middle, high = np.quantile(distance, [0.25, 0.5, 0.75], method="lower")
+def _quartiles(distances: Distances) -> tuple[float, float, float]:
+    """The lower of the two middle values, since the mean of values may be infinite."""
+    low, middle, high = np.quantile(distances, [0.25, 0.5, 0.75], method="lower")
     return float(low), float(middle), float(high)
 
 
-def _row(name: str, distance: NDArray[np.float64]) -> tuple[Cell, ...]:
-    return name, len(distance), *_quartiles(distance)
-
-
-def _summary(found: dict[Model, NDArray[np.float64]], eps: float, norm: float) -> str:
-    middle = {model: _quartiles(distance)[1] for model, distance in found.items()}
-    text = f"Half of the examples have a mistake within {wording.norm_name(norm)} {middle['']:.4g}"
-    if "before" in middle:
-        text += f" (before: {middle['before']:.4g})"
-    return f"{text}; the report's radius is {wording.radius(eps)}."
+def _row(name: str, distances: Distances) -> tuple[Cell, ...]:
+    return name, len(distances), *_quartiles(distances)

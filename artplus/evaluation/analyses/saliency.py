@@ -10,20 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import _checks
 from artplus.attacks._base import Climb
 from artplus.attacks._base import gradient as input_gradient
 from artplus.errors import ConfigurationError
 from artplus.evaluation import images, wording
 from artplus.evaluation.analyses._base import (
+    BaseAnalysis,
     Setting,
     Subject,
-    first,
     need_classes,
     need_gradients,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import class_name, labels, sides
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import (
     Block,
@@ -38,25 +36,26 @@ from artplus.evaluation.section import (
 from artplus.functional import class_index
 
 Floats = NDArray[np.float64]
+Of = Literal["logit", "loss"]
 
 
 @register_analysis("saliency")
 @dataclass(frozen=True, kw_only=True)
-class Saliency:
+class Saliency(BaseAnalysis):
     r"""Gradients at the inputs as pictures, and how much they resemble the inputs.
 
-    Of each example the gradient :math:`g = \nabla_x z_y(x)` of the true class's logit, or of the
-    loss. Gradients of robust models tend to show the object, others look like noise
+    For each example this is the gradient :math:`g = \nabla_x z_y(x)` of the true class's logit, or
+    of the loss. Gradients of robust models tend to show the object, others look like noise
     [Tsipras19]_, [Etmann19]_. Two figures say how much, as means over ``measured`` examples:
 
     .. math:: \text{alignment} = \frac{|\langle x, g \rangle|}{\|x\|_2 \, \|g\|_2}
 
-    between 0 and 1, and the Gini index of :math:`|g|`, from 0, all features alike, to 1, one
-    feature alone [Hurley09]_. In a row all gradients have one scale. Gradients are summed
-    over the channels for display; the figures use every channel.
+    between 0 and 1, and the Gini index of :math:`|g|`, from 0 for equal features to 1 for a single
+    feature [Hurley09]_. Gradients of an example have one scale. They are summed over the channels
+    for display; the figures use every channel.
 
     Args:
-        n: Number of examples shown, of the report's gallery, those that fell first.
+        n: Number of examples shown, of the report's gallery, fooled ones first.
         measured: Number of examples that the figures are means of, the first.
         of: ``"logit"`` of the true class; or ``"loss"``, which regression has too.
 
@@ -72,43 +71,45 @@ class Saliency:
            Information Theory, 2009, https://arxiv.org/abs/0811.4706
     """
 
+    name = "saliency"
+    title = "What the model looks at"
+    needs = (need_gradients,)
+
     n: int = 4
     measured: int = 256
-    of: Literal["logit", "loss"] = "logit"
+    of: Of = "logit"
 
     def __post_init__(self) -> None:
-        _checks.count("n", self.n)
-        _checks.count("measured", self.measured)
+        super().__post_init__()
         if self.of not in ("logit", "loss"):
             raise ConfigurationError(f"saliency is of 'logit' or 'loss', got {self.of!r}")
 
     def check(self, setting: Setting) -> None:
-        """Refuse models without gradients, and logits in regression."""
         if self.of == "logit":
             need_classes(setting, "saliency of a logit (of='loss' needs none)")
-        need_gradients(setting, "saliency")
+        super().check(setting)
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        models = sides(subject)
-        index = first(subject, self.measured)
-        rows: dict[Model, tuple[float, float, float]] = {}
-        figures = []
+        models, index = subject.models, subject.first(self.measured)
+        rows: dict[Model, list[float]] = {}
+        figures: dict[str, float] = {}
         for model, data in models.items():
-            found = [measures(x, g) for x, g in _pairs(data, index, self.of)]
-            alignment, sparsity, size = np.concatenate(found).mean(0).tolist()
-            rows[model] = alignment, sparsity, size
+            values = [measures(x, g) for x, g in _pairs(data, index, self.of)]
+            rows[model] = np.concatenate(values).mean(0).tolist()
             tail = f"_{model}" if model else ""
-            figures += [(f"alignment{tail}", alignment), (f"sparsity{tail}", sparsity)]
-        shown = telling(subject, self.n)
+            figures |= {f"alignment{tail}": rows[model][0], f"sparsity{tail}": rows[model][1]}
+        shown = examples_to_show(subject, self.n)
         x = subject.data.x[shown].cpu().numpy()
         slopes = {model: gradients(data, shown, self.of) for model, data in models.items()}
         what = "the true class's logit" if self.of == "logit" else "the loss"
-        return Section(
-            name="saliency",
-            title="What the model looks at",
-            summary=_summary(rows),
-            blocks=(
+        parts = []
+        for k, text in enumerate(("Gradients align with their inputs by", "their sparsity is")):
+            old = rows.get("before")
+            before = "" if old is None else f" (before hardening: {wording.cell(old[k], 'number')})"
+            parts.append(f"{text} {wording.cell(rows[''][k], 'number')}{before}")
+        return self.section(
+            "; ".join(parts) + ".",
+            (
                 *_pictures(subject, shown, x, slopes, what),
                 *(
                     Table(
@@ -122,17 +123,12 @@ class Saliency:
                     for model, row in rows.items()
                 ),
             ),
-            figures=tuple(figures),
-            notes=(
-                f"Gradient g of {what}; means over the first {len(index)} of {subject.report.n} "
-                "examples.",
-            ),
+            figures=figures,
+            notes=(f"Gradient g of {what}; means over {subject.sample(index)}.",),
         )
 
 
-def gradients(
-    data: EvaluationData, index: Tensor, of: Literal["logit", "loss"] = "logit"
-) -> Floats:
+def gradients(data: EvaluationData, index: Tensor, of: Of = "logit") -> Floats:
     """``(len(index), *input)`` gradients of the true class's logit or of the loss."""
     return np.concatenate([slope for _, slope in _pairs(data, index, of)])
 
@@ -159,37 +155,34 @@ def gini(values: Floats) -> Floats:
     total = ordered.sum(1, keepdims=True)
     parts = ordered / np.where(total > 0, total, 1.0)
     weights = (count - np.arange(1, count + 1) + 0.5) / count
-    found: Floats = np.where(total[:, 0] > 0, 1 - 2 * (parts * weights).sum(1), 0.0)
-    return found
+    return np.asarray(np.where(total[:, 0] > 0, 1 - 2 * (parts * weights).sum(1), 0.0))
 
 
-def _pairs(
-    data: EvaluationData, index: Tensor, of: Literal["logit", "loss"]
-) -> list[tuple[Floats, Floats]]:
+def _pairs(data: EvaluationData, index: Tensor, of: Of) -> list[tuple[Floats, Floats]]:
     """Inputs and gradients, a batch at a time, in double precision."""
-    found = []
+    pairs = []
     for _, x, y, _ in data.batches(index):
-        _, slope = input_gradient(_climb(data, y, of), x)
-        found.append((x.double().cpu().numpy(), slope.double().cpu().numpy()))
-    return found
+        _, grads = input_gradient(_climb(data, y, of), x)
+        pairs.append((x.double().cpu().numpy(), grads.double().cpu().numpy()))
+    return pairs
 
 
-def _climb(data: EvaluationData, y: Tensor, of: Literal["logit", "loss"]) -> Climb:
+def _climb(data: EvaluationData, y: Tensor, of: Of) -> Climb:
     if of == "loss":
         return lambda x: data.model.loss(data.model(x), y)
     column = class_index(y)[:, None]
     return lambda x: data.model(x).gather(1, column).squeeze(1)
 
 
-def telling(subject: Subject, n: int) -> Tensor:
-    """Positions of examples to look at: of the report's gallery, those that fell first."""
+def examples_to_show(subject: Subject, n: int) -> Tensor:
+    """Positions of ``n`` examples of the report's gallery, fooled ones first."""
     kept = subject.report.examples
     if kept is None:
-        return first(subject, n)
-    held = np.zeros(len(kept), dtype=bool)
+        return subject.first(n)
+    robust = np.zeros(len(kept), dtype=bool)
     if subject.data.classes is not None:
-        held = kept.adversarial == kept.y
-    order = np.argsort(held, kind="stable")[:n]
+        robust = kept.adversarial == kept.y
+    order = np.argsort(robust, kind="stable")[:n]
     return torch.from_numpy(np.asarray(kept.index[order], dtype=np.int64))
 
 
@@ -199,7 +192,7 @@ def _pictures(
     """Images as pictures, signals and features as lines; a block for each model."""
     titles = [f"example {k}" for k in index.tolist()]
     if subject.data.classes is not None:
-        names = [class_name(subject, k) for k in labels(subject.data, index).tolist()]
+        names = [subject.class_name(k) for k in subject.labels(index).tolist()]
         titles = [f"{title}, {name}" for title, name in zip(titles, names, strict=True)]
     if images.as_image(x[0]) is None:
         return [_line(slope[0], titles[0], what, model) for model, slope in slopes.items()]
@@ -249,14 +242,3 @@ def _line(slope: Floats, title: str, what: str, model: Model) -> Curves:
         caption=f"Gradient of {what} at {title}.",
         model=model,
     )
-
-
-def _summary(rows: dict[Model, tuple[float, float, float]]) -> str:
-    alignment, sparsity, _ = rows[""]
-    text = f"Gradients align with their inputs by {wording.cell(alignment, 'number')}"
-    if "before" in rows:
-        text += f" (before hardening: {wording.cell(rows['before'][0], 'number')})"
-    text += f"; their sparsity is {wording.cell(sparsity, 'number')}"
-    if "before" in rows:
-        text += f" (before: {wording.cell(rows['before'][1], 'number')})"
-    return text + "."

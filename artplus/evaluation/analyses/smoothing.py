@@ -14,18 +14,18 @@ from torch import Tensor
 from artplus import _checks, seeding
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import Setting, Subject, need_classes, register_analysis
-from artplus.evaluation.analyses._measure import labels, share, shares
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
+from artplus.evaluation.analyses._measure import share, shares
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section, Table
 
 ABSTAIN = -1
-"""The prediction of a smoothed model that cannot tell."""
+"""The prediction of a smoothed model that is not sure enough."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """What smoothing says of each example.
+    """Predictions of the smoothed model, and how far they hold.
 
     Attributes:
         predictions: ``(n,)`` class numbers, or :data:`ABSTAIN`.
@@ -38,7 +38,7 @@ class Certificates:
 
 @register_analysis("smoothing")
 @dataclass(frozen=True, kw_only=True)
-class Smoothing:
+class Smoothing(BaseAnalysis):
     r"""Certified accuracy of the smoothed model, :math:`g(x) = \arg\max_c P(f(x + \sigma z) = c)`.
 
     With :math:`z` standard normal, and :math:`\underline{p}` a lower confidence bound of the
@@ -49,8 +49,8 @@ class Smoothing:
     in L2 changes :math:`g(x)`, whatever the attack [Cohen19]_. The top class is guessed from ``n0``
     draws; its bound is the one-sided Clopper–Pearson bound from ``n`` fresh ones, wrong with
     probability at most ``alpha``; below one half the certificate abstains. It is a statement about
-    :math:`g`, not about the model that was attacked: to use it, predictions must be smoothed too.
-    A model that was not trained with noise of ``sigma`` gets small radii.
+    :math:`g`, not about the model that was attacked: to use it, smooth the predictions too. A model
+    that was not trained with noise of ``sigma`` gets small radii.
 
     Differs from the paper: ``n`` is 1,000, not 100,000, which caps the radius at
     :math:`\sigma \Phi^{-1}(\alpha^{1/n})`, 2.46 sigma, where the paper reaches 3.8.
@@ -70,16 +70,11 @@ class Smoothing:
         ConfigurationError: in regression, or without ``sigma`` for unbounded inputs.
 
     Example:
-        >>> import torch
-        >>> from artplus.attacks import PGD
-        >>> from artplus.evaluation import judge
-        >>> from artplus.model import LossModel
-        >>> from artplus.spaces import InputSpace
-        >>> model, x = LossModel(torch.nn.Linear(4, 3)), torch.rand(20, 4)
-        >>> report = judge(
-        ...     model, x, model(x).argmax(1), {"pgd": PGD(eps=0.05)}, space=InputSpace(0.0, 1.0),
-        ...     analyses=[Smoothing(sigma=0.1, n=100, examples=5)], progress=False,
-        ... )
+        >>> import artplus, torch
+        >>> model, x = torch.nn.Linear(4, 3), torch.rand(20, 4)
+        >>> analysis = Smoothing(sigma=0.1, n=100, examples=5)
+        >>> report = artplus.evaluate(model, x, model(x).argmax(1), attacks=["pgd"], eps=0.05,
+        ...                           analyses=[analysis], progress=False)
         >>> dict(report.sections[0].figures)["sigma"]
         0.1
 
@@ -87,6 +82,9 @@ class Smoothing:
         .. [Cohen19] Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized
            smoothing", ICML 2019, https://arxiv.org/abs/1902.02918
     """
+
+    name = "smoothing"
+    title = "Certified by randomized smoothing"
 
     sigma: float | None = None
     n0: int = 100
@@ -96,8 +94,7 @@ class Smoothing:
     radii: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n0", "n", "examples"):
-            _checks.count(name, getattr(self, name))
+        super().__post_init__()
         if self.sigma is not None:
             _checks.positive("sigma", self.sigma)
         if not 0 < _checks.fraction("alpha", self.alpha):
@@ -106,45 +103,39 @@ class Smoothing:
             _checks.nonnegative("radii", radius)
 
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, and unbounded inputs without a ``sigma``."""
-        need_classes(setting, "smoothing")
+        super().check(setting)
         self._sigma(setting)
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
         data, sigma = subject.data, self._sigma(subject)
         total = len(data.x)
         count = min(self.examples, total)
         index = torch.arange(count) * total // count
-        found = certify(
+        certificates = certify(
             data, index, sigma=sigma, n0=self.n0, n=self.n, alpha=self.alpha, seed=subject.seed
         )
-        right = found.predictions == labels(data, index)
-        abstained = float((found.predictions == ABSTAIN).mean())
-        top = float(found.radii[right].max(initial=0.0))
-        radii = self.radii or np.linspace(0, max(top, sigma) * 1.02, 40).tolist()
-        standing = [right & (found.radii >= radius) for radius in radii]
-        accuracy = share(right)[0]
-        middle = float(np.median(np.where(right, found.radii, 0.0)))
-        report = subject.report
-        notes = [
+        right = certificates.predictions == subject.labels(index)
+        abstained = float((certificates.predictions == ABSTAIN).mean())
+        reach = np.where(right, certificates.radii, 0.0)
+        radii = self.radii or np.linspace(0, max(reach.max(), sigma) * 1.02, 40).tolist()
+        certified = [right & (certificates.radii >= radius) for radius in radii]
+        accuracy, middle = share(right)[0], float(np.median(reach))
+        correct = subject.report.correct_clean
+        clean = None if correct is None else float(correct[index.numpy()].mean())
+        notes = (
             f"Noise sigma {sigma:.4g} in the units of the inputs, {self.n0} + {self.n} draws, "
             f"each certificate wrong with probability at most {self.alpha:g}; {count} of {total} "
             f"examples, evenly spread; seed {subject.seed}.",
             "Radii are L2 and hold for the smoothed model, not for the one that was attacked.",
-        ]
-        return Section(
-            name="smoothing",
-            title="Certified by randomized smoothing",
-            summary=(
-                f"The smoothed model is provably right on {wording.percent(accuracy)}, and on half "
-                f"of all within L2 {middle:.4g}; it abstains on {wording.percent(abstained)}."
-            ),
-            blocks=(
+        )
+        return self.section(
+            f"The smoothed model is provably right on {wording.percent(accuracy)}, and on half of "
+            f"all within L2 {middle:.4g}; it abstains on {wording.percent(abstained)}.",
+            (
                 Curves(
                     x_label="L2 radius",
                     y_label="certified accuracy",
-                    series=(shares("certified", radii, standing),),
+                    series=(shares("certified", radii, certified),),
                     caption="Share of examples that are right and certified to stay so within the "
                     "radius; no attack can lower it.",
                 ),
@@ -152,23 +143,20 @@ class Smoothing:
                     columns=("", "share"),
                     units=("text", "percent"),
                     rows=(
-                        (
-                            "model without noise, these examples",
-                            _plain(report.correct_clean, index),
-                        ),
+                        ("model without noise, these examples", clean),
                         ("smoothed model right", accuracy),
                         ("abstained", abstained),
                         ("wrong", 1 - accuracy - abstained),
                     ),
                 ),
             ),
-            figures=(
-                ("sigma", sigma),
-                ("certified_accuracy", accuracy),
-                ("median_radius", middle),
-                ("abstained", abstained),
-            ),
-            notes=tuple(notes),
+            figures={
+                "sigma": sigma,
+                "certified_accuracy": accuracy,
+                "median_radius": middle,
+                "abstained": abstained,
+            },
+            notes=notes,
         )
 
     def _sigma(self, setting: Setting) -> float:
@@ -186,7 +174,7 @@ class Smoothing:
 
 
 def smooths(estimator: Any) -> bool:
-    """Whether it is an estimator of ART that predicts by a vote over noise, by its class."""
+    """Whether it is an estimator of ART that predicts by a vote over noise."""
     return any(kind.__name__ == "RandomizedSmoothingMixin" for kind in type(estimator).__mro__)
 
 
@@ -215,7 +203,7 @@ def _counts(
     data: EvaluationData, x: Tensor, sigma: float, n: int, classes: int, generator: torch.Generator
 ) -> Tensor:
     """How often each class is predicted under noise, ``(classes,)``; the noise is not clipped."""
-    found = torch.zeros(classes, dtype=torch.long)
+    counts = torch.zeros(classes, dtype=torch.long)
     with torch.no_grad():
         for start in range(0, n, data.batch_size):
             size = min(data.batch_size, n - start)
@@ -223,9 +211,5 @@ def _counts(
                 (size, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype
             )
             top = data.model(x + sigma * noise).argmax(1).cpu()
-            found += torch.bincount(top, minlength=classes)
-    return found
-
-
-def _plain(correct: NDArray[np.bool_] | None, index: Tensor) -> float | None:
-    return None if correct is None else float(correct[index.numpy()].mean())
+            counts += torch.bincount(top, minlength=classes)
+    return counts

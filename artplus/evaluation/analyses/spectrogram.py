@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,19 +12,19 @@ from torch import Tensor
 from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import Setting, Subject, register_analysis
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.section import Gallery, Picture, Section, Table
 
 FLOOR = 80.0
 """Decibels below the loudest cell that are still drawn."""
 
 TIMES = 192
-"""About so many columns of a picture, as far as windows at most a quarter apart give them."""
+"""Columns of a picture, about; fewer of a short sound, since windows overlap by 3/4 at most."""
 
 
 @register_analysis("spectrogram")
 @dataclass(frozen=True, kw_only=True)
-class Spectrogram:
+class Spectrogram(BaseAnalysis):
     r"""Spectrograms of the report's attacked examples, with the perturbation on the same scale.
 
     Power of the short-time Fourier transform with a Hann window, in decibels below the loudest
@@ -49,18 +49,20 @@ class Spectrogram:
            speech-to-text", 2018, https://arxiv.org/abs/1801.01944
     """
 
+    name = "spectrogram"
+    title = "Sounds before and under attack"
+    needs = ()
+
     n: int = 3
-    window: int = 256
+    window: int = field(default=256, metadata={"least": 4})
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        _checks.count("n", self.n)
-        _checks.count("window", self.window, least=4)
+        super().__post_init__()
         if self.rate is not None:
             _checks.positive("rate", self.rate)
 
     def check(self, setting: Setting) -> None:
-        """Refuse what is no waveform."""
         shape = tuple(setting.data.x.shape[1:])
         if len(shape) not in (1, 2) or (len(shape) == 2 and shape[0] != 1):
             raise ConfigurationError(
@@ -73,14 +75,9 @@ class Spectrogram:
             )
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
         kept = subject.report.examples
         if kept is None:
-            return Section(
-                name="spectrogram",
-                title="Sounds before and under attack",
-                summary="The report keeps no attacked examples: evaluate(..., examples=8).",
-            )
+            return self.section("The report keeps no attacked examples: evaluate(..., examples=8).")
         length = kept.x.shape[-1]
         rows, gallery = [], []
         for k in range(len(kept)):
@@ -91,19 +88,16 @@ class Spectrogram:
             if k < self.n:
                 gallery.append(self._row(f"Example {int(kept.index[k])}", x, delta, loud[0]))
         middle = float(np.median([row[2] for row in rows]))
-        finite = np.isfinite(middle)
-        return Section(
-            name="spectrogram",
-            title="Sounds before and under attack",
-            summary=(
-                f"The perturbation is {wording.cell(middle, 'number')} dB below the sound, the "
-                f"median over {wording.plural(len(rows), 'attacked example')}."
-            ),
-            blocks=(
+        seconds = "" if self.rate is None else f", 0 to {length / self.rate:.3g} s"
+        hertz = "" if self.rate is None else f", 0 to {self.rate / 2:,.0f} Hz"
+        return self.section(
+            f"The perturbation is {wording.cell(middle, 'number')} dB below the sound, the median "
+            f"over {wording.plural(len(rows), 'attacked example')}.",
+            (
                 Gallery(
                     rows=tuple(gallery),
-                    caption=f"Time from left to right{self._seconds(length)}, frequency "
-                    f"upwards{self._hertz()}; down to {FLOOR:g} dB below the loudest.",
+                    caption=f"Time from left to right{seconds}, frequency upwards{hertz}; down to "
+                    f"{FLOOR:g} dB below the loudest.",
                 ),
                 Table(
                     columns=("example", "attack", "SNR, dB", "loudness of the change, dB"),
@@ -112,7 +106,7 @@ class Spectrogram:
                     caption="Of the report's attacked examples.",
                 ),
             ),
-            figures=(("median_snr_db", middle),) if finite else (),
+            figures={"median_snr_db": middle},
             notes=(f"Hann window of {self.window} samples, a step of {hop(length, self.window)}.",),
         )
 
@@ -132,12 +126,6 @@ class Spectrogram:
             )
             for name, sound, text in parts
         )
-
-    def _seconds(self, length: int) -> str:
-        return "" if self.rate is None else f", 0 to {length / self.rate:.3g} s"
-
-    def _hertz(self) -> str:
-        return "" if self.rate is None else f", 0 to {self.rate / 2:,.0f} Hz"
 
 
 def power(x: Tensor, window: int) -> Tensor:

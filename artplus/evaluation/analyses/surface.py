@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,14 +16,13 @@ from artplus.attacks._base import gradient as input_gradient
 from artplus.attacks._base import own_loss
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import (
-    Setting,
+    BaseAnalysis,
     Subject,
-    ball_of,
+    need_ball,
     need_gradients,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import sides
-from artplus.evaluation.analyses.saliency import telling
+from artplus.evaluation.analyses.saliency import examples_to_show
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Curves, Matrix, Model, Section, Series, Table
 
@@ -52,15 +52,15 @@ class Surface:
 
 @register_analysis("loss_surface")
 @dataclass(frozen=True, kw_only=True)
-class LossSurface:
+class LossSurface(BaseAnalysis):
     r"""Heat maps of the loss on a plane through an example, before and after hardening.
 
     .. math:: l(x + a\,u + b\,v), \qquad -r \le a, b \le r
 
-    :math:`u` is the step of length ``eps`` that the gradient proposes (in L∞ its sign, in L2 and
-    L1 the gradient made as long), :math:`v` a random step as long (signs in L∞, else a
-    normal draw). Each model has its own :math:`u`; both have the same :math:`v` and one scale. A
-    bumpy surface means that gradient attacks may stop short, and is a sign of masked gradients.
+    :math:`u` is the step of length ``eps`` along the gradient (in L∞ along its sign), :math:`v` a
+    random step of the same length (signs in L∞, else a normal draw). Each model has its own
+    :math:`u`; both have the same :math:`v` and one scale. A bumpy surface means that gradient
+    attacks may stop short, and is a sign of masked gradients.
     The figure is the gap to linearity [Qin19]_,
 
     .. math:: \gamma = \max_{a, b} |l(x + \delta) - l(x) - \langle \delta, \nabla l(x) \rangle|.
@@ -68,7 +68,7 @@ class LossSurface:
     Points are not clipped to the valid range, so that the plane is a plane.
 
     Args:
-        n: Number of examples, of the report's gallery, those that fell first.
+        n: Number of examples, of the report's gallery, fooled ones first.
         points: Per direction; odd, so that the example itself is one.
         reach: :math:`r`, in multiples of the radius.
 
@@ -81,69 +81,56 @@ class LossSurface:
            https://arxiv.org/abs/1907.02610
     """
 
+    name = "loss_surface"
+    title = "The loss around an example"
+    needs = (need_ball, need_gradients)
+
     n: int = 2
-    points: int = 21
+    points: int = field(default=21, metadata={"least": 3})
     reach: float = 1.0
 
     def __post_init__(self) -> None:
-        _checks.count("n", self.n)
-        _checks.count("points", self.points, least=3)
+        super().__post_init__()
         _checks.positive("reach", self.reach)
 
-    def check(self, setting: Setting) -> None:
-        """Refuse models without gradients, and balls that are not one."""
-        ball_of(setting, "loss_surface")
-        need_gradients(setting, "loss_surface")
-
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        eps, norm = ball_of(subject, "loss_surface")
+        eps, norm = subject.ball
         offsets = np.linspace(-self.reach, self.reach, self.points + 1 - self.points % 2)
         blocks: list[Block] = []
-        models = sides(subject)
-        rows: dict[Model, list[tuple[str, float, float, float]]] = {model: [] for model in models}
-        for position in telling(subject, self.n).tolist():
-            found = {
+        rows: dict[Model, list[tuple[str, float, float, float]]] = defaultdict(list)
+        for position in examples_to_show(subject, self.n).tolist():
+            surfaces = {
                 model: surface(data, position, eps, norm, offsets, seed=subject.seed)
-                for model, data in models.items()
+                for model, data in subject.models.items()
             }
             if not blocks:
-                blocks += _sections(found, f"Example {position}", norm, eps)
-            blocks += _maps(found, f"Example {position}")
-            for model, one in found.items():
+                blocks += _curves(surfaces, f"Example {position}", wording.ball(norm, eps))
+            blocks += _maps(surfaces, f"Example {position}")
+            for model, one in surfaces.items():
                 top = float(one.losses.max())
                 rows[model].append((f"example {position}", one.centre, top, one.gap))
+        blocks += [
+            Table(
+                columns=("example", "loss", "largest around", "gap to linearity"),
+                units=("text", "number", "number", "number"),
+                rows=tuple(parts),
+                model=model,
+            )
+            for model, parts in rows.items()
+        ]
         means = {m: float(np.mean([gap for *_, gap in parts])) for m, parts in rows.items()}
-        before = (
-            f" (before hardening: {wording.cell(means['before'], 'number')})"
-            if "before" in means
-            else ""
-        )
-        return Section(
-            name="loss_surface",
-            title="The loss around an example",
-            summary=(
-                f"With steps of {wording.ball(norm, self.reach * eps)} each way the loss departs "
-                f"from a plane by up to {wording.cell(means[''], 'number')}{before}, the mean over "
-                "examples."
-            ),
-            blocks=(
-                *blocks,
-                *(
-                    Table(
-                        columns=("example", "loss", "largest around", "gap to linearity"),
-                        units=("text", "number", "number", "number"),
-                        rows=tuple(parts),
-                        model=model,
-                    )
-                    for model, parts in rows.items()
-                ),
-            ),
-            figures=tuple(
-                ("linearity_gap" + (f"_{model}" if model else ""), value)
-                for model, value in means.items()
-                if math.isfinite(value)
-            ),
+        before = ""
+        if "before" in means:
+            before = f" (before hardening: {wording.cell(means['before'], 'number')})"
+        return self.section(
+            f"With steps of {wording.ball(norm, self.reach * eps)} each way the loss departs from "
+            f"a plane by up to {wording.cell(means[''], 'number')}{before}, on average over the "
+            "examples.",
+            blocks,
+            figures={
+                "linearity_gap" + (f"_{model}" if model else ""): gap
+                for model, gap in means.items()
+            },
             notes=(
                 f"Offsets in multiples of the radius {wording.radius(eps)}; columns along the "
                 f"gradient, rows along a random step; seed {subject.seed}. Points are not clipped "
@@ -182,16 +169,16 @@ def _losses(data: EvaluationData, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _step(direction: Tensor, eps: float, norm: float) -> Tensor:
-    """A step of length ``eps`` that way."""
+    """A step of length ``eps`` in that direction."""
     if math.isinf(norm):
         return eps * direction.sign()
     length = float(torch.linalg.vector_norm(direction.double(), ord=norm))
     return direction * (eps / length if length else 0.0)
 
 
-def _maps(found: dict[Model, Surface], title: str) -> list[Matrix]:
+def _maps(surfaces: dict[Model, Surface], title: str) -> list[Matrix]:
     """A heat map per model, all on one scale."""
-    every = np.stack([one.losses for one in found.values()])
+    every = np.stack([one.losses for one in surfaces.values()])
     known = every[np.isfinite(every)]
     span = (float(known.min(initial=np.inf)), float(known.max(initial=-np.inf)))
     return [
@@ -206,15 +193,15 @@ def _maps(found: dict[Model, Surface], title: str) -> list[Matrix]:
             caption=f"{title}: loss",
             model=model,
         )
-        for model, one in found.items()
+        for model, one in surfaces.items()
     ]
 
 
-def _sections(found: dict[Model, Surface], title: str, norm: float, eps: float) -> list[Curves]:
-    """The loss along the gradient alone."""
+def _curves(surfaces: dict[Model, Surface], title: str, ball: str) -> list[Curves]:
+    """The loss along the gradient."""
     return [
         Curves(
-            x_label=f"step along the gradient, in multiples of {wording.ball(norm, eps)}",
+            x_label=f"step along the gradient, in multiples of {ball}",
             y_label="loss",
             y_unit="number",
             series=(
@@ -227,5 +214,5 @@ def _sections(found: dict[Model, Surface], title: str, norm: float, eps: float) 
             caption=f"{title}: the loss along the step of the model's own gradient.",
             model=model,
         )
-        for model, one in found.items()
+        for model, one in surfaces.items()
     ]

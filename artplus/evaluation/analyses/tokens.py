@@ -13,16 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artplus import _checks
 from artplus.errors import ConfigurationError
-from artplus.evaluation.analyses._base import (
-    Setting,
-    Subject,
-    first,
-    need_classes,
-    register_analysis,
-)
-from artplus.evaluation.analyses._measure import class_name, labels, sides
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.section import Model, Passage, Passages, Section, Table
 from artplus.model import LossModel
 
@@ -36,20 +28,20 @@ class Text:
     Attributes:
         title: For display.
         tokens: Its words.
-        given: What the model takes, a batch of one: ids ``(1, length)`` or embeddings
+        inputs: Of the model, a batch of one: ids ``(1, length)`` or embeddings
             ``(1, length, features)``.
         y: The class whose logit is explained; ``None`` is the predicted one.
     """
 
     title: str
     tokens: tuple[str, ...]
-    given: Tensor
+    inputs: Tensor
     y: int | None
 
 
 @register_analysis("tokens")
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
+class Tokens(BaseAnalysis):
     r"""Tokens by their influence on a class, for models of texts.
 
     The influence of token :math:`t` on the logit of class :math:`c` is its gradient times its
@@ -80,6 +72,9 @@ class Tokens:
            https://arxiv.org/abs/1412.6815
     """
 
+    name = "tokens"
+    title = "Which words decide"
+
     texts: Sequence[str] | None = None
     tokenizer: Any = None
     words: Callable[[int], str] | Sequence[str] | None = None
@@ -87,7 +82,7 @@ class Tokens:
     n: int = 4
 
     def __post_init__(self) -> None:
-        _checks.count("n", self.n)
+        super().__post_init__()
         if isinstance(self.texts, str):
             raise ConfigurationError("texts is a list of texts, got one: texts=[text]")
         if self.texts is not None and not callable(self.tokenizer):
@@ -96,9 +91,8 @@ class Tokens:
             )
 
     def check(self, setting: Setting) -> None:
-        """Refuse regressions, and inputs that are not texts."""
-        need_classes(setting, "tokens")
-        for data in sides(setting).values():
+        super().check(setting)
+        for data in setting.models.values():
             embedding = find(data.model.module, self.layer)
             if embedding is None and (self.texts is not None or data.x.ndim != 3):
                 raise ConfigurationError(
@@ -108,11 +102,10 @@ class Tokens:
                 )
 
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
         texts = self._texts(subject)
         passages: dict[Model, list[Passage]] = defaultdict(list)
         for text in texts:
-            for model, data in sides(subject).items():
+            for model, data in subject.models.items():
                 weights, predicted, target = influence(data.model, text, self.layer)
                 reach = float(np.abs(weights).max(initial=0.0)) or 1.0
                 passages[model].append(
@@ -120,8 +113,8 @@ class Tokens:
                         title=text.title,
                         tokens=text.tokens,
                         weights=tuple((weights / reach).tolist()),
-                        text=f"Towards {class_name(subject, target)}; predicted "
-                        f"{class_name(subject, predicted)}.",
+                        text=f"Towards {subject.class_name(target)}; predicted "
+                        f"{subject.class_name(predicted)}.",
                     )
                 )
         strengths: dict[str, list[float]] = defaultdict(list)
@@ -130,11 +123,9 @@ class Tokens:
                 strengths[token].append(weight)
         ranked = sorted(strengths.items(), key=lambda item: -float(np.abs(item[1]).mean()))
         names = ", ".join(f"“{token}”" for token, _ in ranked[:3])
-        return Section(
-            name="tokens",
-            title="Which words decide",
-            summary=f"In {len(texts)} texts the most influential tokens are {names}.",
-            blocks=(
+        return self.section(
+            f"In {len(texts)} texts the most influential tokens are {names}.",
+            (
                 *(
                     Passages(
                         passages=tuple(parts),
@@ -158,15 +149,15 @@ class Tokens:
     def _texts(self, subject: Subject) -> list[Text]:
         if self.texts is not None:
             return [self._text(k, text, subject) for k, text in enumerate(self.texts, 1)]
-        data, index = subject.data, first(subject, self.n)
-        taken = data.x[index].to(data.device)
-        ids = find(data.model.module, self.layer) is not None and taken.ndim == 2
-        found = []
-        for k, y in enumerate(labels(data, index).tolist()):
-            row = taken[k : k + 1]
+        data, index = subject.data, subject.first(self.n)
+        rows = data.x[index].to(data.device)
+        ids = find(data.model.module, self.layer) is not None and rows.ndim == 2
+        texts = []
+        for k, y in enumerate(subject.labels(index).tolist()):
+            row = rows[k : k + 1]
             words = [self._word(int(i)) for i in row[0]] if ids else map(str, range(row.shape[1]))
-            found.append(Text(f"Example {int(index[k])}", tuple(words), row, int(y)))
-        return found
+            texts.append(Text(f"Example {int(index[k])}", tuple(words), row, int(y)))
+        return texts
 
     def _text(self, number: int, text: str, subject: Subject) -> Text:
         encoded = self.tokenizer(text)
@@ -208,48 +199,48 @@ def influence(model: LossModel, text: Text, layer: str | None = None) -> tuple[F
     """
     embedding = find(model.module, layer)
     with torch.enable_grad():
-        if embedding is None or text.given.ndim == 3:
-            taken = text.given.detach().requires_grad_(True)
-            logits = _logits(model(taken))
+        if embedding is None or text.inputs.ndim == 3:
+            embedded = text.inputs.detach().requires_grad_(True)
+            logits = _logits(model(embedded))
         else:
-            with _captured(embedding) as seen:
-                logits = _logits(model(text.given.long()))
-            taken = seen[0] if seen else text.given
+            with _captured(embedding) as outputs:
+                logits = _logits(model(text.inputs.long()))
+            embedded = outputs[0] if outputs else text.inputs
         predicted = int(logits[0].argmax())
         target = predicted if text.y is None else text.y
-        slope: Tensor | None = None
-        if taken.requires_grad and logits.requires_grad:
-            (slope,) = torch.autograd.grad(logits[0, target], taken, allow_unused=True)
+        grads: Tensor | None = None
+        if embedded.requires_grad and logits.requires_grad:
+            (grads,) = torch.autograd.grad(logits[0, target], embedded, allow_unused=True)
     if (
-        slope is None
-        or taken.numel() == 0
-        or taken.reshape(-1, taken.shape[-1]).shape[0] != len(text.tokens)
+        grads is None
+        or embedded.numel() == 0
+        or embedded.reshape(-1, embedded.shape[-1]).shape[0] != len(text.tokens)
     ):
         raise ConfigurationError(
             "tokens needs logits that depend differentiably on one embedding per token; is another "
             "layer meant? Tokens(layer=...)"
         )
-    weights = (slope * taken.detach()).double().sum(-1).reshape(-1)
+    weights = (grads * embedded.detach()).double().sum(-1).reshape(-1)
     return weights.cpu().numpy(), predicted, target
 
 
 def _logits(outputs: Any) -> Tensor:
-    """Of a plain module or one that wraps them, as transformers do."""
+    """Logits of a plain module, or of one that wraps them, as transformers do."""
     logits: Tensor = getattr(outputs, "logits", outputs)
     return logits
 
 
 @contextmanager
 def _captured(layer: nn.Embedding) -> Iterator[list[Tensor]]:
-    """Put a leaf in the place of each embedding, so that its gradient can be asked for."""
-    seen: list[Tensor] = []
+    """Replace each output of the layer by a leaf, whose gradient can be taken; collect them."""
+    leaves: list[Tensor] = []
 
     def swap(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        seen.append(output.detach().requires_grad_(True))
-        return seen[-1]
+        leaves.append(output.detach().requires_grad_(True))
+        return leaves[-1]
 
     hook = layer.register_forward_hook(swap)
     try:
-        yield seen
+        yield leaves
     finally:
         hook.remove()

@@ -1,4 +1,4 @@
-"""Which examples fall first, how little that takes, and into which class they fall."""
+"""Which examples are fooled first, by how small a perturbation, and into which class."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import _checks, seeding
 from artplus.attacks import FAB
 from artplus.evaluation import images, wording
 from artplus.evaluation.analyses._base import (
-    Setting,
+    BaseAnalysis,
     Subject,
-    ball_of,
+    need_ball,
     need_classes,
     need_gradients,
     register_analysis,
 )
-from artplus.evaluation.analyses._measure import class_name, labels, mistakes, probabilities
+from artplus.evaluation.analyses._measure import nearest_mistakes
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Gallery, Picture, Section, Table
-from artplus.evaluation.verify import verify
-from artplus.functional import margin
+from artplus.functional import margin, probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +34,8 @@ class Fall:
     Attributes:
         position: In the data.
         margin: Probability of the true class less that of the next, in [0, 1].
-        distance: How far the mistake is; infinite if none was found.
-        taken_for: The class predicted there; of one without a mistake the runner-up.
+        distance: Of the mistake; infinite if none was found.
+        taken_for: The class predicted there; the runner-up if no mistake was found.
         x: As it was.
         x_adv: The mistake.
     """
@@ -52,13 +50,13 @@ class Fall:
 
 @register_analysis("vulnerable")
 @dataclass(frozen=True, kw_only=True)
-class Vulnerable:
+class Vulnerable(BaseAnalysis):
     r"""The most vulnerable examples, by margin and by the radius that is needed.
 
     Of the examples that are right, those with the smallest margin
     :math:`p_y - \max_{k \ne y} p_k` are candidates; FAB seeks the nearest mistake of each, and the
-    examples are ranked by its distance. The class pairs across whose boundary the candidates fall
-    are listed too. Distances are upper bounds.
+    examples are ranked by its distance. The pairs of classes that the candidates confuse there are
+    listed too. Distances are upper bounds.
 
     Args:
         n: Number of examples to show.
@@ -71,127 +69,96 @@ class Vulnerable:
             common norm or no radius that is one number.
     """
 
+    name = "vulnerable"
+    title = "The most vulnerable examples"
+    needs = (need_classes, need_ball, need_gradients)
+
     n: int = 8
     candidates: int = 64
     steps: int = 30
     targets: int = 5
 
-    def __post_init__(self) -> None:
-        _checks.count("n", self.n)
-        _checks.count("candidates", self.candidates)
-        _checks.count("steps", self.steps)
-        _checks.count("targets", self.targets)
-
-    def check(self, setting: Setting) -> None:
-        """Refuse regressions, models without gradients, and balls that are not one."""
-        need_classes(setting, "vulnerable")
-        ball_of(setting, "vulnerable")
-        need_gradients(setting, "vulnerable")
-
     def __call__(self, subject: Subject) -> Section:
-        """See :class:`~artplus.evaluation.analyses.Analysis`."""
-        eps, norm = ball_of(subject, "vulnerable")
+        eps, norm = subject.ball
         gaps = margins(subject.data)
         right = np.flatnonzero(gaps > 0)
+        if not len(right):
+            return self.section("The model is right on no example, so none can be fooled.")
         chosen = right[np.argsort(gaps[right], kind="stable")][: self.candidates]
         attack = FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets)
         falls = nearest(subject.data, torch.from_numpy(chosen), gaps[chosen], attack, subject.seed)
         falls.sort(key=lambda fall: (fall.distance, fall.margin))
-        top = falls[: self.n]
-        if not top:
-            return Section(
-                name="vulnerable",
-                title="The most vulnerable examples",
-                summary="The model is right on no example, so none is left to fall.",
-            )
-        y = labels(subject.data, torch.tensor([fall.position for fall in falls]))
-        names = [(class_name(subject, int(k)), class_name(subject, f.taken_for))
-                 for k, f in zip(y, falls, strict=True)]  # fmt: skip
-        within = sum(fall.distance <= eps for fall in falls)
-        return Section(
-            name="vulnerable",
-            title="The most vulnerable examples",
-            summary=(
-                f"Example {top[0].position} falls first, within {wording.norm_name(norm)} "
-                f"{wording.cell(top[0].distance, 'number')}; {within} of the "
-                f"{wording.plural(len(falls), 'example')} with the smallest margins fall within "
-                f"the report's {wording.radius(eps)}."
-            ),
-            blocks=(
+        y = subject.labels(torch.tensor([fall.position for fall in falls])).tolist()
+        names = [(subject.class_name(k), subject.class_name(fall.taken_for))
+                 for k, fall in zip(y, falls, strict=True)]  # fmt: skip
+        top, within = falls[: self.n], sum(fall.distance <= eps for fall in falls)
+        return self.section(
+            f"Example {top[0].position} is fooled first, within {wording.norm_name(norm)} "
+            f"{wording.cell(top[0].distance, 'number')}; of the "
+            f"{wording.plural(len(falls), 'example')} with the smallest margins, {within} can be "
+            f"fooled within the report's {wording.radius(eps)}.",
+            (
                 *_gallery(top, names),
                 Table(
-                    columns=("example", "true class", "falls to", "needed radius", "margin"),
+                    columns=("example", "true class", "taken for", "needed radius", "margin"),
                     units=("count", "text", "text", "number", "percent"),
                     rows=tuple(
-                        (f.position, *name, f.distance, f.margin)
-                        for f, name in zip(top, names, strict=False)
+                        (fall.position, *name, fall.distance, fall.margin)
+                        for fall, name in zip(top, names, strict=False)
                     ),
                     caption="Margin: probability of the true class less that of the next.",
                 ),
                 Table(
-                    columns=("true class", "falls to", "examples", "median needed radius"),
+                    columns=("true class", "taken for", "examples", "median needed radius"),
                     units=("text", "text", "count", "number"),
                     rows=_pairs(falls, names),
                     caption="Boundaries that the candidates cross first.",
                 ),
             ),
-            figures=(("nearest", top[0].distance),) if math.isfinite(top[0].distance) else (),
+            figures={"nearest": top[0].distance},
             notes=(
                 f"FAB, {self.steps} steps, on the {len(falls)} right examples with the smallest "
-                f"margins of {subject.report.n}; seed {subject.seed}. A better attack may need "
-                "less.",
+                f"margins of {subject.report.n}; seed {subject.seed}. A better attack may need a "
+                "smaller radius.",
             ),
         )
 
 
 def margins(data: EvaluationData) -> NDArray[np.float64]:
     """Probability of the true class less the largest other, of every example: -1 to 1."""
-    found = []
+    parts = []
     with torch.no_grad():
         for _, x, y, _ in data.batches(torch.arange(len(data.x))):
-            found.append(-margin(probabilities(data.model(x).double()), y).cpu().numpy())
-    return np.concatenate(found)
+            parts.append(-margin(probabilities(data.model(x).double()), y).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def nearest(
     data: EvaluationData, index: Tensor, gaps: NDArray[np.float64], attack: FAB, seed: int
 ) -> list[Fall]:
     """The nearest mistake that the attack finds for each of the examples ``index``."""
-    own, done = seeding.derived(seed, "vulnerable"), 0
-    generator = torch.Generator(data.device).manual_seed(own)
-    found: list[Fall] = []
-    with seeding.seeded(own):
-        for part, x, y, space in data.batches(index):
-            x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
-            x_adv = x_adv.detach()
-            checked = verify(x, x_adv, eps=1e30, norm=attack.norm, space=space)
-            counts = mistakes(data, x_adv, y) & ~checked.outside_space
-            with torch.no_grad():
-                logits = data.model(x_adv)
-                runner_up = _others(data.model(x), data.labels(part)).argmax(1).cpu()
-            fallen = torch.where(counts, logits.argmax(1).cpu(), runner_up)
-            for k in range(len(x)):
-                found.append(
-                    Fall(
-                        position=int(part[k]),
-                        margin=float(gaps[done + k]),
-                        distance=float(checked.lengths[k]) if counts[k] else math.inf,
-                        taken_for=int(fallen[k]),
-                        x=x[k].float().cpu().numpy(),
-                        x_adv=x_adv[k].float().cpu().numpy(),
-                    )
+    falls: list[Fall] = []
+    for batch in nearest_mistakes(data, [attack], index, seed=seed, name="vulnerable"):
+        with torch.no_grad():
+            logits = data.model(batch.x_adv).cpu()
+        # Where no mistake was found this is the clean input, and its runner-up.
+        others = logits.scatter(1, data.labels(batch.part)[:, None], -torch.inf).argmax(1)
+        for k in range(len(batch.x)):
+            falls.append(
+                Fall(
+                    position=int(batch.part[k]),
+                    margin=float(gaps[len(falls)]),
+                    distance=float(batch.lengths[k]),
+                    taken_for=int(others[k]),
+                    x=batch.x[k].float().cpu().numpy(),
+                    x_adv=batch.x_adv[k].float().cpu().numpy(),
                 )
-            done += len(x)
-    return found
-
-
-def _others(logits: Tensor, y: Tensor) -> Tensor:
-    """Logits with the true class out of the running."""
-    return logits.scatter(1, y.to(logits.device)[:, None], -torch.inf)
+            )
+    return falls
 
 
 def _gallery(top: list[Fall], names: list[tuple[str, str]]) -> list[Block]:
-    """The examples beside their mistakes, where inputs are images."""
+    """The examples beside their mistakes, if inputs are images."""
     if images.as_image(top[0].x) is None:
         return []
     low, high = images.value_range(np.stack([fall.x for fall in top]))
@@ -223,7 +190,7 @@ def _gallery(top: list[Fall], names: list[tuple[str, str]]) -> list[Block]:
 def _pairs(
     falls: list[Fall], names: list[tuple[str, str]]
 ) -> tuple[tuple[str, str, int, float], ...]:
-    """Class pairs by how many candidates fall across, the most frequent first."""
+    """Pairs of classes by how many candidates are fooled so, the most frequent first."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for fall, name in zip(falls, names, strict=True):
         groups[name].append(fall.distance)

@@ -12,8 +12,8 @@ from torch import nn
 from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation.analyses import Calibration
-from artplus.evaluation.analyses._measure import probabilities
 from artplus.evaluation.analyses.calibration import binning
+from artplus.functional import probabilities
 from artplus.model import LossModel
 from tests.evaluation.analyses.subjects import (
     curve,
