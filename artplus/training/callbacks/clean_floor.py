@@ -1,4 +1,4 @@
-"""Steer λ so that clean accuracy stays above a floor: as much robustness as that leaves."""
+"""Adjust λ during training so that clean accuracy stays above a floor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from artplus.errors import ConfigurationError
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
-SEEN = ("val_clean_accuracy", "clean_accuracy")
-"""What is held above the floor: on held-out data where there are some, else in training."""
+ACCURACIES = ("val_clean_accuracy", "clean_accuracy")
+"""Figures to hold above the floor, the first that is measured: on held-out data, in training."""
 
 
 class CleanFloor(Callback):
@@ -21,10 +21,11 @@ class CleanFloor(Callback):
     .. math:: \lambda_{t+1} = \lambda_t \, \exp\bigl( g \, (a_t - a_\text{floor}) \bigr)
 
     after every epoch t with clean accuracy :math:`a_t`, within ``[least, greatest]``: an integral
-    controller of :math:`\ln \lambda`. With :math:`g = 10` a point too much or too little changes λ
-    by a tenth. Where the floor cannot be reached λ ends at ``least``, and a note says so.
+    controller of :math:`\ln \lambda`. With :math:`g = 10`, one percentage point too much or too
+    little changes λ by a tenth. If the floor cannot be reached, λ ends at ``least`` and a note in
+    the history says so.
 
-    A rule of our own, after constrained learning [Chamon20]_, whose λ is a dual variable.
+    The rule is ours, after constrained learning [Chamon20]_, where λ is a dual variable.
 
     Args:
         floor: Clean accuracy to hold, in (0, 1).
@@ -33,8 +34,9 @@ class CleanFloor(Callback):
         greatest: Largest λ.
 
     Raises:
-        ConfigurationError: for values that cannot work; in training, if λ is zero or a schedule,
-            or the loss has no term without λ, so that λ moves nothing between the two.
+        ConfigurationError: for values that cannot work; when training begins, if λ is zero or a
+            schedule, or if λ multiplies every term of the loss and so cannot shift weight between
+            them.
 
     Example:
         >>> import torch, artplus
@@ -42,7 +44,7 @@ class CleanFloor(Callback):
         >>> model = torch.nn.Linear(4, 3)
         >>> data = torch.rand(16, 4), torch.randint(3, (16,))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> history = artplus.fit(model, data, optimizer, objective="trades", eps=0.04, epochs=3,
+        >>> history = artplus.fit(model, data, optimizer, loss="trades", eps=0.04, epochs=3,
         ...                       callbacks=[CleanFloor(0.9)], progress=False)
         >>> history["lam"][0], history["lam"][2] < 6.0
         (6.0, True)
@@ -70,22 +72,23 @@ class CleanFloor(Callback):
             raise ConfigurationError(
                 f"CleanFloor steers λ, which must begin as a number above 0, got {objective.lam!r}"
             )
-        if objective.name == "at":
+        if not getattr(objective, "has_fixed_term", objective.name != "at"):
             raise ConfigurationError(
-                "loss 'at' has no clean term, so λ only scales it; use 'mix' or 'trades'"
+                f"loss {objective.name!r} has no clean term, so λ only scales it; use 'mix' or "
+                "'trades'"
             )
         self._lam, self._accuracy = float(objective.lam), 1.0
-        self._begin = objective
+        self._objective = objective
 
     def on_epoch_end(self, state: State) -> None:
-        found = next((state.row[name] for name in SEEN if name in state.row), None)
-        if found is None or self._lam is None:
+        accuracy = next((state.row[name] for name in ACCURACIES if name in state.row), None)
+        if accuracy is None or self._lam is None:
             raise ConfigurationError(
                 "CleanFloor needs a clean accuracy, but this objective measures none and there is "
-                "no validation data; give some"
+                "no validation data; pass validation data"
             )
-        self._accuracy = found
-        lam = self._lam * math.exp(self.gain * (found - self.floor))
+        self._accuracy = accuracy
+        lam = self._lam * math.exp(self.gain * (accuracy - self.floor))
         self._lam = min(max(lam, self.least), self.greatest)
         self._steer(state)
 
@@ -97,7 +100,7 @@ class CleanFloor(Callback):
                 f"clean accuracy {self._accuracy:.1%} stayed below the floor {self.floor:.1%} even "
                 f"at λ = {self._lam:g}: the model or the training cannot reach it"
             )
-        state.method = replace(state.method, objective=self._begin)
+        state.method = replace(state.method, objective=self._objective)
         self._lam = None
 
     def state_dict(self) -> dict[str, Any]:

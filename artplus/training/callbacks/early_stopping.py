@@ -6,7 +6,7 @@ from typing import Any
 
 from artplus import _checks
 from artplus.training.callbacks._base import Callback
-from artplus.training.callbacks.keep_best import figure_of, warn_unseen
+from artplus.training.callbacks.keep_best import figure_of, warn_unmeasured
 from artplus.training.state import State
 
 
@@ -16,7 +16,7 @@ class EarlyStopping(Callback):
     Args:
         patience: Epochs without improvement before training stops, >= 1.
         monitor: As in :class:`KeepBest`.
-        min_delta: Least change that counts as an improvement.
+        min_delta: Smallest change that counts as an improvement.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class EarlyStopping(Callback):
         self._best, self._waited = float("-inf"), 0
 
     def on_epoch_end(self, state: State) -> None:
-        found = figure_of(state.row, self.monitor)
-        if found is None:
+        figure = figure_of(state.row, self.monitor)
+        if figure is None:
             return
-        name, value = found
+        name, value = figure
         if value > self._best + self.min_delta:
             self._best, self._waited = value, 0
             return
@@ -50,4 +50,4 @@ class EarlyStopping(Callback):
         self._best, self._waited = saved["best"], saved["waited"]
 
     def on_fit_end(self, state: State) -> None:
-        warn_unseen(self, self.monitor, state)
+        warn_unmeasured(self, self.monitor, state)

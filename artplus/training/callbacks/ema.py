@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, validated and handed out in their place."""
+"""Exponential moving average of the weights, validated and kept in their place."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from artplus.training.state import State, clone
 class EMA(Callback):
     r"""Average the weights over steps: :math:`\bar w \leftarrow d \bar w + (1 - d) w`.
 
-    With :math:`d = \min(\text{decay}, (1 + t) / (10 + t))` after t steps, so that the start is
-    soon forgotten [Rebuffi21]_. Averages the parameters that train; buffers (BatchNorm statistics,
-    counters) are those of the training weights. A weight that is unfrozen later counts with the
-    value it had while it was frozen. The average is what validation sees and what the model holds
-    after training. It swaps weights by ``state_dict`` and copies no module, which also works where
-    a wrapper holds on to the original one.
+    With :math:`d = \min(\text{decay}, (1 + t) / (10 + t))` after t steps, so that the first weights
+    lose their influence soon [Rebuffi21]_. Averages the parameters that train; buffers (BatchNorm
+    statistics, counters) are those of the training weights. A weight that is unfrozen later counts
+    with the value it had while it was frozen. The average is what validation sees and what the
+    model holds after training. It swaps weights by ``state_dict`` and copies no module, which also
+    works where a wrapper keeps a reference to the original one.
 
     Args:
         decay: In [0, 1); 0.995 [Rebuffi21]_ for long runs with large batches, 0.999 or more for
@@ -56,7 +56,7 @@ class EMA(Callback):
     def on_epoch_end(self, state: State) -> None:
         if state.averaged is None:
             return
-        # Several processes have just agreed on their buffers.
+        # Several processes have just averaged their buffers.
         with torch.no_grad():
             for name, buffer in state.model.module.named_buffers():
                 if name in state.averaged:

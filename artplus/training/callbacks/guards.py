@@ -1,4 +1,4 @@
-"""Notice training that cannot succeed, and say what to do."""
+"""Notice training that cannot succeed, and name the remedies."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from artplus.training.callbacks._base import Callback
 from artplus.training.state import State, Weights, clone
 
 CHECK_EVERY = 16
-"""Steps between looks at the loss: each look waits for the device."""
+"""Steps between checks of the loss, each of which waits for the device."""
 
-
-SOON = 100
-"""Steps in which a model may still be at chance without anybody worrying."""
+GRACE = 100
+"""Steps in which a model may be at chance without a warning."""
 
 
 class NonFinite(Callback):
-    """Stop with an error when loss or weights are no longer numbers, and put sound ones back.
+    """Stop with an error when the loss or the weights become NaN or infinite.
 
-    The weights put back are those at the beginning of the epoch in which it happened, unless a
-    :class:`KeepBest` has better ones. Comes before what measures and keeps weights.
+    The weights of the beginning of that epoch are put back, unless a :class:`KeepBest` has better
+    ones. Comes before the callbacks that measure and keep weights.
 
     Raises:
         TrainingDivergedError: from within training.
@@ -45,10 +44,10 @@ class NonFinite(Callback):
 
     def on_epoch_end(self, state: State) -> None:
         self._check(state, state.epoch)
-        # A step may ruin the weights after a sound loss, at the end of an epoch unseen by the next.
+        # The last step of an epoch may ruin the weights after a sound loss.
         if not _finite(state):
             self._stop(state, state.epoch, "some weights became NaN or infinite")
-        self._sound = self._averaged = None  # the next epoch takes its own
+        self._sound = self._averaged = None  # the next epoch makes its own copies
 
     def on_fit_end(self, state: State) -> None:
         self._sound = self._averaged = None
@@ -85,10 +84,11 @@ def _finite(state: State) -> bool:
 
 
 class StuckAtChance(Callback):
-    r"""Warn when, epoch after epoch, the model only guesses.
+    r"""Warn when the model is still at chance after several epochs.
 
     At large ε adversarial training can collapse to a constant prediction at once and stay there,
-    its loss at :math:`\ln C`. Warns once per fit, after ``patience`` such epochs at full ε.
+    with its loss at :math:`\ln C` for C classes. Warns once per fit, after ``patience`` such epochs
+    at full ε.
 
     Args:
         patience: Epochs at chance before the warning.
@@ -104,22 +104,20 @@ class StuckAtChance(Callback):
     def on_epoch_end(self, state: State) -> None:
         if state.row.get("eps_scale", 1.0) < 1.0 or state.model.classes is None:
             return
-        seen = state.row.get("clean_accuracy")  # robust accuracy may well be below chance
-        if seen is None:
+        accuracy = state.row.get("clean_accuracy")  # robust accuracy may well be below chance
+        if accuracy is None or state.step < GRACE:
             return
-        if state.step < SOON:
-            return
-        at_chance = seen <= 1.2 / state.model.classes
+        at_chance = accuracy <= 1.2 / state.model.classes
         self._epochs = self._epochs + 1 if at_chance else 0
         if self._epochs < self.patience or self._warned:
             return
         self._warned = True
         message = (
-            f"after epoch {state.epoch} the model still only guesses (accuracy {seen:.1%}, chance "
-            f"{1 / state.model.classes:.1%}). Usual remedies, in order: a longer warm-up of eps "
-            "(callbacks=[EpsWarmup(epochs=...)]), a lower learning rate, a smaller eps; then check "
-            "that labels match inputs, that x is in the range of clip_values, and that the model "
-            "outputs logits, not softmax."
+            f"after epoch {state.epoch} the model still only guesses (accuracy {accuracy:.1%}, "
+            f"chance {1 / state.model.classes:.1%}). Usual remedies, in order: a longer warm-up of "
+            "eps (callbacks=[EpsWarmup(epochs=...)]), a lower learning rate, a smaller eps; then "
+            "check that labels match inputs, that x is in the range of clip_values, and that the "
+            "model outputs logits, not softmax."
         )
         state.history.notes.append(message)
         warnings.warn(message, StuckAtChanceWarning, stacklevel=2)

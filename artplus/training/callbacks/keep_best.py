@@ -1,4 +1,4 @@
-"""Hand out the weights of the best epoch, by robust accuracy on held-out data."""
+"""End with the weights of the best epoch, by robust accuracy on held-out data."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def figure_of(row: dict[str, float], monitor: str | None) -> tuple[str, float] |
     return None
 
 
-def warn_unseen(callback: Callback, monitor: str | None, state: State) -> None:
-    """Say that a callback had nothing to select by, as with a misspelt column."""
+def warn_unmeasured(callback: Callback, monitor: str | None, state: State) -> None:
+    """Warn that a callback had no figure to go by, as with a misspelt column."""
     if len(state.history) == 0 or any(figure_of(row, monitor) for row in state.history):
         return
     wanted = "validation figure" if monitor is None else f"column {monitor!r}"
@@ -44,11 +44,12 @@ class KeepBest(Callback):
 
     Robust overfitting costs several points late in training; the best epoch by robust validation
     accuracy avoids it. Needs a :class:`Validation` before it in the list. Ties go to the later
-    epoch. If training ends by an error, the best weights so far are put back all the same.
+    epoch. If training ends with an error, the best weights so far are put back as well.
 
     Args:
-        monitor: Column to select by; ``None`` is robust validation accuracy, or what is nearest
-            to it. Columns that end in ``loss`` are minimised.
+        monitor: Column to select by. ``None`` is the first that is measured of robust validation
+            accuracy, clean validation accuracy and the two validation losses. Columns whose names
+            end in ``loss`` are minimised.
 
     References:
         .. [Rice20] Rice, Wong and Kolter, "Overfitting in adversarially robust deep learning",
@@ -66,9 +67,9 @@ class KeepBest(Callback):
         self._weights, self._best, self._epoch = None, float("-inf"), 0
 
     def on_epoch_end(self, state: State) -> None:
-        found = figure_of(state.row, self.monitor)
-        if found is not None and found[1] >= self._best:
-            self._name, self._best = found
+        figure = figure_of(state.row, self.monitor)
+        if figure is not None and figure[1] >= self._best:
+            self._name, self._best = figure
             self._epoch = state.epoch
             self._weights = clone(state.moving() | (state.averaged or {}))
 
@@ -88,7 +89,7 @@ class KeepBest(Callback):
 
     def on_fit_end(self, state: State) -> None:
         if self._weights is None:
-            warn_unseen(self, self.monitor, state)
+            warn_unmeasured(self, self.monitor, state)
             return
         state.put_back(self._weights)
         state.averaged = None

@@ -21,7 +21,7 @@ FIXED = {
     *("milestones", "mode", "patience", "power", "start_factor", "step_size", "threshold"),
     *("total_iters", "total_steps"),
 }
-"""What a scheduler is told once and keeps."""
+"""Settings of schedulers that do not change after construction."""
 
 Factory = Callable[[Optimizer, int], Scheduler]
 """``(optimizer, total_steps) -> Scheduler``."""
@@ -61,7 +61,7 @@ class LearningRate(Callback):
                 "scheduler must be a torch learning-rate scheduler or a factory "
                 f"(optimizer, total_steps) -> scheduler, got {scheduler!r}"
             )
-        self._given, self._interval = scheduler, interval
+        self._argument, self._interval = scheduler, interval
         self._scheduler: Scheduler = scheduler
         self._per_batch = interval == "batch"
 
@@ -71,20 +71,21 @@ class LearningRate(Callback):
         return isinstance(self._scheduler, ReduceLROnPlateau) and self._scheduler.mode == "max"
 
     def on_fit_begin(self, state: State) -> None:
-        made = not hasattr(self._given, "step")
-        if made:
+        from_factory = not hasattr(self._argument, "step")
+        if from_factory:
             if state.total_steps is None:
                 raise ConfigurationError(
                     "a scheduler factory needs the number of steps, but this loader has no "
                     "length; pass a ready scheduler"
                 )
-            self._scheduler = self._given(state.optimizer, state.total_steps)
+            self._scheduler = self._argument(state.optimizer, state.total_steps)
         plateau = isinstance(self._scheduler, ReduceLROnPlateau)
         if plateau and self._interval == "batch":
             raise ConfigurationError(
                 "ReduceLROnPlateau follows a figure of the epoch; leave interval at 'auto'"
             )
-        by_batch = isinstance(self._scheduler, (OneCycleLR, CyclicLR)) or (made and not plateau)
+        cyclic = isinstance(self._scheduler, (OneCycleLR, CyclicLR))
+        by_batch = cyclic or (from_factory and not plateau)
         self._per_batch = by_batch if self._interval == "auto" else self._interval == "batch"
         if getattr(self._scheduler, "optimizer", state.optimizer) is not state.optimizer:
             raise ConfigurationError(
@@ -119,25 +120,26 @@ class LearningRate(Callback):
         return {"type": type(self._scheduler).__name__, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        own, then = self.state_dict(), saved["scheduler"]
-        known = {name: own["scheduler"].get(name) for name in FIXED & then.keys()}
-        differ = {name: value for name, value in known.items() if value != then[name]}
-        if own["type"] != saved["type"] or differ:
+        present, before = self.state_dict(), saved["scheduler"]
+        fixed = {name: present["scheduler"].get(name) for name in FIXED & before.keys()}
+        differ = {name: value for name, value in fixed.items() if value != before[name]}
+        if present["type"] != saved["type"] or differ:
             raise CheckpointError(
                 f"the scheduler is another one: {saved['type']} with "
-                f"{ {name: then[name] for name in differ} } in the checkpoint, {own['type']} with "
-                f"{differ} now. Resume with the scheduler that the run began with."
+                f"{ {name: before[name] for name in differ} } in the checkpoint, "
+                f"{present['type']} with {differ} now. Resume with the scheduler that the run "
+                "began with."
             )
-        self._scheduler.load_state_dict(then)
+        self._scheduler.load_state_dict(before)
 
     @staticmethod
     def _figure(state: State, mode: str) -> float:
         if mode == "min":
             return float(state.row["loss"])
-        found = figure_of(state.row, None)
-        if found is None:
+        figure = figure_of(state.row, None)
+        if figure is None:
             raise ConfigurationError(
                 "ReduceLROnPlateau(mode='max') follows validation accuracy, but none was measured; "
                 "give validation data, or use mode='min' for the training loss"
             )
-        return found[1]
+        return figure[1]

@@ -10,7 +10,7 @@ from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
 REFRESH = 0.5
-"""Seconds between looks at the figures: each look waits for the device."""
+"""Seconds between updates of the figures, each of which waits for the device."""
 
 SHORT = {
     "loss": "loss",
@@ -26,15 +26,15 @@ SHORT = {
 class Progress(Callback):
     """One bar for the whole run, on standard error.
 
-    ``clean`` and ``adv`` are accuracies on the batches being trained on; ``val`` ones are of the
-    last validation.
+    ``clean`` and ``adv`` are accuracies on the training batches of this epoch; those with ``val``
+    are of the last validation.
     """
 
     watches = True
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._looked = 0.0
+        self._shown = 0.0
         self._validated: dict[str, float] = {}
 
     def on_fit_begin(self, state: State) -> None:
@@ -52,10 +52,10 @@ class Progress(Callback):
         self._bar.set_description(f"epoch {state.epoch + 1}/{state.epochs}", refresh=False)
 
     def on_step_end(self, state: State) -> None:
-        if self._bar.n == 0:  # a resumed run begins later, and its speed is that of its own steps
+        if self._bar.n == 0:  # a resumed run begins later; its speed is that of its own steps
             self._bar.n = self._bar.initial = state.step - 1
             self.on_epoch_begin(state)
-        if time.monotonic() - self._looked > REFRESH:
+        if time.monotonic() - self._shown > REFRESH:
             self._show(state)
         self._bar.update()
 
@@ -69,7 +69,7 @@ class Progress(Callback):
             self._bar = None
 
     def _show(self, state: State) -> None:
-        self._looked = time.monotonic()
+        self._shown = time.monotonic()
         figures = state.meter.read() | self._validated
         text = {
             short: f"{figures[name]:.1%}" if name.endswith("accuracy") else f"{figures[name]:.3f}"

@@ -27,8 +27,8 @@ class EpsWarmup(Callback):
     single-step training overfits catastrophically within an epoch.
 
     Args:
-        epochs: Length T of the ramp, in epochs (a fraction is fine); 0 is none.
-        fraction: Length as a fraction of the planned training instead.
+        epochs: Length T of the ramp in epochs, which need not be whole; 0 is none.
+        fraction: Length as a fraction of the planned training, instead of ``epochs``.
     """
 
     def __init__(self, epochs: float | None = None, *, fraction: float | None = None) -> None:
@@ -41,7 +41,7 @@ class EpsWarmup(Callback):
     def on_fit_begin(self, state: State) -> None:
         self._full = state.method
         if state.method.attack is not None and self._scale(state) < 1:
-            state.method.attack.with_eps(0.5)  # what cannot be scaled says so before any step
+            state.method.attack.with_eps(0.5)  # raises before any step if it cannot be scaled
 
     def on_step_begin(self, state: State) -> None:
         full = self._full
@@ -49,7 +49,7 @@ class EpsWarmup(Callback):
             return
         scale = self._scale(state)
         if scale == 1 and state.method.attack is full.attack:
-            return  # most of training: nothing to put together anew
+            return  # most of training: the method is the full one already
         attack = full.attack if scale == 1 else full.attack.with_eps(scale)
         state.method = replace(state.method, attack=attack)
 
@@ -64,7 +64,7 @@ class EpsWarmup(Callback):
         length = (self.epochs or 0.0) / state.epochs if self.fraction is None else self.fraction
         if length == 0:
             return 1.0
-        if state.total_steps is None:  # no length: by epochs, the running one counted as done
+        if state.total_steps is None:  # data without a length: the present epoch counts as done
             return min(1.0, (state.epoch + (not done)) / (length * state.epochs))
         return min(1.0, (state.step + (not done)) / (length * state.total_steps))
 
