@@ -174,7 +174,7 @@ def again(report: Report) -> str:
             }
     if call.get("attacks") == "attacks":
         needed.append("# attacks: those above, with their settings")
-    for name in ("eps", "mask", "loss", "clip_values"):
+    for name in ("eps", "mask", "criterion", "space", "normalization", "bounds", "clip_values"):
         if call.get(name) == name:
             needed.append(f"# {name}: as it was")
     arguments = ", ".join(f"{name}={value}" for name, value in call.items())
