@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -70,6 +70,15 @@ class Setting:
                 "it needs a radius that is one number; the attacks' differ by feature or example"
             )
         return float(max(radii)), norms.pop()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            ConfigurationError: in regression.
+        """
+        return need_classes(self, "this analysis")
 
     def first(self, n: int | None) -> torch.Tensor:
         """Positions of the first ``n`` examples, or of all."""
@@ -176,6 +185,14 @@ def need_norm(attacks: Iterable[Any], norm: float, what: str) -> None:
             )
 
 
+Need = Literal["classes", "ball", "gradients"]
+_NEEDS: dict[Need, Callable[[Setting, str], object]] = {
+    "classes": need_classes,
+    "ball": need_ball,
+    "gradients": need_gradients,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaseAnalysis:
     """What the analyses of this package share; others need not derive from it.
@@ -185,12 +202,12 @@ class BaseAnalysis:
     Attributes:
         name: By which it is registered; of its section.
         title: Of its section.
-        needs: What is asked of the setting before the attacks run.
+        needs: What the model and the report's attacks must have.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    needs: ClassVar[tuple[Callable[[Setting, str], object], ...]] = (need_classes,)
+    needs: ClassVar[tuple[Need, ...]] = ("classes",)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -204,8 +221,16 @@ class BaseAnalysis:
         Raises:
             ConfigurationError: saying what is missing.
         """
-        for need in self.needs:
-            need(setting, self.name)
+        self.require(setting, *self.needs)
+
+    def require(self, setting: Setting, *needs: Need) -> None:
+        """Refuse a setting without one of these.
+
+        Raises:
+            ConfigurationError: saying what is missing.
+        """
+        for need in needs:
+            _NEEDS[need](setting, self.name)
 
     def section(
         self,

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from artplus.attacks import PGD, Attack
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Setting,
-    Subject,
-    need_ball,
-    need_gradients,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import crafted, mistakes
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.result import Bools
@@ -101,8 +94,7 @@ class Calibration(BaseAnalysis):
     def check(self, setting: Setting) -> None:
         super().check(setting)
         if self.attack is None:
-            need_ball(setting, self.name)
-            need_gradients(setting, self.name)
+            self.require(setting, "ball", "gradients")
 
     def __call__(self, subject: Subject) -> Section:
         attack = self.attack

@@ -8,12 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Subject,
-    need_classes,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Subject, register_analysis
 from artplus.evaluation.result import Integers
 from artplus.evaluation.section import Block, Matrix, Section, Table
 
@@ -48,7 +43,7 @@ class Confusion(BaseAnalysis):
     largest: int = field(default=30, metadata={"least": 0})
 
     def __call__(self, subject: Subject) -> Section:
-        classes = need_classes(subject, self.name)
+        classes = subject.classes
         y, report = subject.labels(subject.first(None)), subject.report
         names = tuple(subject.class_name(k) for k in range(classes))
         tables = {

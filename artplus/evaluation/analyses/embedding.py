@@ -15,15 +15,7 @@ from torch import Tensor, nn
 from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Setting,
-    Subject,
-    need_ball,
-    need_classes,
-    need_gradients,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import crafted
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Group, Model, Scatter, Section, Table
@@ -72,7 +64,7 @@ class Embedding(BaseAnalysis):
 
     name = "embedding"
     title = "Clean and attacked in the network's features"
-    needs = (need_classes, need_ball, need_gradients)
+    needs = ("classes", "ball", "gradients")
 
     n: int = field(default=300, metadata={"least": 3})
     steps: int = 20

@@ -18,9 +18,6 @@ from artplus.evaluation.analyses._base import (
     BaseAnalysis,
     Setting,
     Subject,
-    need_ball,
-    need_classes,
-    need_gradients,
     need_norm,
     register_analysis,
 )
@@ -84,7 +81,7 @@ class EpsilonCurve(BaseAnalysis):
 
     name = "epsilon_curve"
     title = "Accuracy by radius"
-    needs = (need_classes, need_ball)
+    needs = ("classes", "ball")
 
     eps: Sequence[float] | None = None
     n: int | None = 256
@@ -109,7 +106,7 @@ class EpsilonCurve(BaseAnalysis):
         super().check(setting)
         need_norm(self.attacks or (), setting.ball[1], self.name)
         if self.attacks is None:
-            need_gradients(setting, self.name)
+            self.require(setting, "gradients")
 
     def __call__(self, subject: Subject) -> Section:
         (eps, norm), index = subject.ball, subject.first(self.n)

@@ -15,14 +15,7 @@ from torch import Tensor, nn
 from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Setting,
-    Subject,
-    need_ball,
-    need_classes,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import share, shares
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.result import Bools
@@ -74,7 +67,7 @@ class IntervalBounds(BaseAnalysis):
 
     name = "interval"
     title = "Certified by interval bounds"
-    needs = (need_classes, need_ball)
+    needs = ("classes", "ball")
 
     eps: Sequence[float] | None = None
     n: int | None = 500

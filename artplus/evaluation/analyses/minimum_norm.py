@@ -17,9 +17,6 @@ from artplus.evaluation.analyses._base import (
     BaseAnalysis,
     Setting,
     Subject,
-    need_ball,
-    need_classes,
-    need_gradients,
     need_norm,
     register_analysis,
 )
@@ -84,7 +81,7 @@ class MinimumNorms(BaseAnalysis):
 
     name = "minimum_norm"
     title = "The nearest mistake"
-    needs = (need_classes, need_ball, need_gradients)
+    needs = ("classes", "ball", "gradients")
 
     n: int | None = 256
     steps: int = 50

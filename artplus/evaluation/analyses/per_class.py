@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Setting,
-    Subject,
-    need_classes,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import share
 from artplus.evaluation.section import Cell, Section, Table
 
@@ -70,7 +64,7 @@ class PerClass(BaseAnalysis):
             )
 
     def __call__(self, subject: Subject) -> Section:
-        classes = {k: subject.class_name(k) for k in range(need_classes(subject, self.name))}
+        classes = {k: subject.class_name(k) for k in range(subject.classes)}
         tables = [_table(subject, "class", subject.labels(subject.first(None)), classes)]
         if self.groups is not None:
             groups = np.asarray(self.groups)

@@ -19,7 +19,6 @@ from artplus.evaluation.analyses._base import (
     Setting,
     Subject,
     need_classes,
-    need_gradients,
     register_analysis,
 )
 from artplus.evaluation.data import EvaluationData
@@ -73,7 +72,7 @@ class Saliency(BaseAnalysis):
 
     name = "saliency"
     title = "What the model looks at"
-    needs = (need_gradients,)
+    needs = ("gradients",)
 
     n: int = 4
     measured: int = 256

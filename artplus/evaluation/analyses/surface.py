@@ -15,13 +15,7 @@ from artplus import _checks, seeding
 from artplus.attacks._base import gradient as input_gradient
 from artplus.attacks._base import own_loss
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Subject,
-    need_ball,
-    need_gradients,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Subject, register_analysis
 from artplus.evaluation.analyses.saliency import examples_to_show
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Curves, Matrix, Model, Section, Series, Table
@@ -83,7 +77,7 @@ class LossSurface(BaseAnalysis):
 
     name = "loss_surface"
     title = "The loss around an example"
-    needs = (need_ball, need_gradients)
+    needs = ("ball", "gradients")
 
     n: int = 2
     points: int = field(default=21, metadata={"least": 3})

@@ -12,14 +12,7 @@ from torch import Tensor
 from artplus.attacks import APGD, Attack
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Setting,
-    Subject,
-    need_ball,
-    need_gradients,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import crafted, mistakes
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Matrix, Section
@@ -81,8 +74,7 @@ class Transfer(BaseAnalysis):
                 "transfer needs another model: before=..., or Transfer(models={'name': model})"
             )
         if self.attack is None:
-            need_ball(setting, self.name)
-            need_gradients(setting, self.name)
+            self.require(setting, "ball", "gradients")
 
     def __call__(self, subject: Subject) -> Section:
         attack = self.attack

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from artplus.attacks import FAB
 from artplus.evaluation import images, wording
-from artplus.evaluation.analyses._base import (
-    BaseAnalysis,
-    Subject,
-    need_ball,
-    need_classes,
-    need_gradients,
-    register_analysis,
-)
+from artplus.evaluation.analyses._base import BaseAnalysis, Subject, register_analysis
 from artplus.evaluation.analyses._measure import nearest_mistakes
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Gallery, Picture, Section, Table
@@ -71,7 +64,7 @@ class Vulnerable(BaseAnalysis):
 
     name = "vulnerable"
     title = "The most vulnerable examples"
-    needs = (need_classes, need_ball, need_gradients)
+    needs = ("classes", "ball", "gradients")
 
     n: int = 8
     candidates: int = 64
