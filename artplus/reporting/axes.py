@@ -1,4 +1,4 @@
-"""An axis: which range to show, where its marks stand, and what they say."""
+"""The range of an axis, its ticks and their labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from artplus.evaluation.section import Unit
 
 @dataclass(frozen=True)
 class Axis:
-    """A range with marks.
+    """A range with ticks.
 
     Attributes:
         low: Where it begins.
         high: Where it ends, more than ``low``.
-        ticks: Positions of the marks, within.
-        labels: What each says.
+        ticks: Positions within the range.
+        labels: The text at each tick.
     """
 
     low: float
@@ -27,7 +27,7 @@ class Axis:
     labels: tuple[str, ...]
 
     def place(self, value: float, start: float, end: float) -> float:
-        """The picture's coordinate of a value, where the axis runs from ``start`` to ``end``."""
+        """The coordinate of a value, if the axis is drawn from ``start`` to ``end``."""
         return start + (value - self.low) / (self.high - self.low) * (end - start)
 
 
@@ -37,10 +37,10 @@ def axis(
     """A range around the values that ends on round numbers; shares run from 0 to 1.
 
     Args:
-        values: What is shown on it; what is missing or not finite is left out.
+        values: What is drawn; missing and infinite values are left out.
         unit: How values are written. ``"percent"`` fixes the range, unless values lie outside.
-        marks: About how many to make.
-        tight: Begin and end at the values themselves, as suits the variable of a curve.
+        marks: Approximate number of ticks.
+        tight: Begin and end at the values themselves, as is usual for the variable of a curve.
 
     Example:
         >>> axis([0.2, 3.9], "number").labels
@@ -51,7 +51,7 @@ def axis(
     if unit == "percent" and low >= 0 and high <= 1 and not tight:
         return Axis(0.0, 1.0, (0, 0.25, 0.5, 0.75, 1), ("0%", "25%", "50%", "75%", "100%"))
     largest = max(abs(low), abs(high))
-    if high - low <= max(1e-9 * largest, 1e-300):  # one value, but for rounding
+    if high - low <= max(1e-9 * largest, 1e-300):  # a single value, up to rounding
         room = largest / 2 if largest > 1e-300 else 0.5
         low, high = low - room, high + room
     if not tight and 0 < low < high / 2:
@@ -68,14 +68,14 @@ def axis(
 
 
 def _step(rough: float, *, whole: bool) -> float:
-    """The round number nearest above: 1, 2, 2.5 or 5 times a power of ten."""
+    """The next larger round number: 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * (1 - 1e-9))
     return max(1.0, float(math.ceil(step))) if whole else step
 
 
 def _label(tick: float, step: float, unit: Unit) -> str:
-    """As many decimals as the distance between two marks asks for."""
+    """As many decimals as the distance between two ticks needs."""
     if unit == "percent":
         tick, step = 100 * tick, 100 * step
     if abs(tick) < step * 1e-6:

@@ -1,4 +1,4 @@
-"""A report as a model card for a hub: metadata that machines read, then what people should know."""
+"""A report as a model card for a hub: metadata for programs, then Markdown for people."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def render(
 ) -> str:
     """Markdown with the metadata of Hugging Face's model cards.
 
-    The metadata hold ``model-index``: clean accuracy, accuracy under each attack that counts, and
-    the worst case, each with its ball in the name of the metric. Broken attacks give no result, and
-    a broken evaluation none under attack.
+    The metadata contain ``model-index``: clean accuracy, accuracy under each attack that counts,
+    and the worst case, each with its ball in the name of the metric. Broken attacks have no result
+    there, and a broken evaluation only the clean one.
 
     Args:
         report: The report.
         dataset: What the examples are, for people; default: the hash of the data.
         dataset_type: Its identifier on the hub; default: ``"other"``.
-        task: Identifier of the task on the hub; default: of images, else of tables, by the
-            report's examples.
+        task: Identifier of the task on the hub; default: for images or for tables, depending on
+            the report's examples.
         licence: Identifier of the model's licence; left out if ``None``.
         tags: Further tags.
     """
@@ -78,7 +78,7 @@ def metrics(report: Report) -> Iterator[tuple[str, str, float]]:
     clean = report.clean_loss if report.clean_accuracy is None else report.clean_accuracy
     yield kind, f"Clean {kind}", clean
     if report.verdict == "broken":
-        return  # what reads metadata reads no warnings
+        return  # programs that read metadata do not read warnings
     for result in report.working:
         value = result.metrics.get("loss") if regression else result.accuracy
         if value is not None:
@@ -119,7 +119,7 @@ def _threat(report: Report, dataset: str) -> str:
 
 def limits(report: Report) -> list[str]:
     """What the numbers do not say."""
-    found = [
+    texts = [
         "Accuracy under attack is an upper bound: a stronger attack can only lower it. It is no "
         "proof.",
         f"It holds within {_balls(report)}; other perturbations were not tried, unless said above.",
@@ -128,10 +128,10 @@ def limits(report: Report) -> list[str]:
     ]
     if report.broken:
         names = ", ".join(result.name for result in report.broken)
-        found.append(f"Attacks that failed and are not counted: {names}.")
+        texts.append(f"Attacks that failed and are not counted: {names}.")
     if report.verdict in ("suspicious", "broken"):
-        found.append(f"The evaluation is {report.verdict}; see the reasons above.")
-    return [*found, *report.notes]
+        texts.append(f"The evaluation is {report.verdict}; see the reasons above.")
+    return [*texts, *report.notes]
 
 
 def _again(report: Report) -> list[str]:
@@ -152,10 +152,10 @@ def _again(report: Report) -> list[str]:
 
 
 def again(report: Report) -> str:
-    """The call that gives the report, as Python; its comment says what has to be there for it.
+    """The call that gives the report, as Python, with comments on what it needs.
 
-    Attacks that were given as objects, and a report that ``artplus.evaluate`` did not write, leave
-    ``attacks`` to the reader: their settings stand above.
+    Attacks that were passed as objects, and reports that ``artplus.evaluate`` did not make, have
+    ``attacks`` as a variable; the card lists their settings.
     """
     call = {k: v for k, v in report.call.items() if v.isprintable() and "`" not in v}
     kind, clip = call.pop("estimator", None), call.get("clip_values")
@@ -194,7 +194,7 @@ def again(report: Report) -> str:
 
 
 def _balls(report: Report) -> str:
-    """The ball of the attacks that count, or all of them."""
+    """The balls of the attacks that count, or of all attacks if none does."""
     counted = report.working or report.attacks
     return ", ".join(dict.fromkeys(map(ball, counted)))
 
@@ -206,6 +206,6 @@ def _task(report: Report) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A YAML string on one line, whatever it holds."""
+    """A YAML string on one line, whatever its characters."""
     written = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in written)

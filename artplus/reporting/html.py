@@ -214,6 +214,6 @@ def _paired(
     )
     groups: list[tuple[str, list[tuple[Example | None, ...]]]] = [
         ("The same examples, attacked before and after.", [*both]),
-        ("What only one of the reports keeps:", [*rest]),
+        ("Examples that only one of the reports has:", [*rest]),
     ]
     return [(text, pairs) for text, pairs in groups if pairs]

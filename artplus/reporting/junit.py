@@ -1,4 +1,4 @@
-"""Gates as JUnit XML, which continuous integration shows beside its tests."""
+"""Gates as JUnit XML, which continuous integration shows beside tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from artplus.evaluation.report import Report
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold, even escaped."""
+"""Characters that XML 1.0 cannot contain, even escaped."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Case:
     """One gate.
 
     Attributes:
-        name: What is asked.
-        failure: Why it is not so; ``None`` if it is.
-        skipped: Why nobody knows; ``None`` if it is known.
+        name: What is required.
+        failure: Why the requirement is not met; ``None`` if it is.
+        skipped: Why that is unknown; ``None`` if it is known.
     """
 
     name: str

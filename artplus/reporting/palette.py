@@ -1,9 +1,9 @@
-"""The page's colours, light and dark: chosen so that every text on them can be read."""
+"""Colours of the page, light and dark, with enough contrast to read every text."""
 
 from __future__ import annotations
 
 SERIES = 8
-"""So many lines of a chart differ by colour; further ones begin again, with another mark."""
+"""Number of colours of lines; further lines repeat them with another mark."""
 
 LEVELS = 17
 """Steps between the palest and the fullest cell of a heat map."""
@@ -31,17 +31,17 @@ _INK, _PAPER = "#000000", "#ffffff"
 
 
 def light() -> Palette:
-    """Names of CSS variables and their colours by day, and on paper."""
+    """CSS variables and their colours in the light theme, and on paper."""
     return {**_LIGHT, **_heat("light")}
 
 
 def dark() -> Palette:
-    """The same by night."""
+    """The same in the dark theme."""
     return {**_DARK, **_heat("dark")}
 
 
 def blend(low: str, high: str, share: float) -> str:
-    """The colour at ``share`` of the way from ``low`` to ``high``.
+    """The colour between ``low``, at 0, and ``high``, at 1.
 
     Example:
         >>> blend("#000000", "#ffffff", 0.5)
@@ -63,13 +63,13 @@ def contrast(one: str, other: str) -> float:
 
 
 def _heat(mode: str) -> Palette:
-    """Each level's colour, and of ink and paper the one that is read better on it."""
-    found: Palette = {}
+    """The colour of each level, and black or white for text on it, whichever has more contrast."""
+    colours: Palette = {}
     for level in range(LEVELS):
         colour = blend(*_HEAT[mode], level / (LEVELS - 1))
-        found[f"h{level}"] = colour
-        found[f"on-h{level}"] = max((_INK, _PAPER), key=lambda text: contrast(text, colour))
-    return found
+        colours[f"h{level}"] = colour
+        colours[f"on-h{level}"] = max((_INK, _PAPER), key=lambda text: contrast(text, colour))
+    return colours
 
 
 def _channels(colour: str) -> tuple[int, ...]:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 FEATURES = 64
-"""Up to so many values in a row are drawn as single features, more as a signal."""
+"""Inputs with at most so many values are drawn as single features, larger ones as a signal."""
 
 _WIDTH, _HEIGHT, _PAD = 320, 110, 8
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One example as the page shows it.
+    """How the page draws an example.
 
     Attributes:
-        panels: Captions and pictures: ``data:`` addresses of PNG images, or inline SVG.
+        panels: Captions, and pictures as ``data:`` addresses of PNG images or as inline SVG.
         image: Whether the panels are images.
     """
 
@@ -86,17 +86,17 @@ def examples(report: Report) -> list[Example]:
 
 
 def pictures(x: Array, x_adv: Array, low: float, high: float) -> Pictures:
-    """Before, difference and after of one example.
+    """Draw an example before and under attack, with the difference.
 
-    Images ``(1, H, W)``, ``(3, H, W)``, ``(H, W, 3)`` or ``(H, W)`` become three images, the
-    difference enlarged until its largest value shows full. Other shapes are flattened: curves, or
-    dots for up to :data:`FEATURES` values.
+    Images ``(1, H, W)``, ``(3, H, W)``, ``(H, W, 3)`` or ``(H, W)`` become three images; the
+    difference is enlarged to the full range. Inputs of other shapes are flattened and drawn as
+    curves, or as dots if there are at most :data:`FEATURES` values.
 
     Args:
-        x: The input as it was.
-        x_adv: Under attack, shaped like ``x``.
-        low: Black.
-        high: White.
+        x: The clean input.
+        x_adv: The attacked input, shaped like ``x``.
+        low: The value shown as black.
+        high: The value shown as white.
     """
     before, after = as_image(x), as_image(x_adv)
     if before is None or after is None:
@@ -140,7 +140,7 @@ def _png(values: Array) -> str:
 
 
 def _curves(x: Array, x_adv: Array) -> Markup:
-    """Both signals over each other, and their difference enlarged below."""
+    """Both signals over each other, and below them their difference, enlarged."""
     place = _scale(np.concatenate([x, x_adv]), 0.0, 0.66)
     delta = x_adv.astype(np.float64) - x
     reach = float(np.abs(delta).max()) or 1.0
@@ -152,7 +152,7 @@ def _curves(x: Array, x_adv: Array) -> Markup:
 
 
 def _dots(x: Array, x_adv: Array) -> Markup:
-    """One column per feature: a ring before, a dot after, a line between them."""
+    """A column for each feature: a ring for the clean value, a dot for the attacked one."""
     place = _scale(np.concatenate([x, x_adv]), 0.0, 1.0)
     across = _across(len(x))
     marks = Markup("").join(
@@ -167,7 +167,7 @@ def _dots(x: Array, x_adv: Array) -> Markup:
 
 
 def _scale(values: Array, top: float, bottom: float) -> Any:
-    """Values to heights in a band of the picture, large ones on top."""
+    """A function from values to heights in a band of the picture, large values on top."""
     least, most = float(values.min()), float(values.max())
     span = (most - least) or 1.0
     start, height = _PAD + top * (_HEIGHT - 2 * _PAD), (bottom - top) * (_HEIGHT - 2 * _PAD)
@@ -179,7 +179,7 @@ def _across(count: int) -> Array:
 
 
 def _polyline(heights: Array, name: str) -> Markup:
-    """A curve; of a long signal the least and the largest value in each pixel column."""
+    """A curve; a long signal is reduced to the extremes in each pixel column."""
     across = _across(len(heights))
     if len(heights) > 2 * _WIDTH:
         groups = np.array_split(np.arange(len(heights)), _WIDTH)

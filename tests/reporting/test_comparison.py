@@ -421,7 +421,7 @@ def test_examples_of_both_reports_are_paired_on_the_page() -> None:
     text = html.render(made(examples=other), made(examples=kept))
     numbers = re.findall(r"example (\d+)</span>", text)
     assert numbers == ["2", "2", "7", "7", "5", "9"]
-    assert text.index("The same examples") < text.index("What only one of the reports keeps")
+    assert text.index("The same examples") < text.index("Examples that only one of the reports has")
     assert "A look at examples" not in html.render(made(examples=None), made(examples=None))
 
 

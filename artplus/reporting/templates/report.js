@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Light or dark: the system's choice until the button is used.
+  // The theme follows the system until the button is used.
   const root = document.documentElement;
   const button = document.querySelector(".theme");
   const night = matchMedia("(prefers-color-scheme: dark)");
@@ -11,7 +11,7 @@
   button.hidden = false;
   say();
 
-  // Tables sort by their headings' buttons; what has no value stays last.
+  // Tables sort by the buttons in their headings; rows without a value stay last.
   const status = document.querySelector("#status");
   for (const table of document.querySelectorAll("table.sorts")) {
     const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
@@ -36,9 +36,9 @@
     });
   }
 
-  // Charts tell the values under the pointer, or those that the arrow keys lead to.
+  // Charts show the values under the pointer, or those selected by the arrow keys.
   const tip = document.querySelector(".tip");
-  let active = null;  // the chart that tells something: only one does
+  let active = null;  // the chart that shows values; only one does
   for (const event of ["scroll", "resize"]) {
     addEventListener(event, () => { if (active) active.place(); }, { passive: true, capture: true });
   }
@@ -56,7 +56,7 @@
     const heat = plot.classList.contains("heat");
     let shown = null;
 
-    // All lines at one position; of a line without a value there, its nearest if that is near.
+    // All lines at one position; for a line without a value there, the nearest if it is close.
     const lines = [...new Set(marks.map(mark => mark.parentNode))];
     const together = mark => {
       if (!curves) return [mark];
