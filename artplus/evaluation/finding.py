@@ -1,4 +1,4 @@
-"""What one check says about an evaluation, and what all of them together do."""
+"""What one check says about an evaluation, and the verdict of all checks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Finding:
         name: Of the check.
         verdict: ``"ok"``; ``"suspicious"`` if the true robust accuracy may well be lower;
             ``"broken"`` if the attacks cannot have worked as they should.
-        figure: The quantity that the verdict rests on; the explanation says what it is.
-        explanation: What was seen, in plain words.
+        figure: The number that the verdict rests on; the explanation says what it is.
+        explanation: What was observed.
         remedy: What to do about it; empty if there is nothing to do.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How far a share measured on n examples may be from the share on all: the Wilson interval."""
+"""The Wilson interval: how far a share of n examples may be from the share of all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def wilson(hits: int, n: int, *, level: float = 0.95) -> Interval:
     .. math:: \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4n^2}}
                    {1 + z^2 / n}
 
-    Unlike :math:`\hat p \pm z\,\sigma` it stays in [0, 1] and is not of width zero at 0 and 1.
-    It covers the draw of the test examples alone: neither the training seed nor an attack that
+    Unlike :math:`\hat p \pm z\,\sigma` it stays in [0, 1] and its width is not zero at 0 and 1.
+    It covers the draw of the test examples alone, and neither the training seed nor an attack that
     is too weak.
 
     Args:

@@ -16,17 +16,17 @@ from artplus.spaces import InputSpace
 class MinimumNorm:
     """A minimum-norm attack (DeepFool, HopSkipJump) and the radius by which it is judged.
 
-    Such attacks have no radius of their own: they return the smallest perturbation they find.
-    The judge counts an example as fooled only if that is within ``eps``; a longer one leaves the
-    example as it was, and is no violation.
+    Such attacks have no radius of their own: they return the smallest perturbation they find. An
+    example counts as fooled only if its perturbation is within ``eps``. A longer one is put back,
+    and is no violation.
 
     Args:
         attack: Seeks short perturbations; its own ``eps`` is ignored.
         eps: Radius to judge by, in the units of ``x``.
-        norm: ``numpy.inf``, 2 or 1; the norm that it is judged by.
-        minimises: Whether the attack makes this norm small, so that needing more than ``eps`` is a
-            result. One that does not (a rotation, few features, another norm) shows nothing where
-            it goes farther, and is broken if it never came within ``eps``.
+        norm: The norm that it is judged by: ``numpy.inf``, 2 or 1.
+        minimises: Whether the attack makes this norm small, so that a perturbation longer than
+            ``eps`` is a result. An attack that does not (a rotation, few features, another norm) is
+            broken if none of its perturbations is within ``eps``.
     """
 
     attack: Attack

@@ -15,7 +15,7 @@ from artplus.registry import Registry
 
 @dataclass(frozen=True)
 class Threat:
-    """What an attack must know of the model and of the limits it has.
+    """What an attack may do, and what it must know of the model.
 
     Attributes:
         eps: Radius, in the units of the inputs.
@@ -28,6 +28,11 @@ class Threat:
     norm: float = math.inf
     classes: int | None = None
     shape: tuple[int, ...] | None = None
+
+    @property
+    def ball(self) -> dict[str, Any]:
+        """``eps`` and ``norm`` as arguments of an attack."""
+        return {"eps": self.eps, "norm": self.norm}
 
     @property
     def squares(self) -> bool:
@@ -89,7 +94,7 @@ def _mim(threat: Threat) -> Attack:
 @register_attack("pgd")
 def _pgd(threat: Threat) -> Attack:
     """40 steps of 2.5 eps / 40 from a random start (Madry et al., 2018)."""
-    return PGD(eps=threat.eps, norm=threat.norm, steps=40)
+    return PGD(**threat.ball, steps=40)
 
 
 @register_attack("apgd")
@@ -102,61 +107,57 @@ def _apgd(threat: Threat) -> Attack:
 def _apgd_dlr(threat: Threat) -> Attack:
     """100 steps on the difference of logits ratio; at least three classes."""
     _needs(threat, 3, "apgd_dlr")
-    return APGD(eps=threat.eps, norm=threat.norm, loss="dlr")
+    return APGD(**threat.ball, loss="dlr")
 
 
 @register_attack("apgd_t")
 def _apgd_t(threat: Threat) -> Attack:
     """100 steps towards each of the 9 likeliest wrong classes; at least three classes."""
     _needs(threat, 3, "apgd_t")
-    return APGD(eps=threat.eps, norm=threat.norm, loss="targeted_dlr")
+    return APGD(**threat.ball, loss="targeted_dlr")
 
 
 @register_attack("fab")
 def _fab(threat: Threat) -> Attack:
     """100 steps to the nearest boundary, 5 restarts; a backward pass for each class and step."""
     _needs(threat, 2, "fab")
-    return FAB(eps=threat.eps, norm=threat.norm, targets=None, restarts=5)
+    return FAB(**threat.ball, targets=None, restarts=5)
 
 
 @register_attack("fab_t")
 def _fab_t(threat: Threat) -> Attack:
     """100 steps to the boundaries with each of the 9 likeliest wrong classes."""
     _needs(threat, 2, "fab_t")
-    return FAB(eps=threat.eps, norm=threat.norm)
+    return FAB(**threat.ball)
 
 
 @register_attack("fmn")
 def _fmn(threat: Threat) -> Attack:
     """200 steps to the nearest boundary, one pass each (Pintor et al., 2021)."""
     _needs(threat, 2, "fmn")
-    return FMN(eps=threat.eps, norm=threat.norm, steps=200)
+    return FMN(**threat.ball, steps=200)
 
 
 @register_attack("square")
 def _square(threat: Threat) -> Attack:
     """5000 queries, no gradients."""
     _needs(threat, 2, "square")
-    return Square(eps=threat.eps, norm=threat.norm)
+    return Square(**threat.ball)
 
 
 @register_attack("square_chain")
-def _square_relay(threat: Threat) -> Attack:
+def _square_chain(threat: Threat) -> Attack:
     """200 queries of Square, from there APGD, 10 steps, and from there FAB, 80 steps; twice."""
     _needs(threat, 2, "square_chain")
-    ball: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
-    climb = APGD(**ball, steps=10, loss="margin", until_fooled=True)
-    return Chain(
-        Square(**ball, queries=200),
-        Chain(climb, FAB(**ball, steps=80, targets=1)),
-        restarts=2,
-    )
+    ascent = APGD(**threat.ball, steps=10, loss="margin", until_fooled=True)
+    refined = Chain(ascent, FAB(**threat.ball, steps=80, targets=1))
+    return Chain(Square(**threat.ball, queries=200), refined, restarts=2)
 
 
 def apgd(threat: Threat, *, steps: int) -> APGD:
     """Auto-PGD on cross-entropy; in regression on the model's own loss."""
     loss: LossName | None = None if threat.classes is None else "ce"
-    return APGD(eps=threat.eps, norm=threat.norm, steps=steps, loss=loss)
+    return APGD(**threat.ball, steps=steps, loss=loss)
 
 
 def _needs(threat: Threat, least: int, name: str) -> None:

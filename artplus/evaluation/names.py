@@ -1,4 +1,4 @@
-"""One of a few names for each of many examples, held as a small number each."""
+"""A sequence of strings with few different values, which takes a byte or two for each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 
 class Names(Sequence[str]):
-    """A read-only sequence of strings of which only a few differ, a byte or two for each.
-
-    It compares as a tuple of the strings does.
+    """A read-only sequence of strings with few different values, which compares like a tuple.
 
     Args:
         codes: ``(n,)`` whole numbers, positions in ``names``.
-        names: What they stand for.
+        names: The different strings.
 
     Example:
         >>> names = Names(np.array([0, 2, 2]), ("", "clean", "pgd"))
@@ -75,5 +73,5 @@ class Names(Sequence[str]):
 
 
 def code_type(kinds: int) -> np.dtype[Any]:
-    """The smallest unsigned type that tells so many kinds apart."""
+    """The smallest unsigned type with so many values."""
     return np.min_scalar_type(max(0, kinds - 1))

@@ -1,4 +1,4 @@
-"""How sure is a difference of two accuracies on the same examples? A paired bootstrap."""
+"""An interval of the difference of two accuracies on the same examples: a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def paired_bootstrap(
 ) -> Interval:
     r"""Percentile interval of ``mean(after) - mean(before)``, resampling pairs [Efron93]_.
 
-    Both models are asked about the same examples, so the difference varies less than two separate
-    intervals suggest. An example contributes 1 (gained), -1 (lost) or 0; resampling n of them with
-    replacement is a multinomial draw of these three counts, and that is what is drawn.
+    Both models are evaluated on the same examples, so the difference varies less than two separate
+    intervals suggest. An example contributes 1 (gained), -1 (lost) or 0, so resampling n of them
+    with replacement is a multinomial draw of these three counts.
 
-    Like the interval of an accuracy it covers the draw of the test examples alone: neither the
+    Like the interval of an accuracy, it covers the draw of the test examples alone, and neither the
     training seed nor attacks that are too weak.
 
     Args:
-        before: ``(n,)`` booleans, which examples one model withstands.
+        before: ``(n,)`` booleans, on which examples one model is right.
         after: The same of the other model, in the same order.
         resamples: Number of bootstrap samples.
         seed: Of their draw.
@@ -65,7 +65,7 @@ def paired_bootstrap(
 
 
 def _booleans(name: str, values: ArrayLike) -> NDArray[np.bool_]:
-    found: NDArray[Any] = np.asarray(values)
-    if found.ndim != 1 or len(found) == 0 or not np.isin(found, (0, 1)).all():
+    array: NDArray[Any] = np.asarray(values)
+    if array.ndim != 1 or len(array) == 0 or not np.isin(array, (0, 1)).all():
         raise ConfigurationError(f"{name} must be (n,) booleans of at least one example")
-    return found.astype(bool)
+    return array.astype(bool)

@@ -1,4 +1,4 @@
-"""A folder that holds an evaluation as far as it has come, so that it can be continued."""
+"""A folder that holds an unfinished evaluation, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SHARE = 20
 
 
 class Folder:
-    """Where an evaluation is saved: what it is, the clean scores, and a file for each attack.
+    """Where an evaluation is saved: its fingerprint, the clean scores, and files of each attack.
 
-    An attack that has come to its end has one file, written by the main process. Before, each
-    process has a file of its own, and whatever files there are is continued from, so the number
-    of processes may change. A file is whole or not there (:mod:`artplus.checkpoint_io`), and holds
-    tensors and plain data.
+    A finished attack has one file, written by the main process. Until then each process writes a
+    file of its own; all of them are continued from, so the number of processes may change. Files
+    are written at once or not at all (:mod:`artplus.checkpoint_io`), and hold tensors and plain
+    data.
 
     Args:
-        path: The folder; made if it is not there. Several processes must see the same one.
+        path: The folder; created if it does not exist. All processes must see the same one.
         every: Least seconds between two writes; 0 writes after each batch.
 
     Raises:
@@ -43,7 +43,7 @@ class Folder:
             )
 
     def begin(self, own: Fingerprint) -> None:
-        """Make the folder the one of this evaluation, or see that it is.
+        """Claim the folder for this evaluation, or check that it holds it.
 
         Raises:
             CheckpointError: if it holds another evaluation, naming what differs, or is damaged.
@@ -51,14 +51,14 @@ class Folder:
 
         def enter() -> None:
             self.path.mkdir(parents=True, exist_ok=True)
-            for litter in self.path.glob(".*.ckpt.tmp"):
-                litter.unlink(missing_ok=True)
+            for unfinished in self.path.glob(".*.ckpt.tmp"):
+                unfinished.unlink(missing_ok=True)
             head = self.path / HEAD
             if head.exists():
                 refuse_other(self._read(head).get("fingerprint"), own)
-            elif found := sorted(p.name for p in self.path.glob("*.ckpt")):
+            elif names := sorted(p.name for p in self.path.glob("*.ckpt")):
                 raise CheckpointError(
-                    f"{self.path} holds {found[0]} but no {HEAD}: it is no evaluation's folder, or "
+                    f"{self.path} holds {names[0]} but no {HEAD}: it is no evaluation's folder, or "
                     "that file was lost. Give another folder."
                 )
             else:
@@ -67,17 +67,17 @@ class Folder:
         distributed.from_main(enter)
 
     def clean(self) -> dict[str, Any] | None:
-        """The columns of the clean scores, if they were saved."""
+        """The columns of the clean scores; ``None`` if they were not saved."""
         path = self.path / CLEAN
         return distributed.from_main(lambda: self._read(path)["columns"] if path.exists() else None)
 
     def save_clean(self, columns: dict[str, Any]) -> None:
-        """Save them."""
+        """Save the columns of the clean scores."""
         if distributed.is_main():
             checkpoint_io.write(self.path / CLEAN, {"columns": columns})
 
     def attack(self, number: int) -> Part:
-        """What is saved of one attack, numbered from 1."""
+        """The files of one attack, numbered from 1."""
         return Part(self, number)
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -86,31 +86,31 @@ class Folder:
         except CheckpointError as error:
             what = "this folder" if path.name == HEAD else "that file alone"
             raise CheckpointError(
-                f"{error}. Remove {what}, and what it held is done again."
+                f"{error}. Remove {what}, and what it held is computed again."
             ) from error
 
 
 class Part:
-    """What is saved of one attack."""
+    """The files of one attack."""
 
     def __init__(self, folder: Folder, number: int) -> None:
         self._folder, self._name = folder, f"attack-{number:02d}"
         self._whole = folder.path / f"{self._name}.ckpt"
         self._own = folder.path / f"{self._name}.part-{distributed.rank()}.ckpt"
         self._last, self._took = time.monotonic(), 0.0
-        self._told: Tensor | None = None  # what was done before this life, for all processes
+        self._loaded: Tensor | None = None  # which examples all processes had done when loaded
 
     def load(self, record: ProgressRecord) -> bool:
-        """Enter what was saved into ``record``; whether the attack had come to its end.
+        """Enter what was saved into ``record``; return whether the attack was finished.
 
-        What several processes have saved is made one file, which no process overwrites before it
-        has more.
+        Files of several processes are joined into one, which no process overwrites before it has
+        done more.
 
         Raises:
             CheckpointError: if a file is damaged.
         """
 
-        def found() -> tuple[bool, list[dict[str, Any]]]:
+        def read() -> tuple[bool, list[dict[str, Any]]]:
             if self._whole.exists():
                 self._clear()
                 return True, [self._folder._read(self._whole)]
@@ -126,27 +126,27 @@ class Part:
                         path.unlink(missing_ok=True)
             return False, states
 
-        whole, states = distributed.from_main(found)
+        whole, states = distributed.from_main(read)
         record.absorb(states)
-        self._told = record.done.clone()
+        self._loaded = record.done.clone()
         return whole
 
     def step(self, record: ProgressRecord) -> None:
-        """After a batch: save, if it is time."""
+        """Save after a batch, if it is time."""
         every = self._folder.every
         pause = max(every, SHARE * self._took) if every else 0.0
         if time.monotonic() - self._last >= pause:
             self.save(record)
 
     def save(self, record: ProgressRecord) -> None:
-        """Save now what this process has done; the main one also what there was before."""
+        """Save what this process has done; the main process also what was loaded."""
         begin = time.monotonic()
-        self._write(self._own, record.state(None if distributed.is_main() else self._told))
+        self._write(self._own, record.state(None if distributed.is_main() else self._loaded))
         self._last = time.monotonic()
         self._took = self._last - begin
 
     def finish(self, record: ProgressRecord) -> None:
-        """The attack has come to its end, and ``record`` is what all processes have done."""
+        """Save the finished attack; ``record`` holds what all processes have done."""
         if distributed.is_main():
             self._write(self._whole, record.state())
         distributed.barrier()
