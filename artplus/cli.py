@@ -1,4 +1,4 @@
-"""The command line: arguments in, one call, text out; no logic of its own."""
+"""The command line: it parses arguments, calls one function and prints what that returns."""
 
 from __future__ import annotations
 
@@ -130,8 +130,7 @@ def _silence(stream: TextIO) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="artplus",
-        description="Harden PyTorch models against adversarial examples, and measure what it "
-        "bought.",
+        description="Harden PyTorch models against adversarial examples and measure the effect.",
         epilog="'artplus COMMAND --help' explains a command. Start with: artplus demo "
         f"--output-dir demo\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -155,18 +154,22 @@ def _command(commands: Any, name: str, text: str) -> Any:
 
 def _add_list(commands: Any) -> None:
     parser = _command(
-        commands, "list", "show the registered losses, trainers, attacks, suites, analyses"
+        commands, "list", "list the losses, trainers, attacks, suites and analyses by name"
     )
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="only these")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind")
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(commands, "demo", "harden a small CNN on real digits; show before and after")
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, metavar="DIR", help="for the reports"
+    parser = _command(
+        commands,
+        "demo",
+        "harden a small CNN on handwritten digits and compare it with plain training",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+        "--output-dir", type=Path, required=True, metavar="DIR", help="folder for the reports"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random (default: %(default)s)"
     )
     _add_overwrite(parser)
 
@@ -175,8 +178,8 @@ def _add_harden(commands: Any) -> None:
     parser = _command(commands, "harden", "harden your model on your data")
     _add_model(parser)
     _add_data(parser, "--data", "training data")
-    parser.add_argument("--validation", type=Path, metavar="NPZ", help="held-out data, likewise: "
-                        "shown after each epoch, and the best epoch is kept")  # fmt: skip
+    parser.add_argument("--validation", type=Path, metavar="NPZ", help="held-out data of the "
+                        "same form, measured after each epoch; the best epoch is kept")  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state_dict to start from")
     _add_ball(parser)
     parser.add_argument(
@@ -190,54 +193,54 @@ def _add_harden(commands: Any) -> None:
         "--epochs", type=int, default=20, help="passes over the data (default: %(default)s)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=128, help="examples a step (default: %(default)s)"
+        "--batch-size", type=int, default=128, help="examples per step (default: %(default)s)"
     )
     parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
         default="adam",
-        help="of the weights (default: %(default)s)",
+        help="optimizer of the weights (default: %(default)s)",
     )
     parser.add_argument(
-        "--lr", type=float, default=1e-3, help="its learning rate (default: %(default)s)"
+        "--lr", type=float, default=1e-3, help="learning rate (default: %(default)s)"
     )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32",
-        help="of the arithmetic; auto measures what is fastest here (default: %(default)s)",
+        help="floating-point precision; auto measures which is fastest (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--micro-batch", type=int, metavar="N",
-        help="most examples in one forward and backward pass (default: the whole batch, halved "
-        "where memory runs out)",
+        help="largest number of examples in one forward and backward pass (default: the whole "
+        "batch, halved if memory runs out)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+        "--seed", type=int, default=0, help="seed of everything random (default: %(default)s)"
     )
     parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="DIR",
-        help="for weights.pt, history.json, history.png and config.json",
+        help="folder for weights.pt, history.json, history.png and config.json",
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint-dir", type=Path, metavar="DIR",
-        help="save the run here after each epoch, and on Ctrl-C or SIGTERM",
+        help="folder to save the run in after each epoch, and on Ctrl-C or SIGTERM",
     )  # fmt: skip
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint there"
+        "--resume", action="store_true", help="continue from the newest checkpoint in it"
     )
     _add_overwrite(parser)
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = _command(commands, "evaluate", "attack a model and report what is left")
+    parser = _command(commands, "evaluate", "attack a model and report its robustness")
     _add_model(parser)
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="FILE", help="its state_dict, as harden "
+        "--weights", type=Path, required=True, metavar="FILE", help="state_dict, as harden "
         "writes it; only tensors are read",
     )  # fmt: skip
     _add_data(parser, "--data", "test data")
     parser.add_argument(
         "--attacks", default="quick",
-        help="a suite, or attacks with commas between; see 'artplus list' (default: %(default)s)",
+        help="a suite, or attacks separated by commas; see 'artplus list' (default: %(default)s)",
     )  # fmt: skip
     _add_ball(parser)
     parser.add_argument(
@@ -249,57 +252,55 @@ def _add_evaluate(commands: Any) -> None:
         "--batch-size", type=int, default=128, help="examples at once (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of everything random (default: %(default)s)"
+        "--seed", type=int, default=0, help="seed of everything random (default: %(default)s)"
     )
     parser.add_argument(
         "--checks", choices=("auto", "on", "off"), default="auto",
-        help="look for signs that the attacks failed; auto is for suites (default: %(default)s)",
+        help="look for signs that the attacks failed; auto: for suites only (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--analyses", default="", metavar="NAMES",
-        help="what else to look into, with commas between; see 'artplus list analyses'",
+        help="further analyses, separated by commas; see 'artplus list analyses'",
     )  # fmt: skip
     parser.add_argument(
         "--before", type=Path, metavar="FILE",
-        help="state_dict before hardening, for analyses that compare: transfer needs it",
+        help="state_dict before hardening, for analyses that compare, such as transfer",
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR",
-        help="save the evaluation here as it goes; the same command again continues it",
+        help="folder to save progress in; the same command given again continues from there",
     )  # fmt: skip
     parser.add_argument(
         "--fail-under", type=float, metavar="SHARE",
-        help="exit with 1 if robust accuracy is below this (0.45) or unknown, or the verdict on "
+        help="exit with 1 if robust accuracy is below this share, such as 0.45, or unknown, or if "
         "the evaluation is broken",
     )  # fmt: skip
     parser.add_argument(
         "--junit", type=Path, metavar="FILE",
-        help="write the gates here as JUnit .xml: robust accuracy, trusted verdict, no broken "
-        "attack; the exit code is --fail-under's alone",
+        help="write the gates as JUnit .xml: robust accuracy, trusted evaluation, no broken "
+        "attack; the exit code depends on --fail-under alone",
     )  # fmt: skip
     parser.add_argument(
         "--card", type=Path, metavar="FILE",
-        help="write a model card for a hub here, as .md with its metadata",
+        help="write a model card for a model hub, as .md with metadata",
     )  # fmt: skip
-    parser.add_argument("--dataset", metavar="NAME", help="what the data are, for the card")
+    parser.add_argument("--dataset", metavar="NAME", help="name of the data set, for the card")
     parser.add_argument(
         "--output", type=Path, action="append", default=[], metavar="FILE",
-        help="write the report here, as .html, .json, .md, .txt or .png; may be repeated",
+        help="write the report, as .html, .json, .md, .txt or .png; may be repeated",
     )  # fmt: skip
     _add_overwrite(parser)
 
 
 def _add_compare(commands: Any) -> None:
-    parser = _command(
-        commands, "compare", "set two reports on the same examples against each other"
-    )
+    parser = _command(commands, "compare", "compare two reports on the same examples")
     parser.add_argument(
-        "before", type=Path, help="report that evaluate wrote as .json, also on several threats"
+        "before", type=Path, help="report that evaluate wrote as .json, for one or several threats"
     )
     parser.add_argument("after", type=Path, help="another one, for instance after hardening")
     parser.add_argument(
         "--output", type=Path, action="append", default=[], metavar="FILE",
-        help="write the comparison here, as .html, .md or .txt; may be repeated",
+        help="write the comparison, as .html, .md or .txt; may be repeated",
     )  # fmt: skip
     _add_overwrite(parser)
 
@@ -317,29 +318,32 @@ def _add_data(parser: Any, flag: str, what: str) -> None:
         help=f"{what}: arrays x (n, *input) of floats and y (n,) of class numbers",
     )  # fmt: skip
     parser.add_argument(
-        "--clip-min", type=float, default=0.0, help="least valid value of x (default: %(default)s)"
+        "--clip-min",
+        type=float,
+        default=0.0,
+        help="smallest valid value of x (default: %(default)s)",
     )
     parser.add_argument(
         "--clip-max",
         type=float,
         default=1.0,
-        help="greatest valid value of x (default: %(default)s)",
+        help="largest valid value of x (default: %(default)s)",
     )
 
 
 def _add_ball(parser: Any) -> None:
     parser.add_argument(
         "--eps", type=_radius,
-        help="radius of the attack, in the units of x; 8/255 is understood",
+        help="radius of the attack, in the units of x; fractions such as 8/255 work",
     )  # fmt: skip
     parser.add_argument(
         "--norm", type=float, choices=(float("inf"), 2.0, 1.0), default=float("inf"),
-        help="its norm (default: %(default)s)",
+        help="norm of the radius (default: %(default)s)",
     )  # fmt: skip
 
 
 def _add_overwrite(parser: Any) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _radius(text: str) -> float:
@@ -360,7 +364,7 @@ def _threat(text: str) -> tuple[float, float]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Warnings of ours as one line without source code; those of other libraries not at all."""
+    """Our warnings as one line without source code, and none of other libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", ArtplusWarning)

@@ -1,4 +1,4 @@
-"""Train and eval flags, batch statistics and dropout draws: entered, used, and put back."""
+"""Train and eval flags, batch statistics and dropout masks: set, used and restored."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Flags = list[tuple[nn.Module, bool]]
 
 
 def flags(module: nn.Module) -> Flags:
-    """The train/eval flag of every sub-module, to be put back by :func:`restore`."""
+    """The train/eval flag of every sub-module, which :func:`restore` puts back."""
     return [(child, child.training) for child in module.modules()]
 
 
 def restore(saved: Flags) -> None:
-    """Put back every flag saved by :func:`flags`, each sub-module its own."""
+    """Put back every flag that :func:`flags` saved, sub-module by sub-module."""
     for child, training in saved:
-        if child.training is not training:  # setting an attribute of a module takes a while
+        if child.training is not training:  # setting an attribute of a module is slow
             child.training = training
 
 
 @contextmanager
 def attack_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode while examples are crafted; every sub-module's own flag afterwards.
+    """Evaluation mode inside; afterwards every sub-module has its own flag again.
 
-    So dropout is off and batch statistics stand still in the attack, and a layer that the user
+    During the attack dropout is off and batch statistics do not move, and a layer that the user
     froze (``bn.eval()``) is still frozen afterwards. Recurrent layers on CUDA keep train mode,
-    which cuDNN needs for gradients, with their dropout off meanwhile. Gradients are meant to be
-    taken by the input alone: see :mod:`artplus.convolution`.
+    which cuDNN needs for gradients, with their dropout switched off. Take gradients by the input
+    alone: see :mod:`artplus.convolution`.
     """
     saved = flags(module)
     recurrent = [
@@ -57,20 +57,20 @@ def attack_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient inside; each its own flag afterwards."""
-    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    """No parameter asks for a gradient inside; afterwards each has its own flag again."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in asking:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
-    """Forward passes inside use batch statistics as in training but leave running ones alone."""
+    """Forward passes inside use batch statistics as in training; running ones do not move."""
     tracking = [
         child
         for child in module.modules()
@@ -78,7 +78,7 @@ def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
     ]
     # Keras writes to its statistics in any pass in train mode, so their values are put back.
     values = [(statistic, statistic.clone()) for statistic in keras_modules.statistics(module)]
-    # Instance norms update what they hold whatever the flag says, so theirs are taken away.
+    # Instance norms ignore the flag, so their running statistics are taken away.
     held = [
         (child, child.running_mean, child.running_var)
         for child in tracking
@@ -162,10 +162,10 @@ def _loaded_in_eval(module: nn.Module) -> list[nn.Module]:
 
 
 class RandomState:
-    """The random streams a forward pass draws from, to be rewound: dropout's and the CPU's.
+    """The random streams that a forward pass draws from, to be rewound.
 
-    Some layers draw on the CPU wherever they run (a layer dropped as a whole), so a device's
-    state is the CPU's stream and its own.
+    Some layers draw on the CPU wherever they run (stochastic depth), so a device's state is the
+    CPU's stream and its own.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -178,7 +178,7 @@ class RandomState:
         return (torch.get_rng_state(),)
 
     def set(self, state: tuple[torch.Tensor, ...]) -> None:
-        """Go back (or forward) to ``state``."""
+        """Return to ``state``."""
         torch.set_rng_state(state[0])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(state[1], self._device)

@@ -16,14 +16,14 @@ SUFFIXES = (".html", ".md", ".txt")
 def compare(
     *, before: Path, after: Path, output: Sequence[Path] = (), overwrite: bool = False
 ) -> str:
-    """Set two reports against each other; write the comparison, and return it as a table.
+    """Compare two reports; write the comparison, and return it as a table.
 
     Args:
         before: ``.json`` that evaluate wrote. One on several threats (``--threat``) is compared by
             the worst case over all of them, and the text says so.
         after: Another one, on the same examples.
-        output: Files to write, each in the form of its suffix: both reports side by side, section
-            by section; as ``.txt`` what changed, and the report ``after``.
+        output: Files to write, each in the format of its suffix: both reports side by side, section
+            by section; as ``.txt`` the changes and the report ``after``.
         overwrite: Replace them.
 
     Raises:
@@ -46,7 +46,7 @@ def compare(
 
 
 def _threats(when: str, side: Report | ThreatReport) -> str:
-    """That a side is a union of threats, and of which."""
+    """A line that names the threats of a report on several of them."""
     if not isinstance(side, ThreatReport):
         return ""
     return f"\n· The worst case {when} is over all of {', '.join(side.by_threat)}."

@@ -41,7 +41,7 @@ def evaluate(
     output: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> str:
-    """Attack the model with these weights; write the report, and return it as a table.
+    """Attack a model; write the report, and return it as a table.
 
     Args:
         model: ``package.module:function``.
@@ -51,21 +51,21 @@ def evaluate(
         norm: ``inf``, 2 or 1.
         threat: Pairs of radius and norm instead of ``eps`` and ``norm``; the worst case is then
             over all of them.
-        attacks: A suite, or names of attacks with commas between.
+        attacks: A suite, or names of attacks separated by commas.
         batch_size: Examples at once.
-        clip_min: Least valid value of ``x``.
-        clip_max: Greatest valid value of ``x``.
+        clip_min: Smallest valid value of ``x``.
+        clip_max: Largest valid value of ``x``.
         seed: Of everything random.
         checks: Whether to look for signs that the attacks failed: ``"on"``, ``"off"``, or
             ``"auto"``, for suites only.
-        analyses: Names of what else to look into, with commas between.
+        analyses: Names of further analyses, separated by commas.
         before: ``state_dict`` of the same model before it was hardened, for analyses that compare.
         checkpoint: Folder to save the evaluation in as it goes, and to continue it from.
-        fail_under: Least robust accuracy that passes; ``None`` lets everything pass.
+        fail_under: Smallest robust accuracy that passes; ``None`` lets everything pass.
         junit: ``.xml`` to write the gates to, one test case each.
         card: ``.md`` to write a model card to.
         dataset: What the examples are, for the card.
-        output: Files to write, each in the form of its suffix.
+        output: Files to write, each in the format of its suffix.
         overwrite: Replace them.
 
     Raises:
@@ -90,13 +90,13 @@ def evaluate(
         files.output("--card", card, (".md",), overwrite=overwrite)
     distributed.launched()
     names = attacks.split(",")
-    looks = [name for name in analyses.split(",") if name]
-    if "transfer" in looks and before is None:
+    analysis_names = [name for name in analyses.split(",") if name]
+    if "transfer" in analysis_names and before is None:
         raise ConfigurationError(
             "--analyses transfer needs another model: --before FILE, the weights before hardening"
         )
     x, y = files.arrays(data)
-    if "tokens" in looks and x.ndim != 3:
+    if "tokens" in analysis_names and x.ndim != 3:
         raise ConfigurationError(
             "--analyses tokens needs embeddings (n, length, features) as x, got "
             f"{x.shape}; texts need a tokenizer, in Python: "
@@ -110,7 +110,7 @@ def evaluate(
         "batch_size": batch_size,
         "seed": seed,
         "checks": CHECKS[checks],
-        "analyses": looks,
+        "analyses": analysis_names,
         "before": None if before is None else _unhardened(model, before),
         "checkpoint": checkpoint,
     }
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def _unhardened(model: str, weights: Path) -> Any:
-    """Another module of the same factory, as it was before."""
+    """A second module of the same factory, with the weights before hardening."""
     module = files.model(model)
     files.load_weights(module, weights)
     return module

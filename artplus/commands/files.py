@@ -1,4 +1,4 @@
-"""What comes in from the disk and goes out to it: arrays, a model factory, weights, a folder."""
+"""Files of the commands: arrays, a model factory and weights to read, results to write."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def arrays(path: Path) -> Pair:
     """
     import numpy as np
 
-    found: dict[str, Any] = {}
+    loaded: dict[str, Any] = {}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = {key: archive[key] for key in ("x", "y") if key in archive}
+            loaded = {key: archive[key] for key in ("x", "y") if key in archive}
             keys = list(archive)
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}") from None
@@ -42,12 +42,12 @@ def arrays(path: Path) -> Pair:
             f"{path} is not an .npz file of plain arrays ({error}). "
             "Write it with numpy.savez(path, x=..., y=...)."
         ) from error
-    if len(found) < 2:
+    if len(loaded) < 2:
         raise DataError(
             f"{path} must hold arrays named x and y, it holds {', '.join(keys) or 'nothing'}. "
             "Write it with numpy.savez(path, x=..., y=...)."
         )
-    x, y = found["x"], found["y"]
+    x, y = loaded["x"], loaded["y"]
     if not np.issubdtype(x.dtype, np.floating):
         raise DataError(
             f"x in {path} must be floats in the range of the model's inputs, got {x.dtype}. "
@@ -57,7 +57,7 @@ def arrays(path: Path) -> Pair:
 
 
 def model(spec: str) -> nn.Module:
-    """Return what the factory ``package.module:function`` makes.
+    """Return the module that the factory ``package.module:function`` makes.
 
     The working directory is searched first, as ``python -m`` does.
 

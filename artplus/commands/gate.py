@@ -1,4 +1,4 @@
-"""A gate for continuous integration: robust accuracy known, high enough, and to be believed."""
+"""A gate for continuous integration: robust accuracy must be known, high enough and sound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GateClosed(Exception):
 
 
 def check_threshold(fail_under: float | None) -> None:
-    """Refuse a threshold that is no share, before any work is done.
+    """Refuse a threshold that is not a share, before any work is done.
 
     Raises:
         ConfigurationError: if it is outside [0, 1].
@@ -36,9 +36,9 @@ def check_threshold(fail_under: float | None) -> None:
 
 
 def closed(report: Report, fail_under: float) -> str | None:
-    """Why a report does not pass; ``None`` if it does.
+    """The reason why a report does not pass; ``None`` if it does.
 
-    A broken evaluation does not pass whatever its number: the number means nothing.
+    A broken evaluation does not pass, because its numbers mean nothing.
     """
     from artplus.evaluation import wording  # heavy; the command line imports this file for --help
 
@@ -56,24 +56,23 @@ def closed(report: Report, fail_under: float) -> str | None:
 
 
 def cases(report: Report, fail_under: float | None) -> tuple[Case, ...]:
-    """The gates as test cases, stricter than the exit code: a suspicious verdict fails too.
+    """The gates as test cases: robust accuracy (if there is a threshold), trust, no broken attack.
 
-    Robust accuracy at least the threshold, if there is one; the evaluation trusted; no attack
-    broken.
+    They are stricter than the exit code: a suspicious evaluation fails too.
     """
     from artplus.evaluation import wording  # heavy, as above
     from artplus.reporting.junit import Case
 
-    found = []
+    gates = []
     if fail_under is not None:
         name = f"robust accuracy is at least {100 * fail_under:.2f}%"
-        found.append(Case(name, failure=closed(report, fail_under)))
+        gates.append(Case(name, failure=closed(report, fail_under)))
     trusted = "the evaluation is trusted"
     if report.verdict is None:
-        found.append(Case(trusted, skipped="no checks were run; --checks on runs them"))
+        gates.append(Case(trusted, skipped="no checks were run; --checks on runs them"))
     else:
         doubt = None if report.verdict == "trusted" else wording.trust(report)
-        found.append(Case(trusted, failure=doubt))
+        gates.append(Case(trusted, failure=doubt))
     broken = "; ".join(f"{result.name}: {result.broken}" for result in report.broken)
-    found.append(Case("no attack is broken", failure=broken or None))
-    return tuple(found)
+    gates.append(Case("no attack is broken", failure=broken or None))
+    return tuple(gates)

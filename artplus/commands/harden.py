@@ -1,4 +1,4 @@
-"""``artplus harden``: a model factory and arrays in, hardened weights and their history out."""
+"""``artplus harden``: harden the model that a factory makes, and save weights and history."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def harden(
     resume: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Harden what the factory ``model`` makes; return what to print.
+    """Harden the model that the factory makes; return the text to print.
 
-    Under ``torchrun`` the processes share the work; the first one writes and prints.
+    Under ``torchrun`` the processes share the work, and the first one writes and prints.
 
     Args:
         model: ``package.module:function``.
@@ -66,22 +66,22 @@ def harden(
         steps: Of the training attack, PGD from a random start, each ``2.5 * eps / steps`` long;
             ``None`` is the trainer's own, 10.
         epochs: Passes over the data.
-        batch_size: Examples a step.
+        batch_size: Examples per step.
         optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` (momentum 0.9).
         lr: Learning rate.
         precision: See :class:`~artplus.training.numerics.Numerics`.
         micro_batch: See :meth:`artplus.AdversarialTrainerPlus.fit`.
-        clip_min: Least valid value of ``x``.
-        clip_max: Greatest valid value of ``x``.
+        clip_min: Smallest valid value of ``x``.
+        clip_max: Largest valid value of ``x``.
         seed: Of everything random.
-        checkpoint_dir: Gets a checkpoint after each epoch, and when the run is told to leave.
-        resume: Continue from the newest checkpoint there.
+        checkpoint_dir: Gets a checkpoint after each epoch, and on Ctrl-C or SIGTERM.
+        resume: Continue from the newest checkpoint in it.
         overwrite: Replace files in ``output_dir``.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
         DataError: for files that cannot.
-        CheckpointError: if there is nothing sound to resume from.
+        CheckpointError: if there is no sound checkpoint to resume from.
         NotWritten: if a file could not be written at the end.
     """
     config = locals().copy()
@@ -140,7 +140,7 @@ def harden(
     return "\n".join(
         [
             *history.notes,
-            f"Weights, history and configuration are in {output_dir}. Judge them on test data:",
+            f"Weights, history and configuration are in {output_dir}. Evaluate them on test data:",
             f"  artplus evaluate --model {model} --weights {to_weights} --data TEST.npz "
             f"--eps {'EPS' if eps is None else eps} --norm {norm:g} "
             f"--clip-min {clip_min:g} --clip-max {clip_max:g}",

@@ -1,4 +1,4 @@
-"""``artplus list``: what has a name, on the command line as in code."""
+"""``artplus list``: the names that the command line and the functions take."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def listing(*, kind: str | None = None) -> str:
     """Every registered name with the first line of its documentation; ART's attacks after ours.
 
     Args:
-        kind: A key of :data:`REGISTRIES`; ``None`` is all of them.
+        kind: A key of :data:`REGISTRIES`; ``None`` is all kinds.
     """
     kinds = list(REGISTRIES) if kind is None else [kind]
     blocks = []

@@ -1,4 +1,4 @@
-"""A run between two steps, taken and put back: everything that later steps depend on."""
+"""Everything that the later steps of a run depend on, saved between two steps and restored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Snapshot:
     def take(self) -> dict[str, Any]:
         """Tensors and plain data that share memory with what is training.
 
-        All processes must call it; each gets the whole, with the own part of every one of them.
+        All processes must call it; each gets the whole, with the part of every process.
         """
         state = self._state
         shared = {
@@ -51,14 +51,14 @@ class Snapshot:
             "callbacks": {name: each.state_dict() for name, each in self._named()},
             "watchers": {name: each.state_dict() for name, each in self._named(watching=True)},
         }
-        own = {
+        local = {
             "state": state.own_state_dict(),
             "streams": self._streams(),
             "opening": self._opening if state.done else {},
         }
         if distributed.world_size() > 1:
-            own["buffers"] = dict(state.model.module.named_buffers())
-        return {**state.engine.full(shared), "own": distributed.all_gather(own)}
+            local["buffers"] = dict(state.model.module.named_buffers())
+        return {**state.engine.full(shared), "own": distributed.all_gather(local)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Put back what :meth:`take` gave, after :meth:`Callback.on_fit_begin`.
@@ -74,21 +74,21 @@ class Snapshot:
                     "iterable that cannot be begun again where it was. Resume from one taken at "
                     "an epoch's end, or give a DataLoader over a data set with positions."
                 )
-            own = saved["own"][distributed.rank()]
+            local = saved["own"][distributed.rank()]
             shared = state.engine.own({k: saved[k] for k in ("model", "state", "callbacks")})
-            state.frozen.load_state_dict(own["state"]["frozen"], copied=shared["model"])
+            state.frozen.load_state_dict(local["state"]["frozen"], copied=shared["model"])
             state.load_state_dict(shared["state"])
             state.put_back(shared["model"])
             with torch.no_grad():
                 for present, value in zip(self._beside(), saved["beside"], strict=True):
                     present.copy_(value)
                 buffers = dict(state.model.module.named_buffers())
-                for name, value in own.get("buffers", {}).items():
+                for name, value in local.get("buffers", {}).items():
                     buffers[name].copy_(value)
-            state.load_own_state_dict(own["state"])
+            state.load_own_state_dict(local["state"])
             for name, callback in self._named():
                 callback.load_state_dict(shared["callbacks"][name])
-            watchers = saved.get("watchers", {})  # they may come and go
+            watchers = saved.get("watchers", {})  # those that only watch may be added or left out
             for name, callback in self._named(watching=True):
                 if watchers.get(name):
                     callback.load_state_dict(watchers[name])
@@ -97,8 +97,8 @@ class Snapshot:
                 state.engine.own_optimizer(saved["optimizer"], state.optimizer)
             )
             state.engine.load_state_dict(saved["engine"])
-            self._opening = own["opening"]
-            self._set_streams(own["streams"])
+            self._opening = local["opening"]
+            self._set_streams(local["streams"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -113,7 +113,7 @@ class Snapshot:
         return self._data.begin()
 
     def reopen(self) -> Iterator[Batch]:
-        """Begin the epoch again that was restored, and pass over what it had done."""
+        """Begin the restored epoch again, and skip the batches that were done."""
         now = self._streams()
         self._set_streams(self._opening)
         batches = self._data.begin(self._state.done)
@@ -122,19 +122,19 @@ class Snapshot:
 
     def _named(self, *, watching: bool = False) -> Iterator[tuple[str, Callback]]:
         """Callbacks that shape the run, or that watch it, under their type's name, numbered."""
-        seen: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for callback in self._callbacks:
             if callback.watches is not watching:
                 continue
             name = type(callback).__qualname__
-            seen[name] = seen.get(name, 0) + 1
-            yield f"{name} {seen[name]}", callback
+            counts[name] = counts.get(name, 0) + 1
+            yield f"{name} {counts[name]}", callback
 
     def _beside(self) -> list[Tensor]:
-        """What the optimizer moves that is not the model's, as a loss's own parameters."""
-        own = {id(parameter) for parameter in self._state.model.module.parameters()}
+        """What the optimizer moves outside the model, such as parameters of a loss."""
+        inside = {id(parameter) for parameter in self._state.model.module.parameters()}
         moved = (p for group in self._state.optimizer.param_groups for p in group["params"])
-        return [p.detach() for p in moved if id(p) not in own]
+        return [p.detach() for p in moved if id(p) not in inside]
 
     def _streams(self) -> dict[str, Any]:
         return {"global": streams(), "order": self._data.order()}
