@@ -1,4 +1,4 @@
-"""The verdict on a model: each attack, the per-example worst case, and what is needed to check."""
+"""The report on a model: each attack, each example's worst case, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Report:
 
     Robust accuracy is the per-example worst case,
     :math:`\frac{1}{n} \sum_i \prod_a [f(x_i^{(a)}) = y_i]` over the attacks ``a`` that worked: an
-    example counts only if it withstood them all, so it is at most the least of the attacks'
-    accuracies. It is an upper bound: a stronger attack can only lower it.
+    example counts only if it is robust to all of them, so robust accuracy is at most the least of
+    the attacks' accuracies. It is an upper bound: a stronger attack can only lower it.
 
-    In regression predictions are neither right nor wrong: the accuracies are ``None`` and the
-    losses speak, ``clean_loss`` and ``robust_loss``, each example under the attack that raised
-    its loss most. Both are there in classification too.
+    In regression predictions are neither right nor wrong: the accuracies are ``None``, and there
+    are ``clean_loss`` and ``robust_loss``, the latter of each example under the attack that raised
+    its loss most. Classification has both, too.
 
     Attributes:
         n: Number of examples.
@@ -43,17 +43,17 @@ class Report:
         norm: Norm common to them; ``None`` if they differ.
         seed: Of every random draw.
         batch_size: Random starts are drawn per batch, so a repetition needs it too.
-        only_survivors: True if each attack saw only what the ones before left standing; its
-            accuracy is then that of all attacks so far.
+        only_survivors: True if each attack ran only on examples that no attack before it fooled;
+            its accuracy is then that of all attacks so far.
         correct_clean: ``(n,)`` booleans without an attack; ``None`` in regression.
         losses_clean: ``(n,)`` losses without an attack.
         clean_metrics: Means without an attack: ``"loss"``, and ``"rmse"`` in regression.
         robust_metrics: The same in the worst case; empty if no attack worked.
         worst_attack: ``n`` names, which attack hurt each example most: ``"clean"`` where the model
-            is wrong without one, ``""`` where it held.
+            is wrong without one, ``""`` where no attack fooled it.
         predictions_clean: ``(n,)`` class numbers without an attack; ``None`` in regression.
-        predictions_worst: ``(n,)`` class numbers under :attr:`worst_attack`, without an attack
-            where the model is wrong already or held; ``None`` if no attack worked.
+        predictions_worst: ``(n,)`` class numbers under :attr:`worst_attack`, and clean predictions
+            where there is none; ``None`` if no attack worked.
         examples: A few attacked examples, or ``None``.
         class_names: One per class, for display.
         model: What was judged, a name for display.
@@ -62,10 +62,10 @@ class Report:
         versions: Of artplus, torch, ART, numpy and Python.
         data_hash: Of inputs and labels; two reports compare only if it agrees.
         notes: What a reader should know beyond single attacks.
-        findings: What the checks say about the evaluation itself; empty if none were run.
-        sections: What the analyses found: :mod:`artplus.evaluation.analyses`.
-        call: What :func:`artplus.evaluate` was called with, as Python text by name of the argument,
-            so that it can be called again; ``"estimator"`` tells what was judged. Empty for others.
+        findings: Results of the checks of the evaluation itself; empty if none were run.
+        sections: Of the analyses: :mod:`artplus.evaluation.analyses`.
+        call: Arguments of :func:`artplus.evaluate` as Python text by name, so that it can be called
+            again; ``"estimator"`` describes the model. Empty if another function made the report.
     """
 
     n: int
@@ -96,12 +96,12 @@ class Report:
 
     @property
     def working(self) -> tuple[AttackResult, ...]:
-        """The attacks that count: those that are not broken."""
+        """The attacks that count, which are not broken."""
         return tuple(result for result in self.attacks if result.broken is None)
 
     @property
     def broken(self) -> tuple[AttackResult, ...]:
-        """The attacks that do not."""
+        """The attacks that do not count."""
         return tuple(result for result in self.attacks if result.broken is not None)
 
     @property
@@ -113,13 +113,15 @@ class Report:
     def correct_robust(self) -> Bools | None:
         """``(n,)`` booleans of the worst case; ``None`` if no attack worked or in regression.
 
-        What a broken attack turned inside the rules has fallen too; what it did not is not asked.
+        Mistakes that a broken attack found within the rules count; nothing else of it does.
         """
         if self.correct_clean is None or not self.correct:
             return None
-        spared = [~r.fooled for r in self.broken if r.fooled is not None]
-        stood: Bools = np.logical_and.reduce([self.correct_clean, *self.correct.values(), *spared])
-        return stood
+        by_broken = [~r.fooled for r in self.broken if r.fooled is not None]
+        robust: Bools = np.logical_and.reduce(
+            [self.correct_clean, *self.correct.values(), *by_broken]
+        )
+        return robust
 
     @property
     def clean_accuracy(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What one attack did: who still stands, how far it moved them, and whether it worked."""
+"""The result of one attack: which examples it fooled, how far it moved them, if it worked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Pixels = NDArray[np.float32]
 class AttackResult:
     """One attack on n examples.
 
-    What withstands a *broken* attack is no evidence: it has no accuracy. A mistake that it found
-    inside the rules is one all the same, whatever found it, and counts in the worst case.
+    A *broken* attack is no evidence of robustness, so it has no accuracy. Mistakes that it found
+    within the rules are real, and count in the worst case.
 
     Attributes:
         name: Its name in the report.
@@ -37,7 +37,7 @@ class AttackResult:
         correct: ``(n,)`` booleans, which examples are still correct under this attack; ``None``
             if it is broken or predictions are neither right nor wrong (regression). Examples
             that are wrong without it count as wrong. If only survivors were attacked, those that
-            fell to an earlier attack count as wrong too.
+            an earlier attack fooled count as wrong too.
         losses: ``(n,)`` losses under this attack, the clean loss where it was not run; ``None``
             if it is broken.
         metrics: Means over the n examples: ``"loss"``, and ``"rmse"`` in regression.
@@ -48,15 +48,15 @@ class AttackResult:
         clip_violations: Number of examples outside the range of valid inputs, or changed where
             the mask forbids it.
         seconds: Wall time, the predictions included.
-        forwards: Examples that the attack itself sent forward through the model, its queries; the
-            judge's own predictions are not among them. ``None`` if that could not be counted.
-        backwards: Examples whose gradient with respect to the input it took; 0 of a black-box
-            attack. ``None`` if that could not be counted. Both, unlike ``seconds``, are the same on
-            any machine, resumed or dealt out over processes.
-        flags: What a reader should know and what does not break the attack.
+        forwards: Forward passes of examples by the attack, its queries, without the judge's own
+            predictions. ``None`` if they could not be counted.
+        backwards: Gradients with respect to an input that it took; 0 of a black-box attack. ``None``
+            if they could not be counted. Both, unlike ``seconds``, are the same on any machine,
+            after a resumption, and with any number of processes.
+        flags: What a reader should know although it does not break the attack.
         broken: Why it does not count; ``None`` if it does.
-        fooled: ``(n,)`` booleans, which examples a broken attack turned by the rules; ``None`` if
-            there are none, or it is not broken.
+        fooled: ``(n,)`` booleans, which examples a broken attack fooled within the rules; ``None``
+            if there are none, or it is not broken.
     """
 
     name: str
@@ -94,11 +94,11 @@ class AttackResult:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
-    """A few attacked examples, for a look at them.
+    """A few attacked examples to look at.
 
     Attributes:
         index: ``(k,)`` positions in the data.
-        x: ``(k, *input)`` inputs as they were.
+        x: ``(k, *input)`` clean inputs.
         x_adv: ``(k, *input)`` under attack.
         y: ``(k,)`` true class numbers, or ``(k, ...)`` targets of a regression.
         clean: Predictions for ``x``: class numbers, or raw outputs in regression.

@@ -69,12 +69,12 @@ def check_header(data: Mapping[str, Any], form: str, version: int, what: str) ->
     Raises:
         DataError: with what was expected and what came.
     """
-    found = data if isinstance(data, Mapping) else {}
-    if found.get("format") != form:
-        raise DataError(f"this is no {what}: format must be {form!r}, got {found.get('format')!r}")
-    if found.get("version") != version:
+    header = data if isinstance(data, Mapping) else {}
+    if header.get("format") != form:
+        raise DataError(f"this is no {what}: format must be {form!r}, got {header.get('format')!r}")
+    if header.get("version") != version:
         raise DataError(
-            f"this artplus reads version {version} of {form}, got {found.get('version')!r}; the "
+            f"this artplus reads version {version} of {form}, got {header.get('version')!r}; the "
             "version of artplus that wrote it can read it"
         )
 
@@ -86,9 +86,9 @@ def _encode(value: Any, kind: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _encode_array(value, options[0])
     if is_dataclass(value):
-        own: Any = type(value)
-        members = {name: _encode(getattr(value, name), hint) for name, hint in _hints(own).items()}
-        return members if len(options) == 1 else {"kind": _tag(own), **members}
+        cls: Any = type(value)
+        members = {name: _encode(getattr(value, name), hint) for name, hint in _hints(cls).items()}
+        return members if len(options) == 1 else {"kind": _tag(cls), **members}
     if isinstance(value, Mapping) or _is_pairs(kind):
         item = get_args(args[0])[1] if _is_pairs(kind) else args[1]
         return {name: _encode(entry, item) for name, entry in dict(value).items()}
@@ -120,8 +120,8 @@ def _decode(data: Any, kind: Any) -> Any:
     if origin is Mapping or _is_pairs(kind):
         _expect(data, Mapping, "an object")
         item = get_args(args[0])[1] if _is_pairs(kind) else args[1]
-        found = {name: _decode(entry, item) for name, entry in data.items()}
-        return found if origin is Mapping else tuple(found.items())
+        entries = {name: _decode(entry, item) for name, entry in data.items()}
+        return entries if origin is Mapping else tuple(entries.items())
     if origin in (tuple, Sequence):
         _expect(data, list, "an array")
         kinds = args if _is_fixed(kind) else args[:1] * len(data)

@@ -273,8 +273,8 @@ def _worst(threats: Mapping[str, Report]) -> tuple[Names, Array | None]:
                 code[rows] = len(names)
                 names.append(f"{threat}: {name}")
                 # A broken attack has no losses; its mistakes count at the loss without an attack.
-                own = by_name[name]
-                loss[rows] = (report.losses_clean if own is None else own)[rows]
+                under_attack = by_name[name]
+                loss[rows] = (report.losses_clean if under_attack is None else under_attack)[rows]
         codes.append(code)
         losses.append(loss)
     choice = np.argmax(losses, axis=0)

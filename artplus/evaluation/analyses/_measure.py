@@ -52,9 +52,9 @@ def crafted(
         for part, x, y, space in data.batches(index):
             x_adv = attack(data.model, x, y, space=space, generator=generator).detach().to(x)
             x_adv = _where(torch.isfinite(x_adv).flatten(1).all(1), x_adv, x)
-            found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
-            legal = ~(found.outside_ball | found.outside_space)
-            lengths = torch.where(legal, found.lengths, 0.0)
+            check = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
+            legal = ~(check.outside_ball | check.outside_space)
+            lengths = torch.where(legal, check.lengths, 0.0)
             yield Crafted(part, x, _where(legal, x_adv, x), y, lengths)
 
 
@@ -71,9 +71,9 @@ def nearest_mistakes(
             best, lengths = x, torch.where(mistakes(data, x, y), 0.0, torch.inf).double()
             for attack in attacks:
                 x_adv, _ = attack.minimum(data.model, x, y, space=space, generator=generator)
-                found = verify(x, x_adv.detach(), eps=1e30, norm=attack.norm, space=space)
-                better = mistakes(data, x_adv, y) & ~found.outside_space & (found.lengths < lengths)
-                lengths = torch.where(better, found.lengths, lengths)
+                check = verify(x, x_adv.detach(), eps=1e30, norm=attack.norm, space=space)
+                better = mistakes(data, x_adv, y) & ~check.outside_space & (check.lengths < lengths)
+                lengths = torch.where(better, check.lengths, lengths)
                 best = _where(better, x_adv.detach(), best)
             yield Crafted(part, x, best, y, lengths)
 
@@ -94,13 +94,13 @@ def share(values: Sequence[bool] | Bools) -> tuple[float, Interval]:
 
 def shares(name: str, x: Sequence[float], values: Iterable[Bools]) -> Series:
     """A line with intervals: the share of true values at each ``x``."""
-    found = [share(flags) for flags in values]
+    values_and_bounds = [share(flags) for flags in values]
     return Series(
         name=name,
         x=tuple(float(place) for place in x),
-        y=tuple(value for value, _ in found),
-        low=tuple(low for _, (low, _) in found),
-        high=tuple(high for _, (_, high) in found),
+        y=tuple(value for value, _ in values_and_bounds),
+        low=tuple(low for _, (low, _) in values_and_bounds),
+        high=tuple(high for _, (_, high) in values_and_bounds),
     )
 
 
@@ -118,8 +118,8 @@ def survival(radii: Sequence[float], distances: Distances) -> Series:
 def known_mistakes(subject: Subject, index: Tensor, norm: float) -> Distances:
     """Distances within which the report's own attacks found mistakes; infinite where none did.
 
-    What is wrong without an attack counts as found at their radius. So what an analysis says of a
-    radius is never above what the report says.
+    Examples that are wrong without an attack count as found at their radius. So an analysis never
+    gives a higher accuracy at a radius than the report does.
     """
     report, rows = subject.report, index.numpy()
     distances = np.full(len(index), math.inf)
@@ -146,9 +146,9 @@ def unlike_before(setting: Setting) -> str:
 @contextmanager
 def _generator(data: EvaluationData, seed: int, name: str) -> Iterator[torch.Generator]:
     """A generator whose draws follow from ``seed`` and ``name``; the global ones are seeded too."""
-    own = seeding.derived(seed, name)
-    with seeding.seeded(own):
-        yield torch.Generator(data.device).manual_seed(own)
+    derived = seeding.derived(seed, name)
+    with seeding.seeded(derived):
+        yield torch.Generator(data.device).manual_seed(derived)
 
 
 def _where(rows: Tensor, x: Tensor, other: Tensor) -> Tensor:

@@ -117,27 +117,29 @@ class Corruptions(BaseAnalysis):
             model: {kind: float(np.mean(arrays)) for kind, arrays in table.items()}
             for model, table in correct.items()
         }
-        accuracy = {m: float(np.mean([own[kind] for kind in kinds])) for m, own in means.items()}
-        own, worst = means[""], min(kinds, key=lambda kind: means[""][kind])
+        accuracy = {
+            m: float(np.mean([after[kind] for kind in kinds])) for m, after in means.items()
+        }
+        after, worst = means[""], min(kinds, key=lambda kind: means[""][kind])
         before, relative = "", None
         if "before" in means:
             before = f"; before: {wording.percent(accuracy['before'])}"
             old = means["before"]
-            errors = [(1 - own[kind]) / (1 - old[kind]) for kind in kinds if old[kind] < 1]
+            errors = [(1 - after[kind]) / (1 - old[kind]) for kind in kinds if old[kind] < 1]
             relative = float(np.mean(errors)) if errors else None
         noise = CORRUPTIONS["gaussian_noise"]
         source = "ImageNet-C" if noise.constants(shape) == noise.large else "CIFAR-10-C"
         return self.section(
             f"{wording.percent(accuracy[''])} right on average over "
             f"{wording.plural(len(kinds), 'kind')} of corruption "
-            f"(clean: {wording.percent(own[_CLEAN])}{before}); the worst is {_readable(worst)}, "
-            f"{wording.percent(own[worst])}.",
+            f"(clean: {wording.percent(after[_CLEAN])}{before}); the worst is {_readable(worst)}, "
+            f"{wording.percent(after[worst])}.",
             (
                 *(self._curves(model, table) for model, table in correct.items()),
                 *(self._table(model, table) for model, table in correct.items()),
             ),
             figures={
-                "clean_accuracy": own[_CLEAN],
+                "clean_accuracy": after[_CLEAN],
                 "mean_error": 1 - accuracy[""],
                 "relative_corruption_error": relative,
             },

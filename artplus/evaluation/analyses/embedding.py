@@ -77,13 +77,13 @@ class Embedding(BaseAnalysis):
     def __call__(self, subject: Subject) -> Section:
         eps, norm = subject.ball
         attack, index = PGD(eps=eps, norm=norm, steps=self.steps), subject.first(self.n)
-        seen = {
+        parts = {
             model: features(data, attack, index, seed=subject.seed)
             for model, data in subject.models.items()
         }
         rows = {
             model: (shift(one), between(one.clean, one.y), between(one.attacked, one.y))
-            for model, one in seen.items()
+            for model, one in parts.items()
         }
         moved, clean, attacked = rows[""]
         before = ""
@@ -94,7 +94,7 @@ class Embedding(BaseAnalysis):
             f"{wording.percent(clean)} of the variance lies between classes without an attack, "
             f"{wording.percent(attacked)} under it.",
             (
-                *(_scatter(subject, index, one, model) for model, one in seen.items()),
+                *(_scatter(subject, index, one, model) for model, one in parts.items()),
                 *(
                     Table(
                         columns=("", "relative shift", "between classes, clean", "under attack"),
@@ -168,20 +168,20 @@ def between(values: Floats, y: NDArray[np.int64]) -> float:
     return apart / total if total else 0.0
 
 
-def _scatter(subject: Subject, index: Tensor, seen: Features, model: Model) -> Scatter:
+def _scatter(subject: Subject, index: Tensor, features: Features, model: Model) -> Scatter:
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=min(2, seen.clean.shape[1]), svd_solver="full").fit(seen.clean)
+    pca = PCA(n_components=min(2, features.clean.shape[1]), svd_solver="full").fit(features.clean)
     clean, attacked = (
         np.column_stack([pca.transform(values), np.zeros(len(values))])  # one feature: a flat line
-        for values in (seen.clean, seen.attacked)
+        for values in (features.clean, features.attacked)
     )
-    fooled = seen.after != seen.y
+    fooled = features.after != features.y
     was = [f"example {i}: {subject.class_name(k)}"
-           for i, k in zip(index.tolist(), seen.y.tolist(), strict=True)]  # fmt: skip
+           for i, k in zip(index.tolist(), features.y.tolist(), strict=True)]  # fmt: skip
     now = [f"{text} → {subject.class_name(k)}"
-           for text, k in zip(was, seen.after.tolist(), strict=True)]  # fmt: skip
-    parts = (
+           for text, k in zip(was, features.after.tolist(), strict=True)]  # fmt: skip
+    groups = (
         ("clean", clean, was, np.ones(len(clean), dtype=bool)),
         ("attacked, still right", attacked, now, ~fooled),
         ("attacked, wrong", attacked, now, fooled),
@@ -197,7 +197,7 @@ def _scatter(subject: Subject, index: Tensor, seen: Features, model: Model) -> S
                 y=tuple(values[rows, 1].tolist()),
                 labels=tuple(texts[k] for k in np.flatnonzero(rows)),
             )
-            for name, values, texts, rows in parts
+            for name, values, texts, rows in groups
             if rows.any()
         ),
         caption="Features on the two main axes of the clean ones.",

@@ -118,9 +118,9 @@ class EpsilonCurve(BaseAnalysis):
                 known = known_mistakes(subject, index, norm)
             distances[model] = self._distances(data, index, radii, norm, subject.seed, known)
         if self.eps is None:  # up to the first where no example is robust
-            farthest = max(float(fell.max()) for fell in distances.values())
+            farthest = max(float(values.max()) for values in distances.values())
             radii = radii[: sum(radius * (1 + 1e-4) < farthest for radius in radii) + 1]
-        curves = {model: survival(radii, fell) for model, fell in distances.items()}
+        curves = {model: survival(radii, values) for model, values in distances.items()}
         accuracy = [float(value or 0.0) for value in curves[""].y]
         notes = [
             f"{wording.norm_name(norm)}, {self._attack_names()} at every radius on the examples "

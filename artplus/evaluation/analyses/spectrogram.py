@@ -131,10 +131,10 @@ class Spectrogram(BaseAnalysis):
 def power(x: Tensor, window: int) -> Tensor:
     """Power of each frequency and time, ``(frequencies, times)``; a unit sine peaks at 1."""
     shape = torch.hann_window(window, dtype=x.dtype)
-    found = torch.stft(
+    spectrum = torch.stft(
         x, window, hop_length=hop(len(x), window), window=shape, center=False, return_complex=True
     )
-    return (found.abs() * 2 / shape.sum()) ** 2
+    return (spectrum.abs() * 2 / shape.sum()) ** 2
 
 
 def hop(length: int, window: int) -> int:

@@ -21,7 +21,7 @@ from artplus.functional import margin, probabilities
 
 
 @dataclass(frozen=True, eq=False)
-class Fall:
+class Candidate:
     """An example that is right, and its nearest known mistake.
 
     Attributes:
@@ -79,16 +79,16 @@ class Vulnerable(BaseAnalysis):
             return self.section("The model is right on no example, so none can be fooled.")
         chosen = right[np.argsort(gaps[right], kind="stable")][: self.candidates]
         attack = FAB(eps=max(eps, 1e-3), norm=norm, steps=self.steps, targets=self.targets)
-        falls = nearest(subject.data, torch.from_numpy(chosen), gaps[chosen], attack, subject.seed)
-        falls.sort(key=lambda fall: (fall.distance, fall.margin))
-        y = subject.labels(torch.tensor([fall.position for fall in falls])).tolist()
-        names = [(subject.class_name(k), subject.class_name(fall.taken_for))
-                 for k, fall in zip(y, falls, strict=True)]  # fmt: skip
-        top, within = falls[: self.n], sum(fall.distance <= eps for fall in falls)
+        ranked = nearest(subject.data, torch.from_numpy(chosen), gaps[chosen], attack, subject.seed)
+        ranked.sort(key=lambda one: (one.distance, one.margin))
+        y = subject.labels(torch.tensor([one.position for one in ranked])).tolist()
+        names = [(subject.class_name(k), subject.class_name(one.taken_for))
+                 for k, one in zip(y, ranked, strict=True)]  # fmt: skip
+        top, within = ranked[: self.n], sum(one.distance <= eps for one in ranked)
         return self.section(
             f"Example {top[0].position} is fooled first, within {wording.norm_name(norm)} "
             f"{wording.cell(top[0].distance, 'number')}; of the "
-            f"{wording.plural(len(falls), 'example')} with the smallest margins, {within} can be "
+            f"{wording.plural(len(ranked), 'example')} with the smallest margins, {within} can be "
             f"fooled within the report's {wording.radius(eps)}.",
             (
                 *_gallery(top, names),
@@ -96,21 +96,21 @@ class Vulnerable(BaseAnalysis):
                     columns=("example", "true class", "taken for", "needed radius", "margin"),
                     units=("count", "text", "text", "number", "percent"),
                     rows=tuple(
-                        (fall.position, *name, fall.distance, fall.margin)
-                        for fall, name in zip(top, names, strict=False)
+                        (one.position, *name, one.distance, one.margin)
+                        for one, name in zip(top, names, strict=False)
                     ),
                     caption="Margin: probability of the true class less that of the next.",
                 ),
                 Table(
                     columns=("true class", "taken for", "examples", "median needed radius"),
                     units=("text", "text", "count", "number"),
-                    rows=_pairs(falls, names),
+                    rows=_pairs(ranked, names),
                     caption="Boundaries that the candidates cross first.",
                 ),
             ),
             figures={"nearest": top[0].distance},
             notes=(
-                f"FAB, {self.steps} steps, on the {len(falls)} right examples with the smallest "
+                f"FAB, {self.steps} steps, on the {len(ranked)} right examples with the smallest "
                 f"margins of {subject.report.n}; seed {subject.seed}. A better attack may need a "
                 "smaller radius.",
             ),
@@ -128,44 +128,44 @@ def margins(data: EvaluationData) -> NDArray[np.float64]:
 
 def nearest(
     data: EvaluationData, index: Tensor, gaps: NDArray[np.float64], attack: FAB, seed: int
-) -> list[Fall]:
+) -> list[Candidate]:
     """The nearest mistake that the attack finds for each of the examples ``index``."""
-    falls: list[Fall] = []
+    ranked: list[Candidate] = []
     for batch in nearest_mistakes(data, [attack], index, seed=seed, name="vulnerable"):
         with torch.no_grad():
             logits = data.model(batch.x_adv).cpu()
         # Where no mistake was found this is the clean input, and its runner-up.
         others = logits.scatter(1, data.labels(batch.part)[:, None], -torch.inf).argmax(1)
         for k in range(len(batch.x)):
-            falls.append(
-                Fall(
+            ranked.append(
+                Candidate(
                     position=int(batch.part[k]),
-                    margin=float(gaps[len(falls)]),
+                    margin=float(gaps[len(ranked)]),
                     distance=float(batch.lengths[k]),
                     taken_for=int(others[k]),
                     x=batch.x[k].float().cpu().numpy(),
                     x_adv=batch.x_adv[k].float().cpu().numpy(),
                 )
             )
-    return falls
+    return ranked
 
 
-def _gallery(top: list[Fall], names: list[tuple[str, str]]) -> list[Block]:
+def _gallery(top: list[Candidate], names: list[tuple[str, str]]) -> list[Block]:
     """The examples beside their mistakes, if inputs are images."""
     if images.as_image(top[0].x) is None:
         return []
-    low, high = images.value_range(np.stack([fall.x for fall in top]))
+    low, high = images.value_range(np.stack([one.x for one in top]))
     rows = []
-    for fall, (true, taken) in zip(top, names, strict=False):
-        if not math.isfinite(fall.distance):
+    for one, (true, taken) in zip(top, names, strict=False):
+        if not math.isfinite(one.distance):
             continue
-        change = (fall.x_adv - fall.x).astype(np.float64)
+        change = (one.x_adv - one.x).astype(np.float64)
         reach = float(np.abs(change).max()) or 1.0
         pictures = (
-            ("example " + str(fall.position), true, fall.x, low, high),
+            ("example " + str(one.position), true, one.x, low, high),
             ("what it takes", f"at most {wording.cell(reach, 'number')} a value", change,
              -reach, reach),
-            ("the mistake", taken, fall.x_adv, low, high),
+            ("the mistake", taken, one.x_adv, low, high),
         )  # fmt: skip
         rows.append(
             tuple(
@@ -181,12 +181,12 @@ def _gallery(top: list[Fall], names: list[tuple[str, str]]) -> list[Block]:
 
 
 def _pairs(
-    falls: list[Fall], names: list[tuple[str, str]]
+    ranked: list[Candidate], names: list[tuple[str, str]]
 ) -> tuple[tuple[str, str, int, float], ...]:
     """Pairs of classes by how many candidates are fooled so, the most frequent first."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for fall, name in zip(falls, names, strict=True):
-        groups[name].append(fall.distance)
+    for one, name in zip(ranked, names, strict=True):
+        groups[name].append(one.distance)
     rows = [
         (true, taken, len(d), float(np.quantile(d, 0.5, method="lower")))
         for (true, taken), d in groups.items()
