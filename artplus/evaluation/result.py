@@ -50,9 +50,9 @@ class AttackResult:
         seconds: Wall time, the predictions included.
         forwards: Forward passes of examples by the attack, its queries, without the judge's own
             predictions. ``None`` if they could not be counted.
-        backwards: Gradients with respect to an input that it took; 0 of a black-box attack. ``None``
-            if they could not be counted. Both, unlike ``seconds``, are the same on any machine,
-            after a resumption, and with any number of processes.
+        backwards: Gradients with respect to an input that it took; 0 of a black-box attack.
+            ``None`` if they could not be counted. Both, unlike ``seconds``, are the same on any
+            machine, after a resumption, and with any number of processes.
         flags: What a reader should know although it does not break the attack.
         broken: Why it does not count; ``None`` if it does.
         fooled: ``(n,)`` booleans, which examples a broken attack fooled within the rules; ``None``

@@ -237,7 +237,7 @@ def summary(report: Report) -> str:
         names = ", ".join(result.name for result in report.broken)
         sentences.append(f"Not counted, since broken: {names}.")
         if any(result.fooled is not None for result in report.broken):
-            sentences.append("Mistakes that they found within the rules count all the same.")
+            sentences.append("Mistakes that they found within the rules are mistakes all the same.")
     if report.robust_accuracy is not None:
         sentences.append("It is an upper bound: a stronger attack can only lower it.")
     return " ".join(sentences)
