@@ -7,6 +7,7 @@ A Keras layer is a ``torch.nn.Module``, but it never reads ``module.training``: 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,7 +36,12 @@ class KerasModule(nn.Module):
 
 def is_keras(module: nn.Module) -> bool:
     """Whether the module is a Keras layer or model."""
-    return any(cls.__module__.partition(".")[0] == "keras" for cls in type(module).__mro__)
+    return _is_keras_class(type(module))
+
+
+@cache  # asked for every sub-module at every step
+def _is_keras_class(cls: Any) -> bool:
+    return any(base.__module__.partition(".")[0] == "keras" for base in cls.__mro__)
 
 
 def as_torch(module: nn.Module) -> nn.Module:
