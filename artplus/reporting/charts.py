@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from markupsafe import Markup, escape
 
@@ -181,15 +182,13 @@ def _readings(frame: _Frame, block: Curves, series: Series, number: int) -> Mark
     stride = max(1, math.ceil(len(series.x) / READABLE))
     size = (4.2 if frame.width > SMALL else 3.4) if stride == 1 else 1.6
     marks = []
-    for k in range(0, len(series.x), stride):
-        x, y = series.x[k], series.y[k]
-        if y is None or not math.isfinite(y):
-            continue
-        ends = (series.low[k], series.high[k]) if series.low else (None, None)
-        head = f"{block.x_label}: {wording.cell(x, block.x_unit)}"
-        text = f"{series.name}: {wording.measured(y, *ends, block.y_unit)}"
-        at = frame.across(x), frame.down(y)
-        marks.append(_mark(*at, number, size, data_head=head, data_tip=text))
+    points = [*zip_longest(series.x, series.y, series.low, series.high)]
+    for x, y, low, high in points[::stride]:
+        if y is not None and math.isfinite(y):
+            head = f"{block.x_label}: {wording.cell(x, block.x_unit)}"
+            text = f"{series.name}: {wording.measured(y, low, high, block.y_unit)}"
+            at = frame.across(x), frame.down(y)
+            marks.append(_mark(*at, number, size, data_head=head, data_tip=text))
     return tag("g", marks)
 
 

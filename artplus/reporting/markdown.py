@@ -47,8 +47,41 @@ def render(report: Report, before: Report | None = None) -> str:
     Raises:
         ConfigurationError: if ``before`` is on other examples or of another task.
     """
-    parts = _report(report) if before is None else _comparison(before, report)
-    return "\n\n".join(parts) + "\n"
+    if before is None:
+        sides = [("", report)]
+        rows = wording.rows(report)
+        parts = [
+            f"# Robustness of {escaped(report.model)}",
+            f"**{escaped(wording.headline(report))}**",
+            escaped(report.summary),
+        ]
+        cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
+        remarks = [f"{row.name}: {flag}" for row in rows for flag in row.flags]
+        remarks += [*wording.legend(report), *report.notes]
+        stacks = [of_report(section) for section in report.sections]
+        facts = "; ".join(f"{n} {value}" for n, value in comparability.conditions(report).items())
+        facts = escaped(facts)
+    else:
+        sides = list(zip(SIDES, (before, report), strict=True))
+        comparison = compare(before, report)
+        names = " → ".join(dict.fromkeys(side.model for _, side in sides))
+        parts = [f"# Before and after: {escaped(names)}", f"**{escaped(comparison.verdict)}**"]
+        if comparison.notes:
+            parts += ["**The two evaluations differ.**", listed(comparison.notes)]
+        cells, remarks = comparison.table().cells(), []
+        stacks = of_reports(before.sections, report.sections)
+        facts = table([("setting", *SIDES), *comparability.facts(before, report)])
+    for when, side in sides:
+        parts += _trust(when, side)
+    broken = [
+        f"{result.name}{when and ', ' + when} does not count: {result.broken}"
+        for when, side in sides
+        for result in side.broken
+    ]
+    parts += ["## Attacks", table(cells), listed([*broken, *remarks])]
+    for stack in stacks:
+        parts += section(stack)
+    return "\n\n".join(filter(None, [*parts, "## To repeat it", facts])) + "\n"
 
 
 def section(stack: Stack) -> list[str]:
@@ -93,59 +126,13 @@ def alarm(finding: Finding) -> str:
     return f"{text} {escaped(finding.remedy)}".rstrip()
 
 
-def _report(report: Report) -> list[str]:
-    rows = wording.rows(report)
-    parts = [
-        f"# Robustness of {escaped(report.model)}",
-        f"**{escaped(wording.headline(report))}**",
-        escaped(report.summary),
-    ]
-    if report.verdict is not None:
-        parts += [escaped(wording.trust(report)), *map(alarm, report.reasons)]
-    cells = [wording.columns(report), *((row.name, *row.cells) for row in rows)]
-    parts += ["## Attacks", table(cells)]
-    remarks = [
-        f"- **{escaped(r.name)}** does not count: {escaped(r.broken)}" for r in rows if r.broken
-    ]
-    remarks += [f"- {escaped(row.name)}: {escaped(flag)}" for row in rows for flag in row.flags]
-    remarks += [f"- {escaped(note)}" for note in (*wording.legend(report), *report.notes)]
-    if remarks:
-        parts.append("\n".join(remarks))
-    for one in report.sections:
-        parts += section(of_report(one))
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return [
-        *parts,
-        "## To repeat it",
-        f"Seed {report.seed}, batches of {report.batch_size}, on {escaped(report.device)}, "
-        f"{report.date}; {escaped(versions)}; data {report.data_hash}.",
-    ]
-
-
-def _comparison(before: Report, after: Report) -> list[str]:
-    comparison = compare(before, after)
-    sides = list(zip(SIDES, (before, after), strict=True))
-    names = dict.fromkeys(report.model for _, report in sides)
-    parts = [
-        f"# Before and after: {escaped(' → '.join(names))}",
-        f"**{escaped(comparison.verdict)}**",
-    ]
-    for when, report in sides:
-        trust = wording.trust(report) or "no check was made of whether the attacks worked."
-        parts += [f"{when.capitalize()}: {escaped(trust)}", *map(alarm, report.reasons)]
-    if comparison.notes:
-        parts += ["**The two evaluations differ.**", listed(comparison.notes)]
-    parts += ["## Attacks", table(comparison.table().cells())]
-    broken = [
-        f"{result.name}, {when}, does not count: {result.broken}"
-        for when, report in sides
-        for result in report.broken
-    ]
-    parts += [listed(broken)] if broken else []
-    for stack in of_reports(before.sections, after.sections):
-        parts += section(stack)
-    heading = ("setting", "before", "after")
-    return [*parts, "## To repeat it", table([heading, *comparability.facts(before, after)])]
+def _trust(when: str, report: Report) -> list[str]:
+    """Whether the attacks worked; for two reports also that nobody knows."""
+    text = wording.trust(report)
+    if when:
+        unknown = "no check was made of whether the attacks worked."
+        text = f"{when.capitalize()}: {text or unknown}"
+    return [escaped(text), *map(alarm, report.reasons)]
 
 
 def _shown(shown: Shown) -> list[str]:

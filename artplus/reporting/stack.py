@@ -14,6 +14,7 @@ from artplus.evaluation.section import (
     Block,
     Curves,
     Gallery,
+    Group,
     Matrix,
     Scatter,
     Section,
@@ -228,35 +229,30 @@ def _scatters(before: Scatter, after: Scatter) -> Shown:
     """Both with the same groups in the same order, so that they have the same colours."""
     names = dict.fromkeys(group.name for block in (after, before) for group in block.groups)
 
-    def aligned(block: Scatter, other: Scatter) -> Scatter:
-        known = {group.name: group for group in (*other.groups, *block.groups)}
-        own = {group.name for group in block.groups}
-        groups = (
-            known[name] if name in own else replace(known[name], x=(), y=(), labels=())
-            for name in names
-        )
+    def aligned(block: Scatter) -> Scatter:
+        known = {group.name: group for group in block.groups}
+        groups = (known.get(name) or Group(name=name, x=(), y=()) for name in names)
         return replace(block, groups=tuple(groups))
 
-    return Beside(aligned(before, after), aligned(after, before))
+    return Beside(aligned(before), aligned(after))
 
 
 def _galleries(before: Gallery, after: Gallery) -> Shown:
     """The examples that both show first, each beside itself."""
-    titles = [[row[0].title if row else "" for row in block.rows] for block in (before, after)]
-    common = [title for title in titles[1] if title in titles[0]]
-    if any(len(set(own)) < len(own) for own in titles):
+    old, new = ([row[0].title if row else "" for row in block.rows] for block in (before, after))
+    if len(set(old)) < len(old) or len(set(new)) < len(new):
         return Beside(before, after)  # rows of one title: only their order tells them apart
+    common = [title for title in new if title in old]
     if not common:
         return Beside(before, after, "Each shows its own examples.")
 
-    def ordered(block: Gallery, own: list[str]) -> Gallery:
-        rows = dict(zip(own, block.rows, strict=True))
-        rest = [title for title in own if title not in common]
-        return replace(block, rows=tuple(rows[title] for title in (*common, *rest)))
+    def ordered(block: Gallery) -> Gallery:
+        rows = sorted(block.rows, key=lambda row: (*common, row[0].title).index(row[0].title))
+        return replace(block, rows=tuple(rows))
 
-    note = "The examples that both show come first."
-    every = len(common) == max(map(len, titles))
-    return Beside(ordered(before, titles[0]), ordered(after, titles[1]), "" if every else note)
+    every = len(common) == max(len(old), len(new))
+    note = "" if every else "The examples that both show come first."
+    return Beside(ordered(before), ordered(after), note)
 
 
 _PAIRS: dict[type, Callable[[Any, Any], Shown]] = {

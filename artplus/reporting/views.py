@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from artplus.evaluation import wording
@@ -25,8 +25,6 @@ from artplus.reporting import charts, heatmap
 from artplus.reporting.pictures import coloured
 from artplus.reporting.stack import SIDES, Beside, Merged, Overlay, Shown, Stack
 from artplus.reporting.tables import ROWS, TableView, table_view
-
-_TEXT: Unit = "text"
 
 STRENGTHS = 5
 """Steps in which the weight of a token is shown."""
@@ -184,17 +182,18 @@ def _passages(block: Passages) -> list[Any]:
 
 def _curve_values(block: Curves) -> Table:
     """A row for each position, a column for each line, with its interval."""
-    positions = sorted({x for series in block.series for x in series.x})
-    columns: list[dict[float, str]] = []
-    for series in block.series:
-        column = {}
-        for k, x in enumerate(series.x):
-            ends = (series.low[k], series.high[k]) if series.low else (None, None)
-            column[x] = wording.measured(series.y[k], *ends, block.y_unit)
-        columns.append(column)
+    columns: list[dict[float, str]] = [
+        {
+            x: wording.measured(y, low, high, block.y_unit)
+            for x, y, low, high in zip_longest(line.x, line.y, line.low, line.high)
+        }
+        for line in block.series
+    ]
+    positions = sorted({x for column in columns for x in column})
+    text: Unit = "text"
     return Table(
-        columns=(block.x_label, *(series.name for series in block.series)),
-        units=(block.x_unit, *itertools.repeat(_TEXT, len(block.series))),
+        columns=(block.x_label, *(line.name for line in block.series)),
+        units=(block.x_unit, *(text for _ in block.series)),
         rows=tuple((x, *(column.get(x) for column in columns)) for x in positions),
     )
 
