@@ -36,12 +36,12 @@ class KerasModule(nn.Module):
 
 def is_keras(module: nn.Module) -> bool:
     """Whether the module is a Keras layer or model."""
-    return _is_keras_class(type(module))
+    return _any_of_keras(type(module).__mro__)
 
 
 @cache  # asked for every sub-module at every step
-def _is_keras_class(cls: Any) -> bool:
-    return any(base.__module__.partition(".")[0] == "keras" for base in cls.__mro__)
+def _any_of_keras(classes: tuple[type, ...]) -> bool:
+    return any(cls.__module__.partition(".")[0] == "keras" for cls in classes)
 
 
 def as_torch(module: nn.Module) -> nn.Module:
