@@ -52,7 +52,7 @@ class Snapshot:
             "watchers": {name: each.state_dict() for name, each in self._named(watching=True)},
         }
         local = {
-            "state": state.own_state_dict(),
+            "state": state.local_state_dict(),
             "streams": self._streams(),
             "opening": self._opening if state.done else {},
         }
@@ -85,7 +85,7 @@ class Snapshot:
                 buffers = dict(state.model.module.named_buffers())
                 for name, value in local.get("buffers", {}).items():
                     buffers[name].copy_(value)
-            state.load_own_state_dict(local["state"])
+            state.load_local_state_dict(local["state"])
             for name, callback in self._named():
                 callback.load_state_dict(shared["callbacks"][name])
             watchers = saved.get("watchers", {})  # those that only watch may be added or left out

@@ -1,4 +1,4 @@
-"""All that changes while training runs, in one place for steps and callbacks."""
+"""What changes while training runs, in one place for steps and callbacks."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Counted:
-    """A sum on the device and how many values are in it."""
+    """A sum on the device and the number of its values."""
 
     total: Tensor
     count: int
 
     def since(self, before: Counted | None) -> Tensor | None:
-        """The mean of what came after ``before``, on the device; ``None`` if nothing did."""
+        """The mean of what was added after ``before``, on the device; ``None`` if nothing was."""
         if before is None:
             return self.total / self.count if self.count else None
         added = self.count - before.count
@@ -41,14 +41,14 @@ class Counted:
 
 
 class Meter:
-    """Means over an epoch, kept on the device until somebody reads them."""
+    """Means over an epoch, which stay on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, values: Tensor) -> None:
-        """Count the ``(batch,)`` values in; no synchronisation with the device."""
+        """Add the ``(batch,)`` values; never synchronises with the device."""
         total = values.detach().sum(dtype=torch.float32)
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + len(values)
@@ -57,7 +57,7 @@ class Meter:
         return name in self._sums
 
     def peek(self) -> dict[str, Counted]:
-        """Sums and counts so far, of this process; waits for nobody."""
+        """Sums and counts so far, of this process; does not wait for the device."""
         return {name: Counted(total, self._counts[name]) for name, total in self._sums.items()}
 
     def read(self) -> dict[str, float]:
@@ -98,13 +98,13 @@ class Starts(Protocol):
 
 @dataclass
 class State:
-    """What a step reads and moves, and what callbacks may watch or replace.
+    """What a step reads and changes, and what callbacks may watch or replace.
 
-    Frozen parts (``method`` and its attack) are replaced by callbacks, never edited.
+    Immutable parts (``method`` and its attack) are replaced by callbacks, never edited.
 
     Attributes:
         model: What is trained.
-        optimizer: Moves its weights.
+        optimizer: Updates its weights.
         method: Objective, attack and space in force.
         epochs: Planned number of epochs.
         batches_per_epoch: Where the data has a length, else ``None``.
@@ -117,18 +117,19 @@ class State:
         meter: Running means of the present epoch.
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
-        averaged: Averaged weights, if a callback keeps some: they are validated and handed out.
-        capture: All that is needed to continue from here, as tensors and plain data that share
-            memory with what is training.
-        replayable: Whether a run can continue from the middle of an epoch over this data.
+        averaged: Averaged weights, if a callback keeps some: validated, and the model's after
+            training. Frozen weights are not among them.
+        capture: Returns everything needed to continue from here, as tensors and plain data that
+            share memory with what is training.
+        replayable: Whether a run over this data can continue from the middle of an epoch.
         engine: Where steps run.
         micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch.
-        moves: How often the weights have begun to move in this process.
+        moves: Number of weight updates that have begun in this process.
         memory: What a step carries from batch to batch, by name.
-        examples: How many the data has, where known.
-        starts: Where attacks begin, if a callback remembers; else they begin by themselves.
+        examples: Number of examples in the data, where known.
+        starts: Where attacks begin, if a callback remembers that; else attacks choose.
         frozen: The weights that training leaves alone.
-        fingerprint: What makes this run this run, to be found again in its checkpoints.
+        fingerprint: Settings that identify the run; its checkpoints hold them too.
         resumed: The checkpoint that the run continues from.
     """
 
@@ -177,7 +178,7 @@ class State:
         return self.epoch / self.epochs
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, without model and optimizer, which have their own."""
+        """The progress of training, without model and optimizer, which have their own."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -192,7 +193,7 @@ class State:
             "micro_batch": self.micro_batch,
         }
 
-    def own_state_dict(self) -> dict[str, Any]:
+    def local_state_dict(self) -> dict[str, Any]:
         """What differs from process to process."""
         return {
             "meter": self.meter.state_dict(),
@@ -201,8 +202,8 @@ class State:
             "frozen": self.frozen.state_dict(),
         }
 
-    def load_own_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`own_state_dict` gave."""
+    def load_local_state_dict(self, saved: dict[str, Any]) -> None:
+        """Put back what :meth:`local_state_dict` gave."""
         device = self.generator.device
         self.meter.load_state_dict(saved["meter"], device)
         self.generator.set_state(saved["generator"])
@@ -222,7 +223,7 @@ class State:
             parameter.requires_grad_(name in saved["trainable"])
 
     def moving(self) -> Weights:
-        """Weights and buffers but for the frozen ones; they share memory with the module's.
+        """Weights and buffers without the frozen ones, sharing memory with the module's.
 
         All processes must call it.
         """
@@ -244,12 +245,12 @@ class State:
         self.model.module.load_state_dict({**frozen, **self.frozen.originals, **weights})
 
     def weights(self) -> Weights:
-        """A copy of all weights that would be handed out now: with the averaged ones, if any."""
+        """A copy of all weights, averaged where there are averages."""
         return clone(self.model.module.state_dict() | (self.averaged or {}))
 
     @contextmanager
     def candidate(self) -> Iterator[LossModel]:
-        """The model with the weights that would be handed out; the training ones afterwards."""
+        """The model with averaged weights, if there are some; afterwards with the training ones."""
         if self.averaged is None:
             yield self.model
             return
@@ -275,9 +276,9 @@ class State:
 
 
 def clone(weights: Weights) -> Weights:
-    """A copy that later training does not move."""
+    """A copy that later training does not change."""
     return {
-        # a module's own extra state may be any object
+        # A module's extra state may be any object.
         name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for name, value in weights.items()
     }
