@@ -103,7 +103,7 @@ def evaluate(  # type: ignore[misc]
         class_names: One per class, for display.
         name: What to call the model in the report.
         checks: Look for signs that the attacks failed, and give a verdict on the evaluation:
-            trusted, suspicious or broken (:attr:`Report.verdict`, :attr:`Report.findings`). They
+            trusted, suspicious or broken (:attr:`Report.verdict`, :attr:`Report.checks`). They
             look at up to 64 examples, which costs little beside a suite. Default: only for suites.
         surrogate: Another model or estimator for the same task; the checks then see whether
             attacks made on it do better than those on the model itself.

@@ -96,7 +96,7 @@ def judge(
         name: What to call the model; default its class.
         notes: What else the report should say.
         checks: Look for signs that the attacks failed, on up to 64 examples that are right without
-            an attack: :mod:`artplus.evaluation.indicators`. Fills ``findings`` and ``verdict``.
+            an attack: :mod:`artplus.evaluation.indicators`. Fills ``checks`` and ``verdict``.
         surrogate: Another model for the same task, on the same device: the checks then hold
             attacks made on it against those made on the model. Needs ``checks``.
         analyses: What else to look into, as names or objects of
@@ -201,7 +201,7 @@ def judge(
         with untouched(model.module), untouched((surrogate or model).module):
             looked_at = probe.take(data, report, attacks, seed=seed, surrogate=surrogate)
             found = distributed.from_main(lambda: indicators.check(looked_at, progress=progress))
-            report = replace(report, findings=found)
+            report = replace(report, checks=found)
     if not looks:
         return report
     subject = Subject.of(setting, report)

@@ -13,7 +13,7 @@ import numpy as np
 from artplus import saving
 from artplus.errors import DataError
 from artplus.evaluation import schema, text, wording
-from artplus.evaluation.finding import Finding, Verdict, overall
+from artplus.evaluation.check import Check, Verdict, overall
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.names import Names
 from artplus.evaluation.result import AttackResult, Bools, Examples, Floats, Integers
@@ -62,7 +62,7 @@ class Report:
         versions: Of artplus, torch, ART, numpy and Python.
         data_hash: Of inputs and labels; two reports compare only if it agrees.
         notes: What a reader should know beyond single attacks.
-        findings: Results of the checks of the evaluation itself; empty if none were run.
+        checks: Results of the checks of the evaluation itself; empty if none were run.
         sections: Of the analyses: :mod:`artplus.evaluation.analyses`.
         call: Arguments of :func:`artplus.evaluate` as Python text by name, so that it can be called
             again; ``"estimator"`` describes the model. Empty if another function made the report.
@@ -90,7 +90,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     data_hash: str = ""
     notes: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    checks: tuple[Check, ...] = ()
     sections: tuple[Section, ...] = ()
     call: Mapping[str, str] = field(default_factory=dict)
 
@@ -167,18 +167,18 @@ class Report:
 
     @property
     def verdict(self) -> Verdict | None:
-        """``"trusted"``, ``"suspicious"`` or ``"broken"``, the worst of :attr:`findings`.
+        """``"trusted"``, ``"suspicious"`` or ``"broken"``, the worst of :attr:`checks`.
 
         It is about the evaluation, not the model: a trusted accuracy may be low. ``None`` if
         nothing was checked.
         """
-        return overall(self.findings)
+        return overall(self.checks)
 
     @property
-    def reasons(self) -> tuple[Finding, ...]:
-        """The findings behind a verdict other than ``"trusted"``, the gravest first."""
-        alarms = [finding for finding in self.findings if finding.verdict != "ok"]
-        return tuple(sorted(alarms, key=lambda finding: finding.verdict != "broken"))
+    def reasons(self) -> tuple[Check, ...]:
+        """The checks behind a verdict other than ``"trusted"``, the gravest first."""
+        alarms = [check for check in self.checks if check.verdict != "ok"]
+        return tuple(sorted(alarms, key=lambda check: check.verdict != "broken"))
 
     @property
     def summary(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from artplus import saving
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import schema, text, wording
-from artplus.evaluation.finding import Finding, Verdict
+from artplus.evaluation.check import Check, Verdict
 from artplus.evaluation.intervals import Interval
 from artplus.evaluation.names import Names
 from artplus.evaluation.report import Report
@@ -92,8 +92,8 @@ class ThreatReport:
         return self.union.verdict
 
     @property
-    def reasons(self) -> tuple[Finding, ...]:
-        """The findings behind a verdict other than ``"trusted"``, each with its threat."""
+    def reasons(self) -> tuple[Check, ...]:
+        """The checks behind a verdict other than ``"trusted"``, each with its threat."""
         return self.union.reasons
 
     @property
@@ -105,10 +105,10 @@ class ThreatReport:
     def union(self) -> Report:
         """All threats as one report; attacks, checks and sections are named with their threat."""
         first = self.reports[0]
-        attacks, findings, sections = [], [], []
+        attacks, checks, sections = [], [], []
         for threat, report in self.by_threat.items():
             attacks += [replace(r, name=f"{threat}: {r.name}") for r in report.attacks]
-            findings += [replace(f, name=f"{threat}: {f.name}") for f in report.findings]
+            checks += [replace(c, name=f"{threat}: {c.name}") for c in report.checks]
             sections += [
                 replace(s, name=f"{threat}: {s.name}", title=f"{s.title}, {threat}")
                 for s in report.sections
@@ -128,7 +128,7 @@ class ThreatReport:
             norm=None,
             examples=_examples(self.by_threat),
             notes=(*_sentences(self), *notes),
-            findings=tuple(findings),
+            checks=tuple(checks),
             sections=(_table(self.by_threat), *sections),
             call=_call(self.reports),
         )

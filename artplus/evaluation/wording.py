@@ -118,7 +118,7 @@ def headline(report: Report) -> str:
             result += f" within {ball(report.norm, report.eps)}"
     if report.verdict == "broken":
         return f"This evaluation is broken: its number, {result}, says nothing about the model."
-    checks = plural(len(report.findings), "check")
+    checks = plural(len(report.checks), "check")
     belief = {
         "trusted": f"and {checks} found no sign that the attacks failed",
         "suspicious": f"but {len(report.reasons)} of {checks} say that the truth may be lower",
@@ -247,8 +247,8 @@ def trust(report: Report) -> str:
     """The verdict of the checks in a sentence; empty if there were none."""
     if report.verdict is None:
         return ""
-    names = ", ".join(finding.name for finding in report.reasons)
-    checks = plural(len(report.findings), "check")
+    names = ", ".join(reason.name for reason in report.reasons)
+    checks = plural(len(report.checks), "check")
     if not names:
         return f"Trusted: {checks} found no sign that the attacks failed."
     return (

@@ -21,7 +21,7 @@ from artplus.reporting.stack import (
 )
 
 if TYPE_CHECKING:
-    from artplus.evaluation.finding import Finding
+    from artplus.evaluation.check import Check
     from artplus.evaluation.report import Report
 
 Cells = Sequence[tuple[str, ...]]
@@ -120,7 +120,7 @@ def listed(texts: Iterable[str]) -> str:
     return "\n".join(f"- {escaped(text)}" for text in texts)
 
 
-def alarm(finding: Finding) -> str:
+def alarm(finding: Check) -> str:
     """What a check of the evaluation says against it."""
     text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
     return f"{text} {escaped(finding.remedy)}".rstrip()

@@ -16,7 +16,7 @@ from artplus.cli import main
 from artplus.commands.evaluate import evaluate
 from artplus.commands.gate import closed
 from artplus.errors import ConfigurationError
-from artplus.evaluation import Finding, judge
+from artplus.evaluation import Check, judge
 from artplus.model import LossModel
 
 NETS = """
@@ -101,9 +101,9 @@ def test_gate_is_shut_when_nothing_is_known():
     assert "this is a regression" in closed(regression, 0.5)
     sound = judge(model, x, y, {"pgd": PGD(eps=1e-4)}, progress=False)
     assert closed(sound, 1.0) is None
-    odd = dataclasses.replace(sound, findings=(Finding("x", "suspicious", 1.0, ""),))
+    odd = dataclasses.replace(sound, checks=(Check("x", "suspicious", 1.0, ""),))
     assert closed(odd, 1.0) is None and odd.verdict == "suspicious"
-    assert closed(dataclasses.replace(sound, findings=(Finding("x", "broken", 1.0, ""),)), 0) == (
+    assert closed(dataclasses.replace(sound, checks=(Check("x", "broken", 1.0, ""),)), 0) == (
         "the evaluation is broken (x), so its number says nothing"
     )
 

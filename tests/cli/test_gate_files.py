@@ -11,13 +11,13 @@ from artplus.cli import main
 from artplus.commands.evaluate import evaluate
 from artplus.commands.gate import cases
 from artplus.errors import ConfigurationError
-from artplus.evaluation import Finding
+from artplus.evaluation import Check
 from artplus.reporting import junit
 from tests.cli.test_gate import folder as folder
 from tests.cli.test_gate import run
 from tests.reporting.samples import EVIL, made
 
-SOUND = (Finding("a", "ok", 0.0, "Fine."),)
+SOUND = (Check("a", "ok", 0.0, "Fine."),)
 
 
 def suite(text: str) -> ET.Element:
@@ -36,13 +36,13 @@ def outcomes(text: str) -> dict[str, str]:
 
 def test_each_gate_is_a_case() -> None:
     """Threshold, verdict and broken attacks; each fails for its own reason."""
-    good = made(stood={"pgd": [1, 1, 0, 1]}, findings=SOUND)
+    good = made(stood={"pgd": [1, 1, 0, 1]}, checks=SOUND)
     assert outcomes(junit.render(good, cases(good, 0.75))) == {
         "robust accuracy is at least 75.00%": "passed",
         "the evaluation is trusted": "passed",
         "no attack is broken": "passed",
     }
-    bad = made(findings=(*SOUND, Finding("b", "suspicious", 1.0, "Odd.")))
+    bad = made(checks=(*SOUND, Check("b", "suspicious", 1.0, "Odd.")))
     text = junit.render(bad, cases(bad, 0.3))
     assert set(outcomes(text).values()) == {"failure"}
     found = suite(text)
@@ -66,7 +66,7 @@ def test_unknown_is_skipped_and_no_threshold_is_no_case() -> None:
 
 def test_xml_holds_whatever_names_hold() -> None:
     """Markup, quotes and control characters neither break nor enter the file."""
-    report = made(model=f'{EVIL} "&\x00\x1b]]>\ud800', findings=SOUND)
+    report = made(model=f'{EVIL} "&\x00\x1b]]>\ud800', checks=SOUND)
     text = junit.render(report, cases(report, 0.1))
     text.encode("utf-8")
     assert EVIL in suite(text)[0].attrib["classname"]

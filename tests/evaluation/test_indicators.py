@@ -17,8 +17,8 @@ from artplus.attacks import APGD, PGD, Chain, Square
 from artplus.attacks._base import look
 from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation import Finding, Report, Threat, indicators, judge, make_suite, probe
-from artplus.evaluation.finding import overall
+from artplus.evaluation import Check, Report, Threat, indicators, judge, make_suite, probe
+from artplus.evaluation.check import overall
 from artplus.evaluation.indicators import strength
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.optimisation import unfinished
@@ -57,7 +57,7 @@ def judged(module, attacks=None, **options):
 
 
 def found(report, name):
-    return {finding.name: finding for finding in report.findings}[name]
+    return {finding.name: finding for finding in report.checks}[name]
 
 
 def asked(indicator, module):
@@ -85,8 +85,8 @@ def test_no_alarm_on_honest_models(kind, seed, options):
     """Plain and adversarially trained networks are trusted, by every check that applies."""
     report = judged(net(kind, seed, **options))
     assert report.verdict == "trusted", [(f.name, f.figure) for f in report.reasons]
-    names = {finding.name for finding in report.findings}
-    assert len(names) == len(report.findings) == 15
+    names = {finding.name for finding in report.checks}
+    assert len(names) == len(report.checks) == 15
     assert report.robust_accuracy < report.clean_accuracy
 
 
@@ -200,14 +200,14 @@ def test_one_answer_to_everything_or_a_mask_is_not_blindness():
     options = {"space": BOX, "checks": True, "progress": False}
     report = judge(LossModel(constant), x, torch.ones(40).long(), attacks, **options)
     assert report.robust_accuracy == 1.0 and report.verdict == "trusted"
-    assert "unconstrained attack" not in {finding.name for finding in report.findings}
+    assert "unconstrained attack" not in {finding.name for finding in report.checks}
     x, y = data()
     corner = torch.zeros(1, 8, 8)
     corner[:, 0, 0] = 1
     options["space"] = InputSpace(0.0, 1.0, corner)
     report = judge(LossModel(base()), x, y, {"apgd": APGD(eps=EPS, loss="margin")}, **options)
     assert report.robust_accuracy > 0.9
-    assert "unconstrained attack" not in {finding.name for finding in report.findings}
+    assert "unconstrained attack" not in {finding.name for finding in report.checks}
 
 
 def test_an_attack_that_is_too_short():
@@ -386,7 +386,7 @@ def test_square_is_counted_where_it_stands(last, led):
     before, after = (result.accuracy for result in report.attacks[:2])
     assert finding.verdict == "suspicious" and finding.figure == pytest.approx(before - after)
     only = judged(rounded, {"square": square}, only_survivors=True)
-    assert "Square against white box" not in {each.name for each in only.findings}
+    assert "Square against white box" not in {each.name for each in only.checks}
 
 
 def test_square_is_not_credited_with_the_mistakes_of_a_broken_attack():
@@ -437,7 +437,7 @@ def test_regression_gets_the_checks_that_apply():
     x, y = torch.rand(20, 4), torch.rand(20, 1)
     report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, checks=True, progress=False)
     assert report.verdict == "trusted"
-    assert [f.name for f in report.findings] == [
+    assert [f.name for f in report.checks] == [
         "attacks worked", "unavailable gradients", "test-time gradients", "random outputs",
     ]  # fmt: skip
 
@@ -454,7 +454,7 @@ def test_checks_leave_no_trace():
     assert module.training and all(
         torch.equal(p.grad, grad) for p, grad in zip(module.parameters(), grads, strict=True)
     )
-    assert judged(module).findings == first.findings
+    assert judged(module).checks == first.checks
     module.eval()
 
 
@@ -466,7 +466,7 @@ def test_a_check_that_raises_is_a_finding(monkeypatch):
 
     monkeypatch.setattr(indicators, "INDICATORS", (stumbling,))
     report = judged(base())
-    (finding,) = report.findings
+    (finding,) = report.checks
     assert finding.verdict == "suspicious" and finding.figure is None
     assert finding.name == "stumbling" and "RuntimeError: odd model" in finding.explanation
 
@@ -493,7 +493,7 @@ def test_more_than_the_sample_and_per_example_radii():
         space=InputSpace(0.0, 1.0, mask), checks=True, progress=False,
     )  # fmt: skip
     assert 64 in seen and seen[-1] == 64
-    assert not [f for f in report.findings if "could not be made" in f.explanation]
+    assert not [f for f in report.checks if "could not be made" in f.explanation]
 
 
 def test_suites_are_checked_unless_told_otherwise():
@@ -501,8 +501,8 @@ def test_suites_are_checked_unless_told_otherwise():
     x, y = data(24)
     run = partial(evaluate, base(), x, y, eps=EPS, clip_values=(0.0, 1.0), progress=False)
     assert run().verdict == "trusted" and run(checks=False).verdict is None
-    assert run(attacks=["fgsm"]).findings == ()
-    assert run(attacks=["fgsm"], checks=True).findings
+    assert run(attacks=["fgsm"]).checks == ()
+    assert run(attacks=["fgsm"], checks=True).checks
     assert run(attacks="apgd").verdict is None
     with pytest.raises(ConfigurationError, match="checks must be True, False or 'auto', got 'on'"):
         run(checks="on")
@@ -512,31 +512,31 @@ def test_suites_are_checked_unless_told_otherwise():
 
 def test_overall_is_the_worst():
     """Nothing checked is no verdict; one alarm is enough."""
-    ok, odd, bad = (Finding(v, v, 0.0, "") for v in ("ok", "suspicious", "broken"))
+    ok, odd, bad = (Check(v, v, 0.0, "") for v in ("ok", "suspicious", "broken"))
     assert overall([]) is None and overall([ok]) == "trusted"
     assert overall([ok, odd]) == "suspicious" and overall([odd, bad, ok]) == "broken"
     with pytest.raises(ConfigurationError, match="one of ok, suspicious, broken, got 'fine'"):
-        Finding("x", "fine", 0.0, "")
+        Check("x", "fine", 0.0, "")
 
 
 @pytest.fixture
 def alarmed():
     """A report with an ugly finding."""
     report = judged(base())
-    ugly = Finding("<b>odd</b>", "suspicious", float("inf"), "saw | <script>", "look *twice*")
-    return dataclasses.replace(report, findings=(*report.findings, ugly))
+    ugly = Check("<b>odd</b>", "suspicious", float("inf"), "saw | <script>", "look *twice*")
+    return dataclasses.replace(report, checks=(*report.checks, ugly))
 
 
 def test_findings_survive_json(alarmed):
     """Written and read they are the same; reports from before have none; damage is refused."""
     back = Report.from_json(alarmed.to_json())
-    assert back.findings == alarmed.findings and back.verdict == "suspicious"
+    assert back.checks == alarmed.checks and back.verdict == "suspicious"
     written = json.loads(alarmed.to_json())
     assert written["summary"]["verdict"] == "suspicious"
     assert written["summary"]["summary"] == alarmed.summary
-    old = {key: value for key, value in written.items() if key != "findings"}
-    assert Report.from_dict(old).findings == () and Report.from_dict(old).verdict is None
-    written["findings"][0]["verdict"] = "fine"
+    old = {key: value for key, value in written.items() if key != "checks"}
+    assert Report.from_dict(old).checks == () and Report.from_dict(old).verdict is None
+    written["checks"][0]["verdict"] = "fine"
     with pytest.raises(DataError, match="damaged or incomplete.*'fine'"):
         Report.from_dict(written)
 
@@ -556,7 +556,7 @@ def test_verdict_in_every_form(alarmed, tmp_path):
     trusted = judged(base())
     assert "Trusted: 15 checks found no sign" in str(trusted)
     assert 'class="trust trusted"' in trusted.save(tmp_path / "t.html").read_text("utf-8")
-    unchecked = dataclasses.replace(trusted, findings=())
+    unchecked = dataclasses.replace(trusted, checks=())
     assert "rusted" not in str(unchecked)
     assert '<p class="trust' not in unchecked.save(tmp_path / "u.html").read_text("utf-8")
     assert compare(trusted, alarmed).notes == ("The evaluation after is suspicious: <b>odd</b>.",)

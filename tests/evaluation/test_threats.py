@@ -122,7 +122,7 @@ def test_verdict_is_the_worst_and_names_its_threat() -> None:
     order = ["trusted", "suspicious", "broken"]
     assert found.verdict == max(verdicts, key=order.index)
     assert all(f.name.startswith(tuple(found.by_threat)) for f in found.reasons)
-    assert len(found.union.findings) == sum(len(report.findings) for report in found.reports)
+    assert len(found.union.checks) == sum(len(report.checks) for report in found.reports)
 
 
 def test_broken_attacks_and_regression() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 import artplus
 from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
-from artplus.evaluation import Finding
+from artplus.evaluation import Check
 from artplus.reporting import card, save_card
 from tests.reporting.samples import EVIL, made, sections
 
@@ -37,7 +37,7 @@ def test_metadata_hold_every_result_that_counts() -> None:
 
 def test_a_broken_evaluation_gives_no_robust_result() -> None:
     """A number that says nothing does not get into metadata, where no warning stands beside it."""
-    report = made(findings=(Finding("gradients", "broken", 1.0, "None.", "Look."),))
+    report = made(checks=(Check("gradients", "broken", 1.0, "None.", "Look."),))
     assert len(list(card.metrics(report))) == 1
     text = card.render(report)
     assert "value: 0.25" not in text and "The evaluation is broken" in text

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artplus.evaluation import Finding, Report
+from artplus.evaluation import Check, Report
 from artplus.evaluation.section import (
     Block,
     Curves,
@@ -91,10 +91,10 @@ def test_pairs_are_counted_per_example() -> None:
 
 def test_a_broken_evaluation_is_said_first() -> None:
     """The sentence on top does not praise what an evaluation cannot know."""
-    bad = (Finding("x", "broken", 1.0, "No."),)
-    result = compare(made(), made(findings=bad))
+    bad = (Check("x", "broken", 1.0, "No."),)
+    result = compare(made(), made(checks=bad))
     assert result.headline.startswith("The evaluation after is broken, so this says nothing")
-    both = compare(made(findings=bad), made(findings=bad))
+    both = compare(made(checks=bad), made(checks=bad))
     assert "The evaluation before and after is broken" in both.headline
 
 

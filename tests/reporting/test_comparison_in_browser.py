@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from artplus.evaluation import Finding
+from artplus.evaluation import Check
 from artplus.evaluation.section import Curves, Section, Series, Table
 from artplus.reporting import save
 from tests.reporting.browsing import Opened, colour, first_column, luminance
@@ -57,7 +57,7 @@ def cells(low: float) -> Section:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two reports with everything that is drawn: overlaid, joined, side by side, and lone."""
-    findings = (Finding("a", "ok", 0.0, "Fine."), Finding(EVIL, "suspicious", 1.0, "Odd.", "Look."))
+    findings = (Check("a", "ok", 0.0, "Fine."), Check(EVIL, "suspicious", 1.0, "Odd.", "Look."))
     before = made(
         stood={"pgd": [0, 0, 0, 1], EVIL: [0, 1, 0, 1], "bad": None},
         sections=(
@@ -67,7 +67,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             crowd(0.5),
             cells(0.0),
         ),
-        findings=findings,
+        checks=findings,
         seed=3,
     )
     after = made(
@@ -78,7 +78,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             crowd(0.2),
             cells(0.5),
         ),
-        findings=findings[:1],
+        checks=findings[:1],
         examples=replace(examples((1, 6, 6)), index=before.examples.index + 2),
     )
     return save(after, tmp_path_factory.mktemp("page") / "compare.html", before=before)

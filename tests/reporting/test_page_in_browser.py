@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from artplus.evaluation import AttackResult, Finding, Report
+from artplus.evaluation import AttackResult, Check, Report
 from artplus.reporting import html
 from tests.reporting.browsing import Opened, colour, first_column, luminance
 from tests.reporting.samples import EVIL, made, sections
@@ -18,8 +18,8 @@ from tests.reporting.samples import EVIL, made, sections
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every kind of block, hostile names, and findings."""
-    findings = (Finding("a", "ok", 0.0, "Fine."), Finding(EVIL, "suspicious", 1.0, "Odd.", "Look."))
-    report = made(sections=sections(), findings=findings)
+    findings = (Check("a", "ok", 0.0, "Fine."), Check(EVIL, "suspicious", 1.0, "Odd.", "Look."))
+    report = made(sections=sections(), checks=findings)
     return report.save(tmp_path_factory.mktemp("page") / "report.html")
 
 

@@ -322,9 +322,9 @@ def test_cells_are_written_by_their_unit() -> None:
 )
 def test_headline_is_one_sentence(options: dict[str, object], words: str) -> None:
     """The result, and whether to believe it."""
-    from artplus.evaluation import Finding
+    from artplus.evaluation import Check
 
     verdicts = options.pop("verdicts", ())
-    found = tuple(Finding(v, v, 0.0, "why") for v in verdicts)  # type: ignore[arg-type,attr-defined]
-    text = wording.headline(made(findings=found, **options))
+    found = tuple(Check(v, v, 0.0, "why") for v in verdicts)  # type: ignore[arg-type,attr-defined]
+    text = wording.headline(made(checks=found, **options))
     assert words in text and text.endswith(".") and text.count(". ") == 0

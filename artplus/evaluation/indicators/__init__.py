@@ -1,6 +1,6 @@
 """Checks of whether robust accuracy can be believed: each a function of a probe.
 
-A check returns a :class:`~artplus.evaluation.finding.Finding`, or ``None`` where it has no meaning.
+A check returns a :class:`~artplus.evaluation.check.Check`, or ``None`` where it has no meaning.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from artplus.evaluation.finding import Finding
+from artplus.evaluation.check import Check
 from artplus.evaluation.indicators.gradients import gradients_at_test_time, unavailable_gradients
 from artplus.evaluation.indicators.optimisation import (
     incomplete_optimisation,
@@ -31,7 +31,7 @@ from artplus.evaluation.probe import Probe
 
 _log = logging.getLogger(__name__)
 
-Indicator = Callable[[Probe], Finding | None]
+Indicator = Callable[[Probe], Check | None]
 
 INDICATORS: tuple[Indicator, ...] = (
     attacks_worked,
@@ -55,14 +55,14 @@ INDICATORS: tuple[Indicator, ...] = (
 __all__ = ["INDICATORS", "Indicator", "check"]
 
 
-def check(probe: Probe, *, progress: bool = False) -> tuple[Finding, ...]:
+def check(probe: Probe, *, progress: bool = False) -> tuple[Check, ...]:
     """What every indicator that applies finds, in the order of :data:`INDICATORS`."""
     bar = tqdm(INDICATORS, desc="checks", unit="check", leave=False, disable=not progress)
     found = (_asked(indicator, probe) for indicator in bar)
     return tuple(finding for finding in found if finding is not None)
 
 
-def _asked(indicator: Indicator, probe: Probe) -> Finding | None:
+def _asked(indicator: Indicator, probe: Probe) -> Check | None:
     try:
         return indicator(probe)
     except Exception as error:
@@ -71,7 +71,7 @@ def _asked(indicator: Indicator, probe: Probe) -> Finding | None:
         name = indicator.__name__.replace("_", " ")
         _log.info("check %s raised", name, exc_info=True)
         message = " ".join(str(error).split())[:300]
-        return Finding(
+        return Check(
             name,
             "suspicious",
             None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from artplus.evaluation.finding import Finding, Level
+from artplus.evaluation.check import Check, Level
 from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import percent
 
@@ -18,7 +18,7 @@ _REMEDY = (
 )
 
 
-def unavailable_gradients(probe: Probe) -> Finding:
+def unavailable_gradients(probe: Probe) -> Check:
     r"""Share of examples where :math:`\nabla_x l(f(x), y)` is missing or exactly zero [Pintor22]_.
 
     References:
@@ -27,7 +27,7 @@ def unavailable_gradients(probe: Probe) -> Finding:
     """
     name, slopes = "unavailable gradients", probe.gradients
     if slopes is None:
-        return Finding(
+        return Check(
             name,
             "broken",
             1.0,
@@ -37,7 +37,7 @@ def unavailable_gradients(probe: Probe) -> Finding:
         )
     share = float((slopes.flatten(1).abs().sum(1) == 0).double().mean())
     level: Level = "broken" if share >= MOST else ("suspicious" if share > SOME else "ok")
-    return Finding(
+    return Check(
         name,
         level,
         share,
@@ -46,7 +46,7 @@ def unavailable_gradients(probe: Probe) -> Finding:
     )
 
 
-def gradients_at_test_time(probe: Probe) -> Finding | None:
+def gradients_at_test_time(probe: Probe) -> Check | None:
     """Does a prediction itself run backward passes? AutoAttack's flag for dynamic defences.
 
     StepOutput by the tensors that a backward pass takes back out of a graph; a model that follows
@@ -62,10 +62,10 @@ def gradients_at_test_time(probe: Probe) -> Finding | None:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
         probe.predictions("test-time gradients")
     if not taken:
-        return Finding(
+        return Check(
             "test-time gradients", "ok", 0.0, "A prediction runs no backward pass of its own."
         )
-    return Finding(
+    return Check(
         "test-time gradients",
         "suspicious",
         float(taken),

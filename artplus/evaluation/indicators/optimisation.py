@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from artplus.evaluation.finding import Finding
+from artplus.evaluation.check import Check
 from artplus.evaluation.probe import STEPS, Probe
 from artplus.evaluation.wording import percent, plural
 
@@ -15,7 +15,7 @@ HALF = 0.5
 MORE = 0.05
 
 
-def silent_success(probe: Probe) -> Finding | None:
+def silent_success(probe: Probe) -> Check | None:
     """Standing examples for which an attack met a mistake and returned none [Pintor22]_."""
     paths = probe.paths
     if probe.standing is None or not paths:
@@ -23,8 +23,8 @@ def silent_success(probe: Probe) -> Finding | None:
     missed = torch.stack([path.missed for path in paths.values()]).any(0) & probe.standing
     count, name = int(missed.sum()), "silent success"
     if not count:
-        return Finding(name, "ok", 0.0, "No attack lost a mistake that it had met.")
-    return Finding(
+        return Check(name, "ok", 0.0, "No attack lost a mistake that it had met.")
+    return Check(
         name,
         "suspicious",
         float(count),
@@ -35,7 +35,7 @@ def silent_success(probe: Probe) -> Finding | None:
     )
 
 
-def incomplete_optimisation(probe: Probe) -> Finding | None:
+def incomplete_optimisation(probe: Probe) -> Check | None:
     """Share of standing examples whose margin every attack was still raising [Pintor22]_.
 
     An attack is, as in the authors' code, not done with an example if the running best of its
@@ -52,11 +52,11 @@ def incomplete_optimisation(probe: Probe) -> Finding | None:
         "in its last steps."
     )
     if share <= HALF:
-        return Finding(name, "ok", share, text)
-    return Finding(name, "suspicious", share, text, "More steps, or a longer step.")
+        return Check(name, "ok", share, text)
+    return Check(name, "suspicious", share, text, "More steps, or a longer step.")
 
 
-def more_steps(probe: Probe) -> Finding | None:
+def more_steps(probe: Probe) -> Check | None:
     """Share of examples that stand, yet fall to 50 steps of Auto-PGD on the margin [Carlini19]_.
 
     References:
@@ -68,8 +68,8 @@ def more_steps(probe: Probe) -> Finding | None:
     fallen = int((probe.white_box & probe.standing).sum())
     share, name = fallen / len(probe), "more steps"
     if share <= MORE:
-        return Finding(name, "ok", share, "A further gradient attack finds nothing much new.")
-    return Finding(
+        return Check(name, "ok", share, "A further gradient attack finds nothing much new.")
+    return Check(
         name,
         "suspicious",
         share,

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from artplus.evaluation.finding import Finding
+from artplus.evaluation.check import Check
 from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import number, percent
 from artplus.functional import class_index
@@ -17,7 +17,7 @@ SUM = 1e-5
 WITHHELD = 0.45
 
 
-def random_outputs(probe: Probe) -> Finding:
+def random_outputs(probe: Probe) -> Check:
     """Largest L2 distance between normalised outputs of 5 passes; AutoAttack's flag, above 1e-4."""
     passes = [probe.predictions(f"pass {k}").flatten(1).double() for k in range(CALLS)]
     unit = [out / (out.norm(dim=1, keepdim=True) + 1e-10) for out in passes]
@@ -25,8 +25,8 @@ def random_outputs(probe: Probe) -> Finding:
         float((a - b).norm(dim=1).max()) for k, a in enumerate(unit) for b in unit[k + 1 :]
     )
     if spread <= DIFFERENCE:
-        return Finding("random outputs", "ok", spread, "The same input gets the same output.")
-    return Finding(
+        return Check("random outputs", "ok", spread, "The same input gets the same output.")
+    return Check(
         "random outputs",
         "suspicious",
         spread,
@@ -37,15 +37,15 @@ def random_outputs(probe: Probe) -> Finding:
     )
 
 
-def softmax_outputs(probe: Probe) -> Finding | None:
+def softmax_outputs(probe: Probe) -> Check | None:
     """Are outputs probabilities, not logits? AutoAttack's flag, to 1e-5."""
     if not probe.classifies:
         return None
     out = probe.predictions("outputs").double()
     name, miss = "probabilities as outputs", float((out.sum(1) - 1).abs().max())
     if not (bool(out.min() > -SUM) and bool(out.max() < 1 + SUM) and miss < SUM):
-        return Finding(name, "ok", miss, "The outputs are logits, not probabilities.")
-    return Finding(
+        return Check(name, "ok", miss, "The outputs are logits, not probabilities.")
+    return Check(
         name,
         "suspicious",
         miss,
@@ -55,7 +55,7 @@ def softmax_outputs(probe: Probe) -> Finding | None:
     )
 
 
-def squeezed_logits(probe: Probe) -> Finding | None:
+def squeezed_logits(probe: Probe) -> Check | None:
     r"""Loss of right predictions beyond what the accuracy explains, in units of a guess's.
 
     .. math:: \frac{1}{\log K} \left( \operatorname{mean}_{\text{right}} l(x) - h(a) -
@@ -93,8 +93,8 @@ def squeezed_logits(probe: Probe) -> Finding | None:
         f"explains {percent(explained)}"
     )
     if figure <= WITHHELD:
-        return Finding(name, "ok", figure, f"{text}.")
-    return Finding(
+        return Check(name, "ok", figure, f"{text}.")
+    return Check(
         name,
         "suspicious",
         figure,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from artplus.attacks._base import look
-from artplus.evaluation.finding import Finding
+from artplus.evaluation.check import Check
 from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import percent
 from artplus.functional import margin
@@ -20,7 +20,7 @@ TINY = 2 / 255
 HALF = 0.5
 
 
-def unstable_predictions(probe: Probe) -> Finding | None:
+def unstable_predictions(probe: Probe) -> Check | None:
     r"""Mean relative change of the margin under noise, at most 1 [Pintor22]_; theirs, above 0.1.
 
     .. math:: \frac{1}{\gamma} \sum_j \frac{|l(x + \delta_j) - l(x)|}{|l(x)|}, \quad
@@ -48,8 +48,8 @@ def unstable_predictions(probe: Probe) -> Finding | None:
     figure = float(probe.over(change, "unstable predictions").double().mean())
     name, text = "unstable predictions", f"Invisible noise moves the margin by {percent(figure)}."
     if figure <= ROUGH:
-        return Finding(name, "ok", figure, text)
-    return Finding(
+        return Check(name, "ok", figure, text)
+    return Check(
         name,
         "suspicious",
         figure,
@@ -59,7 +59,7 @@ def unstable_predictions(probe: Probe) -> Finding | None:
     )
 
 
-def misleading_gradients(probe: Probe) -> Finding | None:
+def misleading_gradients(probe: Probe) -> Check | None:
     r"""Share of the margin's change under tiny noise that its gradient does not foretell.
 
     .. math:: \frac{\sum_{i,j} |m(x_i + \delta_{ij}) - m(x_i) - \langle \nabla m(x_i),
@@ -91,8 +91,8 @@ def misleading_gradients(probe: Probe) -> Finding | None:
     name = "misleading gradients"
     text = f"The gradient misses {percent(share)} of what a tiny change of the input does."
     if share <= HALF:
-        return Finding(name, "ok", share, text)
-    return Finding(
+        return Check(name, "ok", share, text)
+    return Check(
         name,
         "suspicious",
         share,

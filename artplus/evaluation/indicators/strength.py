@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from artplus.attacks import APGD, Attack, Chain, Square
-from artplus.evaluation.finding import Finding, Level
+from artplus.evaluation.check import Check, Level
 from artplus.evaluation.indicators._compare import outdone, surprising
 from artplus.evaluation.indicators.stability import span
 from artplus.evaluation.probe import STEPS, Probe
@@ -26,17 +26,17 @@ _MASKED = (
 )
 
 
-def attacks_worked(probe: Probe) -> Finding:
+def attacks_worked(probe: Probe) -> Check:
     """Number of attacks of the evaluation that do not count."""
     broken, everything = len(probe.report.broken), len(probe.report.attacks)
     name, text = "attacks worked", f"{broken} of {plural(everything, 'attack')} broken."
     if not broken:
-        return Finding(name, "ok", 0.0, "Every attack kept the rules and moved its inputs.")
+        return Check(name, "ok", 0.0, "Every attack kept the rules and moved its inputs.")
     level: Level = "suspicious" if broken < everything else "broken"
-    return Finding(name, level, float(broken), text, "See each attack's own reason.")
+    return Check(name, level, float(broken), text, "See each attack's own reason.")
 
 
-def square_beats_white_box(probe: Probe) -> Finding | None:
+def square_beats_white_box(probe: Probe) -> Check | None:
     """By how much Square lowers the accuracy that all other attacks left; over all examples.
 
     Whether it is on its own or leads another attack off (:class:`~artplus.attacks.Chain`).
@@ -50,8 +50,8 @@ def square_beats_white_box(probe: Probe) -> Finding | None:
     new, lost = _fallen(report, blind)
     gap, name = (new - lost) / report.n, "Square against white box"
     if gap <= GAP or not surprising(new, lost):
-        return Finding(name, "ok", gap, "Square finds no more than the gradient attacks do.")
-    return Finding(
+        return Check(name, "ok", gap, "Square finds no more than the gradient attacks do.")
+    return Check(
         name,
         "suspicious",
         gap,
@@ -91,7 +91,7 @@ def _fallen(report: Report, blind: Collection[str]) -> tuple[int, int]:
     return int((sighted & ~unsighted).sum()), int((unsighted & ~sighted).sum())
 
 
-def white_box_strongest(probe: Probe) -> Finding | None:
+def white_box_strongest(probe: Probe) -> Check | None:
     """White box at least as strong as black box, that as noise; each by a sign test."""
     if probe.gradients is None or not probe.classifies:
         return None
@@ -110,16 +110,16 @@ def white_box_strongest(probe: Probe) -> Finding | None:
     most = max((count for _, count, _ in beaten), default=0)
     name = "white box against black box and noise"
     if not beaten:
-        return Finding(name, "ok", 0.0, "Following the gradient works better than not to.")
+        return Check(name, "ok", 0.0, "Following the gradient works better than not to.")
     seen = "; ".join(
         f"{weak} felled {count} that {strong} did not" for weak, count, strong in beaten
     )
-    return Finding(
+    return Check(
         name, "suspicious", most / len(probe), f"Of {len(probe)} examples {seen}.", _MASKED
     )
 
 
-def unconstrained_attack(probe: Probe) -> Finding | None:
+def unconstrained_attack(probe: Probe) -> Check | None:
     """Share of examples that stand when the radius is the whole range: it must be nothing.
 
     Indicator 6 of attack failure [Pintor22]_. Nothing can withstand it where an example may be
@@ -136,12 +136,12 @@ def unconstrained_attack(probe: Probe) -> Finding | None:
     name = "unconstrained attack"
     text = f"{percent(share)} withstand a gradient attack that may change the input at will."
     if share <= LEFT:
-        return Finding(name, "ok", share, text)
+        return Check(name, "ok", share, text)
     level: Level = "broken" if share >= MUCH else "suspicious"
-    return Finding(name, level, share, f"{text} Nothing withstands that: it is blind.", _MASKED)
+    return Check(name, level, share, f"{text} Nothing withstands that: it is blind.", _MASKED)
 
 
-def monotone_curve(probe: Probe) -> Finding | None:
+def monotone_curve(probe: Probe) -> Check | None:
     """Most examples that a larger radius loses and a smaller one fells, against chance."""
     if probe.gradients is None or not probe.classifies:
         return None
@@ -159,8 +159,8 @@ def monotone_curve(probe: Probe) -> Finding | None:
     )
     name, share = "accuracy against radius", most / len(probe)
     if not any(unlikely for _, unlikely in losses):
-        return Finding(name, "ok", share, f"Accuracy falls with the radius: {curve}.")
-    return Finding(
+        return Check(name, "ok", share, f"Accuracy falls with the radius: {curve}.")
+    return Check(
         name,
         "suspicious",
         share,

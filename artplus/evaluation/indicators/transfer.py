@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from artplus.evaluation.finding import Finding
+from artplus.evaluation.check import Check
 from artplus.evaluation.indicators._compare import outdone
 from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import percent
 from artplus.spaces import InputSpace
 
 
-def transfer_failure(probe: Probe) -> Finding | None:
+def transfer_failure(probe: Probe) -> Check | None:
     """Share of what fools the surrogate and not the model; white box against transfer.
 
     The share is the indicator [Pintor22]_: where it is high, an evaluation by transfer means
@@ -37,8 +37,8 @@ def transfer_failure(probe: Probe) -> Finding | None:
     else:
         count, unlikely = outdone(probe.white_box, here)
     if not unlikely:
-        return Finding("transfer", "ok", failed, f"{text} The white box does no worse.")
-    return Finding(
+        return Check("transfer", "ok", failed, f"{text} The white box does no worse.")
+    return Check(
         "transfer",
         "suspicious",
         failed,

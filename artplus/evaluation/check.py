@@ -15,8 +15,8 @@ _ORDER: tuple[Level, ...] = get_args(Level)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One check of whether robust accuracy can be believed.
+class Check:
+    """The result of one check of whether robust accuracy can be believed.
 
     Attributes:
         name: Of the check.
@@ -39,20 +39,20 @@ class Finding:
     def __post_init__(self) -> None:
         if self.verdict not in _ORDER:
             raise ConfigurationError(
-                f"a finding's verdict is one of {', '.join(_ORDER)}, got {self.verdict!r}"
+                f"a check's verdict is one of {', '.join(_ORDER)}, got {self.verdict!r}"
             )
 
 
-def overall(findings: Iterable[Finding]) -> Verdict | None:
+def overall(checks: Iterable[Check]) -> Verdict | None:
     """The worst of the verdicts; ``None`` if nothing was checked.
 
     Example:
-        >>> overall([Finding("a", "ok", 0.0, "fine"), Finding("b", "suspicious", 1.0, "odd")])
+        >>> overall([Check("a", "ok", 0.0, "fine"), Check("b", "suspicious", 1.0, "odd")])
         'suspicious'
-        >>> overall([Finding("a", "ok", 0.0, "fine")])
+        >>> overall([Check("a", "ok", 0.0, "fine")])
         'trusted'
     """
-    levels = {finding.verdict for finding in findings}
+    levels = {check.verdict for check in checks}
     if not levels:
         return None
     if "broken" in levels:
