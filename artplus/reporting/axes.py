@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
 
 from artplus.evaluation import wording
 from artplus.evaluation.section import Unit
+
+T = TypeVar("T", float, NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,11 @@ class Axis:
 
     low: float
     high: float
-    ticks: tuple[float, ...]
-    labels: tuple[str, ...]
+    ticks: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
 
-    def place(self, value: float, start: float, end: float) -> float:
-        """The coordinate of a value, if the axis is drawn from ``start`` to ``end``."""
+    def place(self, value: T, start: float, end: float) -> T:
+        """The coordinate of a value or an array, if the axis is drawn from ``start`` to ``end``."""
         return start + (value - self.low) / (self.high - self.low) * (end - start)
 
 

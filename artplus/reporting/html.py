@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 Figure = tuple[str, str, str, str]
 """A key figure: what it is, its value, the class of its colour, and what to know about it."""
 
+_TESTS = (
+    "95% interval of the change: a paired bootstrap over the examples. p: McNemar's exact test "
+    "that gains and losses are equally likely; one of twenty such tests falls below 0.05 by chance."
+)
+
 
 def render(report: Report, before: Report | None = None) -> str:
     """The page; with ``before``, the page that compares the two.
@@ -111,12 +116,6 @@ def _comparison(before: Report, after: Report) -> dict[str, Any]:
             for name in {**old, **new}
         ],
     }
-
-
-_TESTS = (
-    "95% interval of the change: a paired bootstrap over the examples. p: McNemar's exact test "
-    "that gains and losses are equally likely; one of twenty such tests falls below 0.05 by chance."
-)
 
 
 def _figures(report: Report) -> list[Figure]:

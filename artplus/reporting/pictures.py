@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from artplus.evaluation import wording
 from artplus.evaluation.images import as_image
 from artplus.evaluation.images import value_range as value_range
+from artplus.reporting.axes import Axis
+from artplus.reporting.charts import tag
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -24,7 +26,8 @@ Array = NDArray[Any]
 FEATURES = 64
 """Inputs with at most so many values are drawn as single features, larger ones as a signal."""
 
-_WIDTH, _HEIGHT, _PAD = 320, 110, 8
+_LEFT, _RIGHT, _TOP, _MIDDLE, _BOTTOM = 8, 312, 8, 70, 102
+"""Where signals are drawn, and where their difference begins below them."""
 
 
 @dataclass(frozen=True)
@@ -141,58 +144,56 @@ def _png(values: Array) -> str:
 
 def _curves(x: Array, x_adv: Array) -> Markup:
     """Both signals over each other, and below them their difference, enlarged."""
-    place = _scale(np.concatenate([x, x_adv]), 0.0, 0.66)
+    scale = _scale(np.concatenate([x, x_adv]))
     delta = x_adv.astype(np.float64) - x
     reach = float(np.abs(delta).max()) or 1.0
-    below = _scale(np.array([-reach, reach]), 0.74, 1.0)
     return _svg(
-        _polyline(place(x_adv), "after") + _polyline(place(x), "before")
-        + _polyline(below(delta), "delta")
-    )  # fmt: skip
+        [
+            _polyline(scale.place(x_adv, _MIDDLE, _TOP), "after"),
+            _polyline(scale.place(x, _MIDDLE, _TOP), "before"),
+            _polyline(Axis(-reach, reach).place(delta, _BOTTOM, _MIDDLE + 8), "delta"),
+        ]
+    )
 
 
 def _dots(x: Array, x_adv: Array) -> Markup:
     """A column for each feature: a ring for the clean value, a dot for the attacked one."""
-    place = _scale(np.concatenate([x, x_adv]), 0.0, 1.0)
-    across = _across(len(x))
-    marks = Markup("").join(
-        Markup(
-            '<line class="delta" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
-            '<circle class="before" cx="{0:.1f}" cy="{1:.1f}" r="4"/>'
-            '<circle class="after" cx="{0:.1f}" cy="{2:.1f}" r="2.4"/>'
-        ).format(float(column), float(old), float(new))
-        for column, old, new in zip(across, place(x), place(x_adv), strict=True)
-    )
+    scale = _scale(np.concatenate([x, x_adv]))
+    marks = []
+    for across, *values in zip(_across(len(x)), x, x_adv, strict=True):
+        old, new = (f"{scale.place(float(value), _BOTTOM, _TOP):.1f}" for value in values)
+        at = f"{across:.1f}"
+        marks += [
+            tag("line", class_="delta", x1=at, x2=at, y1=old, y2=new),
+            tag("circle", class_="before", cx=at, cy=old, r=4),
+            tag("circle", class_="after", cx=at, cy=new, r=2.4),
+        ]
     return _svg(marks)
 
 
-def _scale(values: Array, top: float, bottom: float) -> Any:
-    """A function from values to heights in a band of the picture, large values on top."""
-    least, most = float(values.min()), float(values.max())
-    span = (most - least) or 1.0
-    start, height = _PAD + top * (_HEIGHT - 2 * _PAD), (bottom - top) * (_HEIGHT - 2 * _PAD)
-    return lambda v: start + height * (1 - (v.astype(np.float64) - least) / span)
+def _scale(values: Array) -> Axis:
+    low, high = float(values.min()), float(values.max())
+    return Axis(low, high if high > low else low + 1.0)
 
 
 def _across(count: int) -> Array:
-    return np.linspace(_PAD, _WIDTH - _PAD, count) if count > 1 else np.array([_WIDTH / 2])
+    return np.linspace(_LEFT, _RIGHT, count) if count > 1 else np.array([(_LEFT + _RIGHT) / 2])
 
 
 def _polyline(heights: Array, name: str) -> Markup:
     """A curve; a long signal is reduced to the extremes in each pixel column."""
     across = _across(len(heights))
-    if len(heights) > 2 * _WIDTH:
-        groups = np.array_split(np.arange(len(heights)), _WIDTH)
+    if len(heights) > 2 * _RIGHT:
+        groups = np.array_split(np.arange(len(heights)), _RIGHT)
         chosen = np.concatenate(
             [np.sort(g[[heights[g].argmin(), heights[g].argmax()]]) for g in groups]
         )
         across, heights = across[chosen], heights[chosen]
     points = " ".join(f"{a:.1f},{h:.1f}" for a, h in zip(across, heights, strict=True))
-    return Markup('<polyline class="{}" points="{}"/>').format(name, points)
+    return tag("polyline", class_=name, points=points)
 
 
-def _svg(content: Markup) -> Markup:
-    return Markup(
-        '<svg class="signal" viewBox="0 0 {} {}" role="img" '
-        'aria-label="The input before and under attack">{}</svg>'
-    ).format(_WIDTH, _HEIGHT, content)
+def _svg(content: list[Markup]) -> Markup:
+    box = f"0 0 {_LEFT + _RIGHT} {_TOP + _BOTTOM}"
+    label = "The input before and under attack"
+    return tag("svg", content, class_="signal", viewBox=box, role="img", aria_label=label)

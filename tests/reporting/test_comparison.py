@@ -423,6 +423,8 @@ def test_examples_of_both_reports_are_paired_on_the_page() -> None:
     assert numbers == ["2", "2", "7", "7", "5", "9"]
     assert text.index("The same examples") < text.index("Examples that only one of the reports has")
     assert "A look at examples" not in html.render(made(examples=None), made(examples=None))
+    lone = html.render(made(examples=kept), made(examples=None))
+    assert re.findall(r"example (\d+)</span>", lone) == ["2", "5", "7"]
 
 
 # --- sections -----------------------------------------------------------------------------------
