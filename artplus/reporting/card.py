@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from artplus.evaluation import wording
 from artplus.evaluation.images import as_image
 from artplus.reporting.comparability import ball, parameters
-from artplus.reporting.markdown import alarm, escaped, listed, table
+from artplus.reporting.markdown import escaped, failed_check, listed, table
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -104,7 +104,7 @@ def _body(report: Report, dataset: str) -> list[str]:
         escaped(wording.trust(report))
         or "No check was made of whether the attacks worked as they should.",
     ]
-    parts += map(alarm, report.reasons)
+    parts += map(failed_check, report.reasons)
     if report.sections:
         parts += ["## Also measured", listed(f"{s.title}: {s.summary}" for s in report.sections)]
     return [*parts, "## Limits", listed(limits(report)), "## How to reproduce it", *_again(report)]

@@ -120,10 +120,10 @@ def listed(texts: Iterable[str]) -> str:
     return "\n".join(f"- {escaped(text)}" for text in texts)
 
 
-def alarm(finding: Check) -> str:
+def failed_check(check: Check) -> str:
     """What a check of the evaluation says against it."""
-    text = f"- **{escaped(finding.name)}** ({finding.verdict}): {escaped(finding.explanation)}"
-    return f"{text} {escaped(finding.remedy)}".rstrip()
+    text = f"- **{escaped(check.name)}** ({check.verdict}): {escaped(check.explanation)}"
+    return f"{text} {escaped(check.remedy)}".rstrip()
 
 
 def _trust(when: str, report: Report) -> list[str]:
@@ -132,7 +132,7 @@ def _trust(when: str, report: Report) -> list[str]:
     if when:
         unknown = "no check was made of whether the attacks worked."
         text = f"{when.capitalize()}: {text or unknown}"
-    return [escaped(text), *map(alarm, report.reasons)]
+    return [escaped(text), *map(failed_check, report.reasons)]
 
 
 def _shown(shown: Shown) -> list[str]:
