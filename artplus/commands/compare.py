@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from artplus import ThreatReport, reporting
 from artplus.commands import files
-from artplus.errors import ConfigurationError
 from artplus.reporting.json import read_either
 
 SUFFIXES = (".html", ".md", ".txt")
@@ -27,22 +27,22 @@ def compare(
         overwrite: Replace files that exist.
 
     Raises:
-        ConfigurationError: for reports that cannot be compared, or another suffix.
+        ConfigurationError: for reports that cannot be compared, another suffix, or a file that
+            exists or cannot be written.
         DataError: for files that are no reports.
+        NotWritten: if a file could not be written at the end.
     """
     for path in output:
-        if path.suffix.lower() not in SUFFIXES:
-            raise ConfigurationError(
-                f"a comparison is written as one of {', '.join(SUFFIXES)}, got {path.name!r}"
-            )
+        files.output("--output", path, SUFFIXES, overwrite=overwrite)
     sides = {"before": read_either(before), "after": read_either(after)}
     old, new = (s.union if isinstance(s, ThreatReport) else s for s in sides.values())
     lines = [str(reporting.compare(old, new))]
     for when, side in sides.items():
         if isinstance(side, ThreatReport):
             lines.append(f"· The worst case {when} is over all of {', '.join(side.by_threat)}.")
-    for path in output:
-        files.outputs(path.parent, [path.name], overwrite=overwrite)
-    for path in output:
-        reporting.save(new, path, before=old)
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    save = partial(reporting.save, new, before=old)
+    failed = [path for path in output if not files.write(path, save)]
+    if failed:
+        raise files.NotWritten(text, failed)
+    return text
