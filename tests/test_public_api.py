@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,8 +103,38 @@ def test_help_is_light():
     assert not {"torch", "art", "numpy"} & imported_by(statement)
 
 
-def test_ships_types():
-    """Type checkers of users find our annotations."""
-    from importlib.resources import files
+PACKAGES = [
+    "artplus", "artplus.attacks", "artplus.evaluation", "artplus.evaluation.analyses",
+    "artplus.losses", "artplus.reporting", "artplus.spaces", "artplus.training",
+    "artplus.training.callbacks", "artplus.training.steps",
+]  # fmt: skip
+"""Whose public names are the user's."""
+NO_PAGE = {"Climb", "Inner", "Weight", "Step", "__version__"}  # types of arguments; a string
 
-    assert files("artplus").joinpath("py.typed").is_file()
+
+def entries() -> list[Any]:
+    """The objects whose docstrings the pages of the reference show."""
+    pages = Path(__file__).parents[1].glob("docs/reference/*.md")
+    pattern = r"^\.\. auto(?:class|data|exception|function):: (\S+)\.(\w+)$"
+    names = [name for page in pages for name in re.findall(pattern, page.read_text(), re.M)]
+    return [getattr(import_module(module), name) for module, name in names]
+
+
+def test_reference_has_every_public_name():
+    """What a package offers has an entry in the reference, under whichever of its names."""
+    shown = entries()
+    missing = [
+        f"{package}.{name}"
+        for package in PACKAGES
+        for name in sorted(set(import_module(package).__all__) - NO_PAGE)
+        if not inspect.ismodule(value := getattr(import_module(package), name))
+        and value not in shown
+    ]
+    assert missing == []
+
+
+def test_reference_has_one_entry_each():
+    """No object has two entries: links would not know where to lead."""
+    shown = entries()
+    assert len(shown) > 100
+    assert [entry for entry in shown if shown.count(entry) > 1] == []
