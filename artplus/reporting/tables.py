@@ -53,9 +53,9 @@ class TableView:
 
     @property
     def heads(self) -> tuple[tuple[str, int], ...]:
-        """Headings over columns and how many each spans; empty if no column has one."""
+        """Headings over columns and how many each spans; none if no column has one."""
         heads = [(over, len([*g])) for over, g in groupby(c.over for c in self.columns)]
-        return tuple(heads) if len(heads) > 1 or heads[0][0] else ()
+        return tuple(heads) if any(over for over, _ in heads) else ()
 
     @property
     def starts(self) -> frozenset[int]:
@@ -120,7 +120,7 @@ def merged_table(before: Table, after: Table) -> TableView | None:
         return None
     note = "The same in both." if equal else ""
     if len(common) < len(keys):
-        note = f"{wording.NONE}: not among the rows of this table."
+        note = f"{wording.NONE}: this model's table has no such row."
     return _limited(columns, rows, len(rows), note)
 
 

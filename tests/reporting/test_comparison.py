@@ -299,7 +299,7 @@ def test_rows_of_one_report_only_have_gaps_that_are_explained() -> None:
     """What the other report does not list is a dash, and not a zero."""
     rows = [("cat", 7, 0.9, "–", 1.0), ("dog", 9, 0.5, "–", 1.0), ("ant", 3, 0.1, "–", 1.0)]
     view = merged_table(by_class(*rows[:2]), by_class(*rows[1:]))
-    assert view is not None and "not among the rows of this table" in view.note
+    assert view is not None and "this model's table has no such row" in view.note
     cells = {row[0]: row for row in view.cells()}
     assert cells["ant"][1:3] == ("–", "3") and cells["cat"][1:3] == ("7", "–")
     assert cells["dog"][4:7] == ("50.0%", "50.0%", "0.0")
