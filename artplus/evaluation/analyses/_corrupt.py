@@ -16,16 +16,16 @@ Corrupt = Callable[[Tensor, float, torch.Generator], Tensor]
 """``(x, constant, generator) -> x`` in [0, 1], ``(batch, *input)``."""
 
 SMALL = 64
-"""Images of at most so many pixels a side take the constants of CIFAR-10-C, larger ones those of
-ImageNet-C."""
+"""Largest side, in pixels, of images that get the constants of CIFAR-10-C; larger images get those
+of ImageNet-C."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind of damage.
+    """One kind of corruption.
 
     Attributes:
-        apply: What it does.
+        apply: The function.
         small: Its constant at severities 1 to 5 for small inputs: of ``make_cifar_c.py``.
         large: For large images: of ``make_imagenet_c.py``, both by the authors of the paper.
         images: Whether it needs ``(batch, channels, height, width)``.
@@ -37,7 +37,7 @@ class Corruption:
     images: bool = True
 
     def constants(self, shape: tuple[int, ...]) -> tuple[float, ...]:
-        """Those for inputs of ``shape``."""
+        """The constants for inputs of ``shape``."""
         large = len(shape) == 3 and min(shape[1:]) > SMALL
         return self.large if large else self.small
 
@@ -133,7 +133,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def applicable(shape: tuple[int, ...]) -> list[str]:
-    """Names of the corruptions that have a meaning for inputs of ``shape``, one input's."""
+    """Names of the corruptions that apply to an input of ``shape``."""
     image = len(shape) == 3 and min(shape[1:]) >= 3
     names = [name for name, kind in CORRUPTIONS.items() if image or not kind.images]
     if "jpeg" in names and (shape[0] not in (1, 3) or importlib.util.find_spec("PIL") is None):

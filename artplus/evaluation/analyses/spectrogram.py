@@ -19,7 +19,7 @@ FLOOR = 80.0
 """Decibels below the loudest cell that are still drawn."""
 
 TIMES = 192
-"""Columns of a picture, about; fewer of a short sound, since windows overlap by 3/4 at most."""
+"""Columns of a picture, about; more for a long sound, since windows overlap by at least 3/4."""
 
 
 @register_analysis("spectrogram")
@@ -41,7 +41,7 @@ class Spectrogram(BaseAnalysis):
         rate: Samples per second, for the labels; ``None`` counts samples.
 
     Raises:
-        ConfigurationError: for inputs that are no waveforms, ``(n, length)`` or
+        ConfigurationError: for inputs that are not waveforms, ``(n, length)`` or
             ``(n, 1, length)`` of at least one window.
 
     References:
