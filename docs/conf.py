@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from latex2mathml.converter import convert
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util.inspect import object_description
 from sphinx.util.logging import getLogger
 from sphinx.writers.html5 import HTML5Translator
 
 import artplus
 
 project = "artplus"
-author = "artplus contributors"
+author = copyright = "artplus contributors"
 version = release = artplus.__version__
 
 extensions = [
@@ -58,6 +60,10 @@ def shorten(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
     """Make signatures readable: arrays by their short name, no default that is no Python."""
+    for field in dataclasses.fields(obj) if args and dataclasses.is_dataclass(obj) else ():
+        default = object_description(field.default)
+        if "<" in default:  # a function or an object, by its address
+            args = args.replace(f" = {default}", f" = {type(field.default).__name__}(...)")
     if args:
         args = args.replace("<factory>", "...")
         args = re.sub(
@@ -71,7 +77,7 @@ def shorten(
 def keep_prose(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Keep Napoleon from reading "Whether it holds: ..." as a type and a description."""
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # an empty comment: only the first line is looked at
 
 
 def link_papers(

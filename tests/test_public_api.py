@@ -105,11 +105,12 @@ def test_help_is_light():
 
 PACKAGES = [
     "artplus", "artplus.attacks", "artplus.evaluation", "artplus.evaluation.analyses",
-    "artplus.losses", "artplus.reporting", "artplus.spaces", "artplus.training",
-    "artplus.training.callbacks", "artplus.training.steps",
+    "artplus.losses", "artplus.reporting", "artplus.spaces", "artplus.tasks",
+    "artplus.training", "artplus.training.callbacks", "artplus.training.steps",
 ]  # fmt: skip
 """Whose public names are the user's."""
-NO_PAGE = {"Climb", "Inner", "Weight", "Step", "__version__"}  # types of arguments; a string
+NO_PAGE = {"Climb", "Gap", "Inner", "Per", "Step", "Weight", "__version__"}
+"""Types of arguments, which signatures spell out; and a string."""
 
 
 def entries() -> list[Any]:
