@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -89,9 +91,17 @@ def squared_probability_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     return (logits_p.softmax(1) - logits_q.softmax(1)).square().sum(1)
 
 
-def squared_logit_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    r"""Squared distance of two logit vectors, :math:`\|z - z'\|_2^2`."""
-    return (logits_p - logits_q).square().sum(1)
+def mean_squared_logit_gap(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    r"""Squared distance of two logit vectors over their C classes, :math:`\|z - z'\|_2^2 / C`."""
+    return (logits_p - logits_q).square().mean(1)
+
+
+GAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": kl,
+    "probabilities": squared_probability_gap,
+    "logits": mean_squared_logit_gap,
+}
+"""Gaps between two predictions ``(batch, classes, ...)``, each ``(batch, ...)``."""
 
 
 def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:

@@ -166,14 +166,53 @@ def rescale(geometry: Geometry, delta: Tensor, eps: Eps) -> Tensor:
     return delta * torch.clamp(eps / _guard(length), max=1.0)
 
 
+class TokenL2(L2):
+    """A Euclidean ball around each token: rows of the last axis have a radius each.
+
+    The length of an example's perturbation is that of its longest row.
+    """
+
+    def length(self, delta: Tensor) -> Tensor:
+        return self.row_lengths(delta).flatten(1).amax(1)
+
+    def row_lengths(self, delta: Tensor) -> Tensor:
+        """Norm of each row, ``(batch, ..., 1)``."""
+        lengths: Tensor = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
+        return lengths
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        peak = gradient.abs().amax(-1, keepdim=True)
+        unit = gradient / _guard(peak)
+        return unit / _guard(self.row_lengths(unit))
+
+    def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+        direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        radius = _uniform(x[..., :1], generator) ** (1 / x.shape[-1])
+        return self.steepest(direction) * radius * eps
+
+    def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
+        def retract(z: Tensor) -> Tensor:
+            delta = clip(z, box) - x
+            shorter = torch.clamp(eps / _guard(self.row_lengths(delta)), max=1.0)
+            return clip(x + delta * shorter, box)
+
+        return retract
+
+
 _GEOMETRIES: dict[float, Geometry] = {math.inf: Linf(), 2.0: L2(), 1.0: L1()}
+_PER_TOKEN: dict[float, Geometry] = {math.inf: Linf(), 2.0: TokenL2()}
 
 
-def geometry(norm: float | str) -> Geometry:
+def geometry(norm: float | str, per: str = "example") -> Geometry:
     """The geometry of a norm: ``numpy.inf`` or ``"inf"``, ``2`` or ``1``.
 
+    Args:
+        norm: The order.
+        per: ``"example"``, or ``"token"``: each row of the last axis has a ball of its own (in L∞
+            that is the same).
+
     Raises:
-        ConfigurationError: for any other norm.
+        ConfigurationError: for any other norm, and for L1 per token.
     """
     try:
         order = float(norm)
@@ -181,7 +220,11 @@ def geometry(norm: float | str) -> Geometry:
         order = math.nan
     if order not in _GEOMETRIES:
         raise ConfigurationError(f"norm must be numpy.inf (or 'inf'), 2 or 1, got {norm!r}")
-    return _GEOMETRIES[order]
+    if per == "example":
+        return _GEOMETRIES[order]
+    if order not in _PER_TOKEN:
+        raise ConfigurationError("L1 is not defined per token; use norm=2 or numpy.inf")
+    return _PER_TOKEN[order]
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,29 +1,32 @@
-"""A module and its loss as one thing: all that objectives and attacks ever see of a model."""
+"""A module with its task and loss: all that objectives and attacks ever see of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from artplus import modes
-from artplus.criterion import Criterion, criterion
 from artplus.errors import ConfigurationError
-from artplus.functional import class_index
+from artplus.spaces import run
+from artplus.tasks import Classification, Task, make_task
+from artplus.tasks._infer import task_of
+from artplus.tree import Tree
+from artplus.tree import device_of as tree_device
 
 
 @dataclass(frozen=True)
 class LossModel:
-    r"""A differentiable map from raw inputs to predictions, with the loss it is trained on.
+    r"""A differentiable map from inputs to predictions, with the task it is trained on.
 
     Attributes:
         module: Holds the parameters, buffers and train/eval flags.
-        criterion: The loss :math:`l(f(x), y)`, per example.
-        forward: Raw inputs to predictions; ``None`` is ``module`` itself. The bridge to ART puts
-            differentiable preprocessing here.
-        classes: Number of classes, where known.
+        task: What predictions and targets mean, and the loss :math:`l(f(x), y)`, per example.
+        forward: Inputs to the module's outputs; ``None`` is ``module`` itself. The bridge to ART
+            puts differentiable preprocessing here.
 
     Example:
         >>> import torch
@@ -34,19 +37,35 @@ class LossModel:
     """
 
     module: nn.Module
-    criterion: Criterion = criterion()
-    forward: Callable[[Tensor], Tensor] | None = None
-    classes: int | None = None
+    task: Task = Classification()
+    forward: Callable[[Any], Any] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tree) -> Tree:
         """Predictions for ``x``; logits ``(batch, classes)`` in classification."""
-        return (self.module if self.forward is None else self.forward)(x)
+        return self.task.predictions(self.outputs(x), x, self.module)
 
-    def loss(self, predictions: Tensor, y: Tensor) -> Tensor:
+    def outputs(self, x: Tree) -> Any:
+        """What the module returns for ``x``."""
+        calling = self.task.calling(self.module)
+        if calling is None:
+            return run(self.module, x) if self.forward is None else self.forward(x)
+        with calling:
+            return run(self.module, x) if self.forward is None else self.forward(x)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, where there are some and they are known."""
+        return self.task.classes
+
+    def with_task(self, task: Task) -> LossModel:
+        """The same model for another task."""
+        return replace(self, task=task)
+
+    def loss(self, predictions: Tree, y: Tree) -> Tensor:
         """The loss of each example, ``(batch,)``."""
-        return self.criterion(predictions, y)
+        return self.task.loss(predictions, y)
 
-    def pair(self, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    def pair(self, x: Tree, x_adv: Tree) -> tuple[Tree, Tree]:
         """Predictions for ``x`` and for ``x_adv``, as two views of one network.
 
         Both passes draw the same dropout masks, so their difference is the perturbation's alone.
@@ -55,7 +74,7 @@ class LossModel:
         """
         if not any(child.training for child in self.module.modules()):
             return self(x), self(x_adv)
-        stream = modes.RandomState(x.device)
+        stream = modes.RandomState(tree_device(x))
         before = stream.get()
         clean = self(x)
         after = stream.get()
@@ -65,30 +84,38 @@ class LossModel:
         stream.set(after)
         return clean, adversarial
 
-    def wrong(self, predictions: Tensor, y: Tensor) -> Tensor:
-        """Which examples are misclassified, ``(batch,)`` booleans; classification only."""
-        return predictions.argmax(1) != class_index(y)
-
 
 def as_loss_model(
-    model: nn.Module | LossModel, loss: Callable[..., Tensor] | None = None
+    model: nn.Module | LossModel, criterion: Any = None, task: str | Task = "auto"
 ) -> LossModel:
-    """Return ``model`` as a :class:`LossModel`, with cross-entropy unless ``loss`` is given.
+    """Return ``model`` as a :class:`LossModel`.
+
+    Args:
+        model: A module, or a :class:`LossModel` as it is.
+        criterion: The model's own loss; ``None`` is the task's usual one.
+        task: A registered name or a task; ``"auto"`` tells it from the model's class and its loss,
+            and is a classification otherwise.
 
     Raises:
-        ConfigurationError: if ``model`` is no module, or is a :class:`LossModel` and ``loss`` is
-            given too.
+        ConfigurationError: if ``model`` is no module, or is a :class:`LossModel` and a criterion or
+            task is given too.
     """
     if isinstance(model, LossModel):
-        if loss is not None:
-            raise ConfigurationError("this model already has a loss; leave out loss=")
+        if criterion is not None or not (isinstance(task, str) and task == "auto"):
+            raise ConfigurationError(
+                "this model already has a task and a loss; leave out criterion= and task="
+            )
         return model
     if not isinstance(model, nn.Module):
         raise ConfigurationError(
             f"model must be a torch.nn.Module, got {type(model).__name__}. For an ART estimator "
             "use AdversarialTrainerPlus(estimator)."
         )
-    return LossModel(model, criterion(loss))
+    if isinstance(criterion, Task):
+        raise ConfigurationError("give a task as task=, and the model's own loss as criterion=")
+    if isinstance(task, str) and task == "auto":
+        return LossModel(model, task_of(model, criterion))
+    return LossModel(model, make_task(task, criterion))
 
 
 def device_of(module: nn.Module) -> torch.device:

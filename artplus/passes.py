@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus.model import LossModel
+from artplus.tree import Node, Tree, leaves, map_tensors
 
 _WRAPPERS: list[Callable[[Tensor], bool]] = [
     getattr(torch._C._functorch, name)
@@ -45,13 +46,13 @@ class Passes:
     known: bool = True
     _inside: object | None = field(default=None, repr=False)
 
-    def through(self, model: LossModel, x: Tensor) -> Tensor:
-        """``model(x)``, counted."""
+    def through(self, model: LossModel, x: Tree) -> Any:
+        """The model's outputs for ``x``, counted."""
         if self._inside is not None:
-            return model(x)
+            return model.outputs(x)
         self._inside = self
         try:
-            return model(self._entering(x))
+            return model.outputs(self._entering(x))
         finally:
             self._inside = None
 
@@ -91,29 +92,36 @@ class Passes:
         if self._inside is not None:
             return None
         self._inside = module
-        for k, value in enumerate(args):
-            if isinstance(value, Tensor):
-                return (*args[:k], self._entering(value), *args[k + 1 :]), named
-        for key, value in named.items():
-            if isinstance(value, Tensor):
-                return args, {**named, key: self._entering(value)}
-        self.known = False
-        return None
+        # How many examples are in a list only those know who made it.
+        listed = any(isinstance(value, list) for value in (*args, *named.values()))
+        if listed or not any(True for _ in leaves((args, named))):
+            self.known = False
+            return None
+        entered: tuple[tuple[Any, ...], dict[str, Any]] = self._entering((args, named))
+        return entered
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         if self._inside is module:
             self._inside = None
 
-    def _entering(self, x: Tensor) -> Tensor:
+    def _entering(self, x: Tree) -> Tree:
         """``x`` on its way in. As a view of its own, whose gradient is this one pass's."""
-        if x.ndim == 0 or _hidden(x):
+        tensors = [leaf for leaf in leaves(x) if isinstance(leaf, Tensor)]
+        if any(tensor.ndim == 0 or _hidden(tensor) for tensor in tensors):
             self.known = False
             return x
-        self.forwards += len(x)
-        if x.requires_grad and torch.is_grad_enabled():
-            x = x.view_as(x)
-            x.register_hook(partial(self._back, len(x)))
-        return x
+        n = len(tensors[0]) if isinstance(x, Tensor) else _examples(x)
+        self.forwards += n
+        if not torch.is_grad_enabled():
+            return x
+        return map_tensors(partial(self._watched, n), x)
+
+    def _watched(self, n: int, tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(partial(self._back, n))
+        return tensor
 
     def _back(self, n: int, slope: Tensor) -> None:
         self.backwards += n
@@ -197,6 +205,16 @@ def asking(model: Any, methods: Mapping[str, Callable[..., int] | None]) -> Iter
             if name in saved:
                 own[name] = saved[name]
     passes.known &= passes.forwards > before
+
+
+def _examples(x: Tree) -> int:
+    """Number of examples of inputs in any form, such as a module's arguments."""
+    if isinstance(x, (list, Tensor)):
+        return len(x)
+    members = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else ()
+    if isinstance(x, Node):
+        members = x.members().values()
+    return next((n for member in members if (n := _examples(member))), 0)
 
 
 def _hidden(tensor: Tensor) -> bool:

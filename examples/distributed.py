@@ -35,7 +35,7 @@ optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
 # All processes give all the data: each takes its part of every batch of 64, and of the evaluation.
 history = artplus.fit(
-    model, (x_train, y_train), optimizer, objective="trades", eps=0.15, epochs=4, batch_size=64,
+    model, (x_train, y_train), optimizer, loss="trades", eps=0.15, epochs=4, batch_size=64,
     seed=0,
 )  # fmt: skip
 report = artplus.evaluate(

@@ -21,6 +21,6 @@ model = nn.Sequential(
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
 
 history = artplus.fit(
-    model, train, optimizer, objective="mart", eps=0.15, epochs=6, validation=held_out, seed=0
+    model, train, optimizer, loss="mart", eps=0.15, epochs=6, validation=held_out, seed=0
 )
 print(history)

@@ -33,8 +33,9 @@ ORDER = [
         "_checks",
         "seeding",
     ),
-    *("geometry", "functional", "modes", "interval_bounds", "criterion", "model", "passes"),
-    *("spaces", "attacks", "losses", "evaluation", "training", "trainers"),
+    *("tree", "geometry", "functional", "modes", "interval_bounds", "criterion"),
+    *("tasks", "spaces", "bounds", "model", "passes"),
+    *("attacks", "losses", "evaluation", "training", "trainers"),
     *("bridge", "reporting", "", "commands", "cli"),
 ]
 # Neighbours that must not know each other although one stands before the other.

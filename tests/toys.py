@@ -10,6 +10,8 @@ from art.estimators.classification import PyTorchClassifier
 from art.estimators.regression.pytorch import PyTorchRegressor
 from torch import Tensor, nn
 
+from artplus.model import LossModel
+
 
 def net(features: int = 6, classes: int = 3, *, dropout: float = 0.0) -> nn.Sequential:
     """A net with batch statistics, and with random draws if ``dropout``."""
@@ -90,3 +92,10 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(
         torch.equal(torch.nan_to_num(a[k], nan=7.7), torch.nan_to_num(b[k], nan=7.7)) for k in a
     )
+
+
+def wrong(model: LossModel, predictions: Tensor, y: Tensor) -> Tensor:
+    """Which examples are misclassified, ``(batch,)`` booleans."""
+    right = model.task.correct(predictions, y)
+    assert right is not None
+    return ~right

@@ -6,6 +6,8 @@ from artplus.attacks._base import Climb as Climb
 from artplus.attacks._base import Inner as Inner
 from artplus.attacks._base import Relative as Relative
 from artplus.attacks._base import own_loss as own_loss
+from artplus.attacks._call import BaseAttack as BaseAttack
+from artplus.attacks._problem import Problem as Problem
 from artplus.attacks.apgd import APGD as APGD
 from artplus.attacks.chain import Chain as Chain
 from artplus.attacks.classic import bim as bim
@@ -29,6 +31,7 @@ __all__ = [
     "PGD",
     "Attack",
     "Average",
+    "BaseAttack",
     "Budget",
     "Climb",
     "Combination",
@@ -37,6 +40,7 @@ __all__ = [
     "Relative",
     "Chain",
     "Microbatched",
+    "Problem",
     "Square",
     "WorstOf",
     "bim",

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from artplus.attacks._base import Judge, column, look
-from artplus.attacks._found import Found
-from artplus.attacks._leaving import leave, rejoined
-from artplus.geometry import Eps, Geometry, Retraction
-from artplus.spaces import InputSpace
+from artplus.attacks._base import column
+from artplus.attacks._best import Best
+from artplus.attacks._problem import Problem
+from artplus.attacks._remaining import Remaining
+from artplus.geometry import Eps, Retraction
 
 _CHECKPOINTS = (22, 41, 57, 70, 80, 87, 93, 99)
 """When to judge the step length, in percent of the steps: :math:`p_1 = 0.22` and
 :math:`p_{j+1} = p_j + \\max(p_j - p_{j-1} - 0.03, 0.06)`."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Examples to be attacked, and all that belongs to each.
-
-    Attributes:
-        judge: ``z -> (values, fooled)``; the values are climbed.
-        x: Where they are, ``(batch, *input)``.
-        eps: Radius.
-        step_size: First length of a step.
-        space: Bounds and mask.
-    """
-
-    judge: Judge
-    x: Tensor
-    eps: Eps
-    step_size: Eps
-    space: InputSpace
-
-    def steps(self) -> Tensor:
-        """The first length of a step, for each example a row that broadcasts over it."""
-        return self.step_size * column(self.x.new_ones(len(self.x)), self.x)
-
-
-Among = Callable[[Tensor], Scene]
-"""The scene of some of a run's examples, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -101,43 +73,46 @@ class _Track:
         self.rises = torch.zeros_like(self.rises)
 
 
-def ascend(scene: Scene, among: Among, ball: Geometry, z: Tensor, pace: Pace) -> Found:
+def ascend(problem: Problem, step_size: Eps, z: Tensor, pace: Pace) -> Best:
     """One run. Every decision is a mask on the device: a step does not wait for the host.
 
     Args:
-        scene: What is attacked.
-        among: The scene of those that stay, for ``pace.until_fooled``.
-        ball: Norm.
+        problem: What is climbed.
+        step_size: First length of a step.
         z: Where to begin.
         pace: Settings.
     """
-    value, fooled, slope = look(scene.judge, z, pace.draws)
-    found, track = Found(z, value, fooled), _Track.begun(z, value, slope, scene.steps())
-    retract = ball.retraction(scene.x, scene.eps, scene.space)
-    looks, left, kept = checkpoints(pace.steps), [], torch.arange(len(z), device=z.device)
+    value, fooled, slope = problem.look(z, pace.draws)
+    best = Best(z, value, fooled)
+    track = _Track.begun(z, value, slope, first_steps(problem, step_size))
+    remaining: Remaining[Best] = Remaining(problem)
+    retract, looks = problem.retraction(), checkpoints(pace.steps)
     for k in range(1, pace.steps + 1):
-        z = _ahead(track, ball, retract, scene.space, pace.momentum if k > 1 else 1.0)
-        value, fooled, slope = look(scene.judge, z, pace.draws)
-        found = found.better(Found(z, value, fooled))
+        z = _ahead(track, problem, retract, pace.momentum if k > 1 else 1.0)
+        value, fooled, slope = problem.look(z, pace.draws)
+        best = best.better(Best(z, value, fooled))
         track.move(z, value, slope)
         if k in looks:
             track.settle(pace.rho * looks[k])
-        rows = leave(k, found.fooled) if pace.until_fooled and k < pace.steps else None
+        leaves = pace.until_fooled and k < pace.steps
+        rows = remaining.leave(k, best.fooled, best) if leaves else None
         if rows is not None:
-            left.append((found, rows))
-            found, track, kept = found.take(rows), track.take(rows), kept[rows]
-            if not len(rows):
+            best, track, problem = best.take(rows), track.take(rows), remaining.problem
+            if not len(problem):
                 break
-            scene = among(kept)
-            retract = ball.retraction(scene.x, scene.eps, scene.space)
-    return rejoined(found, left)
+            retract = problem.retraction()
+    return remaining.rejoined(best)
 
 
-def _ahead(
-    track: _Track, ball: Geometry, retract: Retraction, space: InputSpace, momentum: float
-) -> Tensor:
-    z = track.z
-    ahead = retract(torch.addcmul(z, track.step, ball.steepest(space.restrict(track.slope))))
+def first_steps(problem: Problem, step_size: Eps) -> Tensor:
+    """The first length of a step, for each example a row that broadcasts over it."""
+    z = problem.z0
+    return step_size * column(z.new_ones(len(z)), z)
+
+
+def _ahead(track: _Track, problem: Problem, retract: Retraction, momentum: float) -> Tensor:
+    z, ball, region = track.z, problem.ball, problem.region
+    ahead = retract(torch.addcmul(z, track.step, ball.steepest(region.restrict(track.slope))))
     if momentum == 1.0:
         return ahead
     # z + m (ahead - z) + (1 - m) (z - before), in three passes over memory

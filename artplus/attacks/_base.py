@@ -14,17 +14,18 @@ from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.geometry import Eps, Geometry, geometry
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree
 
 T = TypeVar("T")
 
-Climb = Callable[[Tensor], Tensor]
-"""``x_adv -> (batch,)`` values that the attack makes large."""
+Climb = Callable[[Any], Tensor]
+"""``x_adv -> (batch,)`` values that the attack makes large; descended when targeted."""
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
 """``x_adv -> (values, fooled)``, both ``(batch,)``, of one forward pass."""
 
-Inner = Callable[[LossModel, Tensor, Tensor], Climb]
+Inner = Callable[[LossModel, Any, Any], Climb]
 """``(model, x, y) -> Climb``: called once per batch, so that what depends on ``x`` alone (the
 clean prediction in TRADES) is computed once and not once per step."""
 
@@ -64,27 +65,28 @@ class Attack(Protocol):
     def __call__(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
-        space: InputSpace = InputSpace(),
+        space: Space = InputSpace(),
         inner: Inner | None = None,
-        start: Tensor | None = None,
+        start: Tree | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Tree:
         """Return adversarial examples for ``x``.
 
         Args:
             model: What is attacked; crafted against in evaluation mode, its flags restored.
-            x: ``(batch, *input)`` floats inside ``space``.
+            x: Inputs inside ``space``: ``(batch, *input)`` floats, or a tree.
             y: True labels, or the targets of a targeted attack.
-            space: Bounds and mask.
+            space: What may be perturbed: inputs with bounds and mask, embeddings, hidden states.
             inner: What to climb; ``None`` is the model's own loss (descended when targeted).
-            start: First iterate, instead of the attack's own.
+            start: First iterate, in the form of what is returned, instead of the attack's own.
             generator: Source of randomness; ``None`` is torch's global one.
 
         Returns:
-            ``x_adv``, shaped like ``x``, detached, within ``eps`` of ``x`` and inside ``space``.
+            ``x_adv``, like ``x``, detached, within ``eps`` of ``x`` and inside ``space``; in a
+            hidden space a :class:`~artplus.spaces.Perturbed`.
         """
         ...
 
@@ -106,7 +108,7 @@ def check_part(owner: object, attack: object) -> None:
         )
 
 
-def own_loss(model: LossModel, x: Tensor, y: Tensor) -> Climb:
+def own_loss(model: LossModel, x: Tree, y: Tree) -> Climb:
     """The inner loss of most objectives: the model's own :math:`l(f(x'), y)`."""
     return lambda x_adv: model.loss(model(x_adv), y)
 

@@ -9,38 +9,38 @@ from torch import Tensor
 
 from artplus.attacks._base import column, gradient
 from artplus.attacks._nearest import Length
+from artplus.attacks._problem import Problem
 from artplus.functional import class_index
-from artplus.model import LossModel
 
 Plane = Callable[[Tensor], tuple[Tensor, Tensor]]
 r"""``z -> (values, normals)``: :math:`f(z)`, ``(batch,)``, and :math:`\nabla f(z)` of a difference
 of logits that is zero on the boundary and positive behind it."""
 
 
-def towards(model: LossModel, y: Tensor, target: Tensor) -> Plane:
+def towards(problem: Problem, target: Tensor) -> Plane:
     """The boundary between the true class and ``target``, both ``(batch,)``: one backward pass."""
-    true = class_index(y)[:, None]
+    true = class_index(problem.targets)[:, None]
 
     def lead(z: Tensor) -> Tensor:
-        logits = model(z)
-        return (logits.gather(1, target[:, None]) - logits.gather(1, true)).squeeze(1)
+        logits = problem.predict(z)
+        difference: Tensor = logits.gather(1, target[:, None]) - logits.gather(1, true)
+        return difference.squeeze(1)
 
     return lambda z: gradient(lead, z)
 
 
-def nearest(model: LossModel, y: Tensor, classes: int, dual: Length) -> Plane:
+def nearest(problem: Problem, classes: int, dual: Length) -> Plane:
     r"""The boundary of least :math:`|f_k| / \|\nabla f_k\|_q`: as many passes as wrong classes.
 
     Args:
-        model: Gives the logits.
-        y: True labels.
+        problem: Gives the logits and the true labels.
         classes: Number of logits.
         dual: Measures normals: the norm dual to that of the perturbation.
     """
     # The k-th wrong class of each example, so that no pass is spent on the true class.
-    true = class_index(y)
+    true = class_index(problem.targets)
     others = [torch.where(true > k, k, k + 1) for k in range(classes - 1)]
-    planes = [towards(model, y, other) for other in others]
+    planes = [towards(problem, other) for other in others]
 
     def plane(z: Tensor) -> tuple[Tensor, Tensor]:
         value, normal = planes[0](z)

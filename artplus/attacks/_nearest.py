@@ -21,29 +21,29 @@ class Nearest:
     """Candidates and how far they are; none is edited in place.
 
     Attributes:
-        x_adv: ``(batch, *input)``; where no mistake was met, the point where the attack ended.
+        z: ``(batch, ...)``; where no mistake was met, the point where the attack ended.
         distance: ``(batch,)``; infinite where no mistake was met.
     """
 
-    x_adv: Tensor
+    z: Tensor
     distance: Tensor
 
     def better(self, other: Nearest) -> Nearest:
         """Per example the nearer of the two; the other if they are equally far."""
         take = other.distance <= self.distance
         return Nearest(
-            torch.where(column(take, self.x_adv), other.x_adv, self.x_adv),
+            torch.where(column(take, self.z), other.z, self.z),
             torch.where(take, other.distance, self.distance),
         )
 
     def take(self, rows: Tensor) -> Nearest:
         """Those of the examples ``rows``."""
-        return Nearest(self.x_adv[rows], self.distance[rows])
+        return Nearest(self.z[rows], self.distance[rows])
 
     def replaced(self, other: Nearest, rows: Tensor) -> Nearest:
         """``other`` for the examples ``rows``, the present ones for the rest."""
         return Nearest(
-            self.x_adv.index_copy(0, rows, other.x_adv),
+            self.z.index_copy(0, rows, other.z),
             self.distance.index_copy(0, rows, other.distance),
         )
 
@@ -77,9 +77,9 @@ def closed_in(
     if not steps:
         return found
     met = found.distance < math.inf
-    way = found.x_adv - x
+    way = found.z - x
     low, high = torch.zeros_like(found.distance), torch.ones_like(found.distance)
-    below, above = margin(x), margin(found.x_adv)
+    below, above = margin(x), margin(found.z)
     for _ in range(steps):
         root = torch.nan_to_num(-below / (above - below), nan=0.5).clamp(0, 1)
         at = low + (high - low) * (root + 0.1 * (1 - root))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from artplus.attacks._base import Inner, Judge, column, look, own_loss, take
-from artplus.attacks._leaving import leave, rejoined
+from artplus.attacks._base import Judge, column, look, own_loss, take
+from artplus.attacks._problem import Problem, detached
+from artplus.attacks._remaining import Remaining
 from artplus.errors import ConfigurationError
-from artplus.geometry import Eps, Retraction
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.geometry import Eps
+from artplus.tree import Tree
 
 WORTH = 0.125
 """Share of a batch that must be done before the rest goes on without it: what depends on ``x``
@@ -21,24 +22,7 @@ alone, as TRADES' clean prediction, is then computed again."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What a run sees of some examples.
-
-    Attributes:
-        judge: Values to climb, and who is misclassified.
-        retract: Back into the ball and the box.
-        step_size: Length of a step.
-        space: Bounds and mask.
-    """
-
-    judge: Judge
-    retract: Retraction
-    step_size: Eps
-    space: InputSpace
-
-
-@dataclass(frozen=True)
-class _Track:
+class _State:
     """What a run remembers of each example.
 
     Attributes:
@@ -53,16 +37,17 @@ class _Track:
     done: Tensor
     momentum: Tensor | None = None
 
-    def take(self, rows: Tensor) -> _Track:
+    def take(self, rows: Tensor) -> _State:
         momentum = None if self.momentum is None else self.momentum[rows]
-        return _Track(self.z[rows], self.left[rows], self.done[rows], momentum)
+        return _State(self.z[rows], self.left[rows], self.done[rows], momentum)
 
-    def replaced(self, other: _Track, rows: Tensor) -> _Track:
+    def replaced(self, other: _State, rows: Tensor) -> _State:
         return replace(self, z=self.z.index_copy(0, rows, other.z))
 
 
 def ascend(
-    view: Callable[[Tensor], View],
+    problem: Problem,
+    step_size: Eps,
     z: Tensor,
     *,
     direction: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]],
@@ -72,98 +57,72 @@ def ascend(
     """Go up until misclassified ``patience + 1`` times, at most ``steps`` steps.
 
     Which examples are done is a mask on the device, so what is returned does not depend on when
-    the batch is made smaller: on a CPU whenever it pays, elsewhere where
-    :func:`~artplus.attacks._leaving.leave` lets the host wait.
+    the batch is made smaller: on a CPU whenever it pays, elsewhere where the host waits anyway.
 
     Args:
-        view: The examples of some numbers.
+        problem: What is climbed.
+        step_size: Length of a step.
         z: Where to begin.
         direction: ``(slope, momentum) -> (unit step, momentum)``.
         steps: Most steps.
         patience: Steps that a misclassified example still goes on.
     """
-    device = z.device
-    kept = torch.arange(len(z), device=device)
-    flags = torch.zeros(len(z), dtype=torch.bool, device=device)
-    track, seen = _Track(z, torch.full_like(kept, patience), flags), view(kept)
-    gone: list[tuple[_Track, Tensor]] = []
+    flags = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    state = _State(z, torch.full_like(flags, patience, dtype=torch.long), flags)
+    remaining: Remaining[_State] = Remaining(problem)
+    judge, retract, length = _judge(problem), problem.retraction(), step_size
     for k in range(1, steps + 1):
-        _, fooled, slope = look(seen.judge, track.z)
-        done = track.done | (fooled & (track.left == 0))
-        step, momentum = direction(seen.space.restrict(slope), track.momentum)
-        moved = seen.retract(track.z + seen.step_size * step)
+        _, fooled, slope = look(judge, state.z)
+        done = state.done | (fooled & (state.left == 0))
+        step, momentum = direction(remaining.problem.region.restrict(slope), state.momentum)
+        moved = retract(state.z + length * step)
         stay = column(done, moved)
-        track = _Track(
-            torch.where(stay, track.z, moved), track.left - (fooled & ~done).long(), done, momentum
+        state = _State(
+            torch.where(stay, state.z, moved), state.left - (fooled & ~done).long(), done, momentum
         )
-        rows = None if k == steps else _rows(k, done)
-        if rows is not None:
-            gone.append((track, rows))
-            track, kept = track.take(rows), kept[rows]
-            if not len(rows):
-                break
-            seen = view(kept)
-    return rejoined(track, gone).z
+        rows = None if k == steps else remaining.leave(k, done, state, worth=WORTH, eager=True)
+        if rows is None:
+            continue
+        state, part = state.take(rows), remaining.problem
+        if not len(part):
+            break
+        judge, retract = _judge(part), part.retraction()
+        length = take(step_size, remaining.rows, problem.z0)
+    return remaining.rejoined(state).z
 
 
-def _rows(step: int, done: Tensor) -> Tensor | None:
-    """Numbers of those that go on, if it is time to look and enough are done."""
-    rows = leave(step, done) if done.device.type != "cpu" else (~done).nonzero().squeeze(1)
-    return None if rows is None or len(done) - len(rows) < max(1, WORTH * len(done)) else rows
-
-
-def view_of(
-    model: LossModel,
-    x: Tensor,
-    y: Tensor,
-    *,
-    inner: Inner | None,
-    space: InputSpace,
-    step_size: Eps,
-    eps: Eps,
-    retraction: Callable[[Tensor, Eps, InputSpace], Retraction],
-    targeted: bool,
-) -> Callable[[Tensor], View]:
-    """Views of a batch's examples by their numbers."""
-
-    def view(rows: Tensor) -> View:
-        center, part = x[rows], space.masked(take(space.mask, rows, x))
-        return View(
-            _judge(model, center, y[rows], inner, targeted=targeted),
-            retraction(center, take(eps, rows, x), part),
-            take(step_size, rows, x),
-            part,
-        )
-
-    return view
-
-
-def _judge(model: LossModel, x: Tensor, y: Tensor, inner: Inner | None, *, targeted: bool) -> Judge:
+def _judge(problem: Problem) -> Judge:
     """Inner loss and mistakes from one forward pass, whatever the inner loss makes of it."""
-    passed: list[tuple[Tensor, Tensor]] = []
-
-    def forward(z: Tensor) -> Tensor:
-        predictions = model(z)
-        passed.append((z, predictions))
-        return predictions
-
-    if not model.criterion.over_classes:
+    if not problem.over_classes:
         raise ConfigurationError(
             "patience= counts the steps of a misclassified example, but this model's loss is not "
             "over classes; leave it out"
         )
-    climb = (inner or own_loss)(replace(model, forward=forward), x, y)
+    model = problem.model
+    passed: list[tuple[Tree, Any]] = []
+
+    def forward(x: Tree) -> Any:
+        outputs = model.outputs(x)
+        passed.append((x, outputs))
+        return outputs
+
+    climb = (problem.inner or own_loss)(
+        replace(model, forward=forward), problem.inputs, problem.targets
+    )
 
     def judge(z: Tensor) -> tuple[Tensor, Tensor]:
         passed.clear()
-        values = climb(z)
-        found = [predictions for at, predictions in passed if at is z]
+        x_adv = problem.insert(z)
+        values = climb(x_adv)
+        outputs = [output for at, output in passed if at is x_adv]
         passed.clear()
-        if not found:
+        if not outputs:
             raise ConfigurationError(
                 "an attack with patience= must see the model's prediction for x_adv, but the inner "
                 "loss never asks for it as it stands; leave patience out"
             )
-        return (-values if targeted else values), model.wrong(found[0].detach(), y) ^ targeted
+        predictions = model.task.predictions(outputs[0], x_adv, model.module)
+        fooled = problem.fooled(detached(predictions))
+        return (-values if problem.targeted else values), fooled
 
     return judge

@@ -13,11 +13,11 @@ from artplus.attacks import _l1_ball
 from artplus.attacks._base import column, take
 from artplus.attacks._patterns import Canvas, Draw
 from artplus.geometry import Eps, clip, geometry
-from artplus.spaces import InputSpace
+from artplus.spaces import Region
 
 
 @dataclass(frozen=True)
-class Trial:
+class Candidates:
     """Candidates of one query.
 
     Attributes:
@@ -42,7 +42,7 @@ class Search(Protocol):
         """``z`` back in the ball and the space."""
         ...
 
-    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
         """Candidates that change about ``share`` of the pixels; takes ``best`` over."""
         ...
 
@@ -64,7 +64,7 @@ class Corners:
     ends: Tensor
 
     @classmethod
-    def around(cls, x: Tensor, eps: Eps, space: InputSpace) -> Corners:
+    def around(cls, x: Tensor, eps: Eps, space: Region) -> Corners:
         """The ball of radius ``eps`` around ``x``, inside the space."""
         reach = space.restrict(torch.as_tensor(eps).to(x).expand_as(x))
         ends = torch.stack([clip(x - reach, space), clip(x + reach, space)], 1)
@@ -77,7 +77,7 @@ class Corners:
     def inside(self, z: Tensor) -> Tensor:
         return torch.clamp(z, *self.ends.unbind(1))
 
-    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
         # A window is all that changes, so it is written into the best and, where it does not pay,
         # written back: no pass over whole images.
         n, canvas, side = len(best), self.canvas, self.canvas.side(share)
@@ -93,7 +93,7 @@ class Corners:
             flat.scatter_(1, places, torch.where(rose[:, None], new, old))
             return flat.view_as(best)
 
-        return Trial(flat.view_as(best), undo, (new != old).any(1))
+        return Candidates(flat.view_as(best), undo, (new != old).any(1))
 
     def take(self, rows: Tensor) -> Corners:
         return Corners(self.canvas, self.ends[rows])
@@ -115,7 +115,7 @@ class Spread:
     order: float
     x: Tensor
     eps: Eps
-    space: InputSpace
+    space: Region
 
     def first(self, generator: Draw) -> Tensor:
         return self._filled(self.canvas.tiles(self.x, self.order, generator))
@@ -126,7 +126,7 @@ class Spread:
             return _l1_ball.projection(self.x, self.eps, self.space)(self.x + delta)
         return geometry(self.order).retraction(self.x, self.eps, self.space)(self.x + delta)
 
-    def tried(self, best: Tensor, share: float, generator: Draw) -> Trial:
+    def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
         """The length of one window moved into another.
 
         In L2 that leaves the whole as long as the radius or, clipped, shorter: two windows are all
@@ -149,14 +149,14 @@ class Spread:
         flat.scatter_(1, there, x_there).scatter_(1, here, new)
         if self.order == 1:
             z = self.inside(flat.view_as(best))
-            return Trial(z, lambda rose: torch.where(column(rose, z), z, best))
+            return Candidates(z, lambda rose: torch.where(column(rose, z), z, best))
 
         def undo(rose: Tensor) -> Tensor:
             flat.scatter_(1, there, torch.where(rose[:, None], x_there, was_there))
             flat.scatter_(1, here, torch.where(rose[:, None], new, was_here))
             return flat.view_as(best)
 
-        return Trial(flat.view_as(best), undo)
+        return Candidates(flat.view_as(best), undo)
 
     def _unused(self, delta: Tensor) -> Tensor:
         """What ``delta``, ``(n, features)``, leaves of the radius, to the power of the norm."""
@@ -173,11 +173,11 @@ class Spread:
         return clip((delta * (self.eps / column(length, delta))).add_(self.x), self.space)
 
     def take(self, rows: Tensor) -> Spread:
-        space = self.space.masked(take(self.space.mask, rows, self.x))
+        space = self.space.rows(rows, self.x)
         return replace(self, x=self.x[rows], eps=take(self.eps, rows, self.x), space=space)
 
 
-def search(x: Tensor, eps: Eps, space: InputSpace, order: float) -> Search:
+def search(x: Tensor, eps: Eps, space: Region, order: float) -> Search:
     """The search of a norm around ``x``.
 
     Raises:

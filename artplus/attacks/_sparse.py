@@ -7,11 +7,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from artplus.attacks._ascent import Among, Pace, Scene
-from artplus.attacks._base import column, look
-from artplus.attacks._found import Found
+from artplus.attacks._ascent import Pace, first_steps
+from artplus.attacks._base import column
+from artplus.attacks._best import Best
 from artplus.attacks._l1_ball import projection
-from artplus.attacks._leaving import leave, rejoined
+from artplus.attacks._problem import Problem
+from artplus.attacks._remaining import Remaining
+from artplus.geometry import Eps
 
 _PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """Radii, as multiples of eps, and the share of the steps in each."""
@@ -27,31 +29,42 @@ _LEAST = 10.0
 """A step is never shorter than its first length divided by this."""
 
 
-def ascend(scene: Scene, among: Among, z: Tensor, pace: Pace) -> Found:
+def ascend(problem: Problem, step_size: Eps, z: Tensor, pace: Pace) -> Best:
     """One run: through balls of three, two and one times ``eps``, each from the last one's best.
 
     Every decision is a mask on the device: a step does not wait for the host. What is found in the
     larger balls does not count, so examples leave in the last one only.
 
     Args:
-        scene: What is attacked.
-        among: The scene of those that stay, for ``pace.until_fooled``.
+        problem: What is climbed.
+        step_size: First length of a step, in the smallest ball.
         z: Where to begin.
         pace: Settings.
     """
-    x = scene.x
+    x = problem.z0
     features = float(x[0].numel())
     active = torch.full((len(x),), _SHARE * features, dtype=x.dtype, device=x.device)
     changed = torch.full_like(active, features)
     (large, first), (middle, second), (own, last) = _counts(pace.steps)
     for scale, count in ((large, first), (middle, second)):
         if count:
-            track, _ = _climb(scene, None, z, scale, count, pace.draws, active, changed)
+            track, _ = _climb(
+                problem, step_size, z, scale, count, pace.draws, active, changed, leaves=False
+            )
             z = track.best
             changed = _changed(z, x)
             active = changed / _FEWER
-    stay = among if pace.until_fooled else None
-    return _climb(scene, stay, z, own, last, pace.draws, active, changed)[1]
+    return _climb(
+        problem,
+        step_size,
+        z,
+        own,
+        last,
+        pace.draws,
+        active,
+        changed,
+        leaves=pace.until_fooled,
+    )[1]
 
 
 def _counts(steps: int) -> list[tuple[float, int]]:
@@ -95,40 +108,42 @@ class _Track:
 
 
 def _climb(
-    scene: Scene,
-    among: Among | None,
+    problem: Problem,
+    step_size: Eps,
     z: Tensor,
     scale: float,
     steps: int,
     draws: int,
     active: Tensor,
     changed: Tensor,
-) -> tuple[_Track, Found]:
+    *,
+    leaves: bool,
+) -> tuple[_Track, Best]:
     """Steps in one ball: where they came to, and the best of them all."""
-    ball = projection(scene.x, scale * scene.eps, scene.space)
-    z = ball(scene.x + scene.space.restrict(z - scene.x))
-    longest = scale * scene.steps()
-    value, fooled, slope = look(scene.judge, z, draws)
-    found = Found(z, value, fooled)
+    ball = projection(problem.z0, scale * problem.eps, problem.region)
+    z = ball(problem.z0 + problem.region.restrict(z - problem.z0))
+    longest = scale * first_steps(problem, step_size)
+    value, fooled, slope = problem.look(z, draws)
+    best = Best(z, value, fooled)
     track = _Track(z, slope, longest, z, value, slope, active, changed)
-    every, left, kept = max(int(0.04 * steps), 1), [], torch.arange(len(z), device=z.device)
+    remaining: Remaining[Best] = Remaining(problem)
+    every = max(int(0.04 * steps), 1)
     for k in range(1, steps + 1):
-        z = ball(track.z + track.step * _spread(scene.space.restrict(track.slope), track.active))
-        value, fooled, slope = look(scene.judge, z, draws)
-        found = found.better(Found(z, value, fooled))
+        step = _spread(problem.region.restrict(track.slope), track.active)
+        z = ball(track.z + track.step * step)
+        value, fooled, slope = problem.look(z, draws)
+        best = best.better(Best(z, value, fooled))
         track.move(z, value, slope)
         if k % every == 0:
-            track.settle(scene.x, longest)
-        rows = leave(k, found.fooled) if among is not None and k < steps else None
-        if among is not None and rows is not None:
-            left.append((found, rows))
-            found, track, kept = found.take(rows), track.take(rows), kept[rows]
-            if not len(rows):
+            track.settle(problem.z0, longest)
+        rows = remaining.leave(k, best.fooled, best) if leaves and k < steps else None
+        if rows is not None:
+            best, track, problem = best.take(rows), track.take(rows), remaining.problem
+            if not len(problem):
                 break
-            scene = among(kept)
-            ball = projection(scene.x, scale * scene.eps, scene.space)
-            longest = scale * scene.steps()
-    return track, rejoined(found, left)
+            ball = projection(problem.z0, scale * problem.eps, problem.region)
+            longest = longest[rows]
+    return track, remaining.rejoined(best)
 
 
 def _spread(slope: Tensor, active: Tensor) -> Tensor:

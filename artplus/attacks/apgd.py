@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
+from artplus import _checks
 from artplus.attacks import _sparse
-from artplus.attacks._ascent import Pace, Scene, ascend
-from artplus.attacks._base import Budget, Inner, check_budget, resolve, scaled, take
-from artplus.attacks._found import Found
-from artplus.attacks._goal import LossName, check_loss, goal, targets
+from artplus.attacks._ascent import Pace, ascend
+from artplus.attacks._base import Budget, check_budget, scaled, take
+from artplus.attacks._best import Best
+from artplus.attacks._call import BaseAttack
+from artplus.attacks._goal import LossName, aimed, check_loss, likeliest_targets
+from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
-from artplus.geometry import clip, geometry
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.geometry import geometry
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(BaseAttack):
     r"""PGD with momentum whose step halves where the loss stopped rising [Croce20]_.
 
     .. math:: z &= \Pi(x_k + \eta \, \arg\max_{\|d\| \le 1} \langle d, \nabla L \rangle) \\
@@ -134,77 +134,38 @@ class APGD:
         """Whether the attack names its own loss, and so takes no inner loss."""
         return self.loss is not None
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        x, space = x.detach(), space.on(x)
-        ball = geometry(self.norm)
-        eps = resolve(self.eps, x, ball)
-        usual = eps if ball.order == 1 else 2 * eps
-        step = usual if self.step_size is None else resolve(self.step_size, x, ball)
-
-        def scene(rows: Tensor | None, target: Tensor | None) -> Scene:
-            """The run's view of some examples; of all for ``None``."""
-
-            def some(value: Tensor) -> Tensor:
-                return value if rows is None else value[rows]
-
-            center, radius = some(x), take(eps, rows, x)
-            part = space.masked(take(space.mask, rows, x))
-            judge = goal(
-                model,
-                center,
-                some(y),
-                loss=self.loss,
-                inner=inner,
-                target=None if target is None else some(target),
-                targeted=self.targeted,
-            )
-            return Scene(judge, center, radius, take(step, rows, x), part)
-
+    def run(self, problem: Problem) -> Tensor:
+        """The best of all runs; later ones are on the examples that are still robust."""
+        order = problem.ball.order
+        usual = problem.eps if order == 1 else 2 * problem.eps
+        step = usual if self.step_size is None else problem.resolve(self.step_size)
         pace = Pace(self.steps, self.rho, self.momentum, self.draws, self.until_fooled)
+        climb = _sparse.ascend if order == 1 else ascend
+        best: Best | None = None
+        for target, first in self._runs(problem):
+            part = aimed(problem, self.loss, target)
+            if best is None:
+                best = climb(part, step, self._first(part, first), pace)
+                continue
+            rows = best.robust()
+            if len(rows):
+                part = part.take(rows)
+                length = take(step, rows, problem.z0)
+                best = best.merged(climb(part, length, self._first(part, first), pace), rows)
+        assert best is not None  # there is one run at least
+        return best.z
 
-        def run(target: Tensor | None, first: Tensor | None, rows: Tensor | None) -> Found:
-            everything = scene(rows, target)
+    def _first(self, problem: Problem, start: Tensor | None) -> Tensor:
+        if start is not None:
+            return start
+        return problem.random_point() if self.random_start else problem.z0
 
-            def among(kept: Tensor) -> Scene:
-                return scene(kept if rows is None else rows[kept], target)
-
-            center, part = everything.x, everything.space
-            if first is None and self.random_start:
-                noise = ball.random(center, everything.eps, generator)
-                first = clip(center + part.restrict(noise), part)
-            first = center if first is None else first
-            if ball.order == 1:
-                return _sparse.ascend(everything, among, first, pace)
-            return ascend(everything, among, ball, first, pace)
-
-        with modes.attack_mode(model.module):
-            runs = self._runs(model, x, y, start)
-            found = run(*next(runs), None)
-            for target, first in runs:
-                rows = found.standing()
-                if len(rows):
-                    found = found.merged(run(target, first, rows), rows)
-        return found.x_adv
-
-    def _runs(
-        self, model: LossModel, x: Tensor, y: Tensor, start: Tensor | None
-    ) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    def _runs(self, problem: Problem) -> Iterator[tuple[Tensor | None, Tensor | None]]:
         """Target classes ``(batch,)`` and start of every run; a given start serves the first."""
         aims: list[Tensor | None] = [None]
         if self.loss == "targeted_dlr":
-            aims = list(targets(model, x, y, self.targets))
-        first = None if start is None else start.detach()
+            aims = list(likeliest_targets(problem, self.targets))
+        first = problem.start
         for target in aims:
             for _ in range(self.restarts):
                 yield target, first

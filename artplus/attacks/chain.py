@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
-from artplus.attacks._base import Attack, Budget, Inner, Relative, check_part, take
+from artplus import _checks
+from artplus.attacks._base import Attack, Budget, Relative, check_part
+from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(BaseAttack):
     r"""Run ``first``, and ``then`` from where it ended on what it did not fool.
 
     .. math:: x' = A_2(x; \text{start} = A_1(x))
@@ -92,59 +92,40 @@ class Chain:
         """Whether the first begins at a random point, so that no noise need be added."""
         return bool(getattr(self.first, "random_start", True))
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        judges = model.criterion.over_classes
-        if self.restarts > 1 and not judges:
+    def run(self, problem: Problem) -> Tensor:
+        """Both attacks, again and again on what is not fooled yet."""
+        if self.restarts > 1 and not problem.over_classes:
             raise ConfigurationError(
                 f"restarts={self.restarts} begin anew where nothing was fooled, but this model's "
                 "loss has no classes and so no mistakes; leave restarts=1"
             )
-        x, space = x.detach(), space.on(x)
-        every = torch.arange(len(x), device=x.device)
+        every = torch.arange(len(problem), device=problem.z0.device)
         # A radius per example belongs to the whole batch.
         whole = isinstance(self.eps, (np.ndarray, Tensor))
 
-        def run(attack: Attack, x_adv: Tensor, rows: Tensor, begin: Tensor | None) -> Tensor:
-            some = every if whole else rows
-            found = attack(
-                model,
-                x[some],
-                y[some],
-                space=space.masked(take(space.mask, some, x)),
-                inner=inner,
-                start=None if begin is None else begin[some],
-                generator=generator,
-            )
-            return x_adv.index_copy(0, rows, found[rows] if whole else found)
+        def run(attack: Attack, z: Tensor, rows: Tensor, begin: Tensor | None) -> Tensor:
+            part = problem if whole or len(rows) == len(z) else problem.take(rows)
+            start = None if begin is None else begin if part is problem else begin[rows]
+            best = solved(attack, part, start)
+            return z.index_copy(0, rows, best[rows] if whole else best)
 
-        def standing(x_adv: Tensor) -> Tensor:
-            if not judges:
+        def robust(z: Tensor) -> Tensor:
+            if not problem.over_classes:
                 return every
-            with modes.attack_mode(model.module), torch.no_grad():
-                return (model.wrong(model(x_adv), y) == self.targeted).nonzero().squeeze(1)
+            with torch.no_grad():
+                return (~problem.fooled(problem.predict(z))).nonzero().squeeze(1)
 
-        x_adv, rows = x, every
+        z, rows = problem.z0, every
         for again in range(self.restarts):
             if again:
-                rows = standing(x_adv)
+                rows = robust(z)
             if len(rows):
-                x_adv = run(self.first, x_adv, rows, None if again else start)
-                rows = standing(x_adv)
+                z = run(self.first, z, rows, None if again else problem.start)
+                rows = robust(z)
             if not len(rows):
                 break
-            x_adv = run(self.then, x_adv, rows, x_adv)
-        return x_adv
+            z = run(self.then, z, rows, z)
+        return z
 
     def with_eps(self, scale: float) -> Chain:
         """The same with radius and step length of both attacks multiplied by ``scale``."""

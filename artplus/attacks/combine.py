@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from artplus import modes
-from artplus.attacks._base import Attack, Budget, Inner, check_part, own_loss
-from artplus.attacks._found import judge
+from artplus.attacks._base import Attack, Budget, check_part
+from artplus.attacks._best import evaluated
+from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._problem import Problem
 from artplus.attacks.chain import Chain
 from artplus.attacks.microbatched import Microbatched
 from artplus.errors import ConfigurationError
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
 
 
 @runtime_checkable
@@ -140,7 +138,7 @@ class Average(_Several):
 
 
 @dataclass(frozen=True)
-class WorstOf(_Several):
+class WorstOf(_Several, BaseAttack):
     """Per example the worst that any of the attacks finds (the "max" of Tramèr and Boneh, 2019).
 
     A misclassified example beats any that is not, then the larger inner loss wins. Its norms may
@@ -170,29 +168,13 @@ class WorstOf(_Several):
         """Whether one of the attacks climbs a loss of its own, and so takes no inner loss."""
         return any(getattr(attack, "climbs_own", False) for attack in self.attacks)
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        space = space.on(x)
-
-        def run(attack: Attack) -> Tensor:
-            return attack(model, x, y, space=space, inner=inner, start=start, generator=generator)
-
-        with modes.attack_mode(model.module):
-            climb = (inner or own_loss)(model, x, y)
-            found = judge(model, run(self.attacks[0]), climb, y)
-            for attack in self.attacks[1:]:
-                found = found.better(judge(model, run(attack), climb, y))
-        return found.x_adv
+    def run(self, problem: Problem) -> Tensor:
+        """The worst of all, example by example."""
+        runs = (evaluated(problem, solved(a, problem, problem.start)) for a in self.attacks)
+        best = next(runs)
+        for other in runs:
+            best = best.better(other)
+        return best.z
 
     def members(self, step: int) -> tuple[Attack, ...]:
         """This attack itself, as one."""

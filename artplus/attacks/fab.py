@@ -9,19 +9,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
+from artplus import _checks
 from artplus.attacks import _boundary
-from artplus.attacks._base import Budget, Inner, check_budget, column, resolve, scaled, take
+from artplus.attacks._base import Budget, check_budget, column, scaled, take
 from artplus.attacks._boundary import Plane
+from artplus.attacks._call import BaseAttack, posed
 from artplus.attacks._goal import likeliest_wrong
 from artplus.attacks._hyperplane import crossing
-from artplus.attacks._leaving import leave, rejoined
 from artplus.attacks._nearest import Nearest, closed_in
+from artplus.attacks._problem import Problem
+from artplus.attacks._remaining import Remaining
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
 from artplus.geometry import Eps, clip, geometry
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Region, Space
+from artplus.tree import Tree
 
 _DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 _Run = tuple[Tensor | None, Tensor | None]
@@ -56,47 +59,8 @@ class _Ruler:
         return replace(self, unit=take(self.unit, rows, x), radius=self.radius[rows])
 
 
-@dataclass(frozen=True)
-class _Herd:
-    """The examples of a run that are still in it, with all that belongs to each.
-
-    Attributes:
-        x: Where they began, ``(batch, *input)``.
-        y: True labels.
-        target: Classes to run to, ``(batch,)``; ``None`` is the nearest.
-        space: Bounds and mask.
-        ruler: Measures their perturbations.
-    """
-
-    x: Tensor
-    y: Tensor
-    target: Tensor | None
-    space: InputSpace
-    ruler: _Ruler
-
-    def take(self, rows: Tensor) -> _Herd:
-        return _Herd(
-            self.x[rows],
-            self.y[rows],
-            None if self.target is None else self.target[rows],
-            self.space.masked(take(self.space.mask, rows, self.x)),
-            self.ruler.take(rows, self.x),
-        )
-
-    def plane(self, model: LossModel, classes: int) -> Plane:
-        if self.target is None:
-            return _boundary.nearest(model, self.y, classes, self.ruler.dual)
-        return _boundary.towards(model, self.y, self.target)
-
-    def closed_in(self, found: Nearest, model: LossModel, steps: int) -> Nearest:
-        def lead(point: Tensor) -> Tensor:
-            return margin(model(point), self.y)
-
-        return closed_in(found, self.x, lead, self.ruler.length, self.space, steps)
-
-
 @dataclass(frozen=True, kw_only=True)
-class FAB:
+class FAB(BaseAttack):
     r"""Fast adaptive boundary attack: the smallest perturbation that is a mistake [Croce20fab]_.
 
     Each step takes the boundary to be the hyperplane :math:`\{\langle w, z - x_k \rangle = -f\}`
@@ -185,40 +149,28 @@ class FAB:
         """True: it follows the boundary and takes no inner loss."""
         return True
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        if inner is not None:
+    def run(self, problem: Problem) -> Tensor:
+        """The nearest mistakes, pulled back where they are outside the ball."""
+        if problem.inner is not None:
             raise ConfigurationError(
                 "FAB follows the boundary between classes and climbs no loss; use it to evaluate, "
                 "or with an objective that trains on the model's own loss"
             )
-        x, ball, space = x.detach(), geometry(self.norm), space.on(x)
-        eps = resolve(self.eps, x, ball)
-        ruler = _Ruler.of(eps, x, ball.order)
-        found = self._nearest(model, x, y, space, ruler, start, generator, within=True)
-        inside = column(found.distance <= ruler.radius, x)
-        return torch.where(inside, found.x_adv, ball.retraction(x, eps, space)(found.x_adv))
+        ruler = _Ruler.of(problem.eps, problem.z0, problem.ball.order)
+        best = self._nearest(problem, ruler, within=True)
+        inside = column(best.distance <= ruler.radius, best.z)
+        return torch.where(inside, best.z, problem.retraction()(best.z))
 
     def minimum(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
-        space: InputSpace = InputSpace(),
-        start: Tensor | None = None,
+        space: Space = InputSpace(),
+        start: Tree | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tree, Tensor]:
         r"""The nearest mistake found for each example, however far; ``eps`` sets random starts.
 
         Returns:
@@ -227,96 +179,98 @@ class FAB:
             found. The median of the distances is the median :math:`\epsilon^*`. If ``eps`` is an
             array per feature, distances are multiples of it.
         """
-        x, ball = x.detach(), geometry(self.norm)
-        ruler = _Ruler.of(resolve(self.eps, x, ball), x, ball.order)
-        found = self._nearest(model, x, y, space, ruler, start, generator, within=False)
-        return found.x_adv, found.distance
+        with posed(self, model, x, y, space=space, start=start, generator=generator) as problem:
+            ruler = _Ruler.of(problem.eps, problem.z0, problem.ball.order)
+            best = self._nearest(problem, ruler, within=False)
+        return space.insert(x, best.z), best.distance
 
-    def _nearest(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        space: InputSpace,
-        ruler: _Ruler,
-        start: Tensor | None,
-        generator: torch.Generator | None,
-        *,
-        within: bool,
-    ) -> Nearest:
+    def _nearest(self, problem: Problem, ruler: _Ruler, *, within: bool) -> Nearest:
         """Every run, on the examples that have no mistake (``within`` their radius) yet."""
-        if not model.criterion.over_classes:
-            raise ConfigurationError("FAB needs class logits; this model's loss has no classes")
-        space = space.on(x)
-        with modes.attack_mode(model.module):
-            with torch.no_grad():
-                logits = model(x)
-            wrong = model.wrong(logits, y)
-            found = Nearest(x, torch.zeros_like(x.flatten(1)[:, 0]).masked_fill(~wrong, math.inf))
-            for target, first in self._runs(logits, x, y, start):
-                standing = found.distance > (ruler.radius if within else 0)
-                rows = standing.nonzero().squeeze(1)
-                if not len(rows):
-                    break
-                herd = _Herd(x, y, target, space, ruler).take(rows)
-                if first is None:
-                    begin = self._random(herd.x, herd.space, herd.ruler, generator)
-                else:
-                    begin = first[rows]
-                run = self._run(model, herd, begin, logits.shape[1], within=within)
-                found = found.merged(run, rows)
-        return found
+        problem.require_classes("FAB")
+        problem.require_whole_examples("FAB")
+        z = problem.z0
+        with torch.no_grad():
+            logits = problem.predict(z)
+        wrong = problem.fooled(logits)
+        best = Nearest(z, torch.zeros_like(z.flatten(1)[:, 0]).masked_fill(~wrong, math.inf))
+        for target, first in self._runs(logits, problem):
+            robust = best.distance > (ruler.radius if within else 0)
+            rows = robust.nonzero().squeeze(1)
+            if not len(rows):
+                break
+            part, part_ruler = problem.take(rows), ruler.take(rows, z)
+            begin = self._random(part, part_ruler) if first is None else first[rows]
+            aim = None if target is None else target[rows]
+            run = self._run(part, part_ruler, aim, begin, logits.shape[1], within=within)
+            best = best.merged(run, rows)
+        return best
 
-    def _runs(self, logits: Tensor, x: Tensor, y: Tensor, start: Tensor | None) -> Iterator[_Run]:
+    def _runs(self, logits: Tensor, problem: Problem) -> Iterator[_Run]:
         """Target and start of every run; a given start serves the first."""
         aims: list[Tensor | None] = [None]
         if self.targets is not None:
-            aims = list(likeliest_wrong(logits, y, self.targets))
-        first = x if start is None else start.detach()
+            aims = list(likeliest_wrong(logits, problem.targets, self.targets))
+        first = problem.z0 if problem.start is None else problem.start
         for target in aims:
             for restart in range(self.restarts):
                 yield target, None if restart else first
-            first = x
+            first = problem.z0
 
-    def _random(
-        self, x: Tensor, space: InputSpace, ruler: _Ruler, generator: torch.Generator | None
-    ) -> Tensor:
+    def _random(self, problem: Problem, ruler: _Ruler) -> Tensor:
         """A point half a radius away, in the box."""
+        x, region = problem.z0, problem.region
         draw = torch.randn if ruler.order < math.inf else torch.rand
-        noise = draw(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        noise = space.restrict(noise if ruler.order < math.inf else 2 * noise - 1) * ruler.unit
+        noise = draw(x.shape, generator=problem.generator, device=x.device, dtype=x.dtype)
+        noise = region.restrict(noise if ruler.order < math.inf else 2 * noise - 1) * ruler.unit
         half = ruler.radius / 2 / ruler.length(noise).clamp_min(torch.finfo(x.dtype).tiny)
-        return clip(x + column(half, x) * noise, space)
+        return clip(x + column(half, x) * noise, region)
 
     def _run(
-        self, model: LossModel, herd: _Herd, z: Tensor, classes: int, *, within: bool
+        self,
+        problem: Problem,
+        ruler: _Ruler,
+        target: Tensor | None,
+        z: Tensor,
+        classes: int,
+        *,
+        within: bool,
     ) -> Nearest:
         """One run. Every decision is a mask on the device: a step does not wait for the host.
 
         If ``within``, examples with a mistake within the radius leave now and then.
         """
-        best = Nearest(z, torch.full_like(herd.ruler.radius, math.inf))
-        left: list[tuple[Nearest, Tensor]] = []
-        plane = herd.plane(model, classes)
+        best = Nearest(z, torch.full_like(ruler.radius, math.inf))
+        remaining: Remaining[Nearest] = Remaining(problem)
+        plane = _plane(problem, ruler, target, classes)
         for step in range(1, self.steps + 1):
             value, normal = plane(z)
             with torch.no_grad():
-                x, space, ruler = herd.x, herd.space, herd.ruler
-                z = self._step(z, x, value, space.restrict(normal), space, ruler)
-                wrong = model.wrong(model(z), herd.y)
+                x, region = problem.z0, problem.region
+                z = self._step(z, x, value, region.restrict(normal), region, ruler)
+                wrong = problem.fooled(problem.predict(z))
                 best = best.better(Nearest(z, ruler.length(z - x).where(wrong, math.inf)))
-                z = torch.where(column(wrong, z), clip(x + self.beta * (z - x), space), z)
-                rows = leave(step, best.distance <= ruler.radius) if within else None
+                z = torch.where(column(wrong, z), clip(x + self.beta * (z - x), region), z)
+                near = best.distance <= ruler.radius
+                rows = remaining.leave(step, near, best) if within else None
                 if rows is not None:
-                    left.append((best, rows))
-                    best, z, herd = best.take(rows), z[rows], herd.take(rows)
-                    if not len(rows):
+                    best, z, ruler = best.take(rows), z[rows], ruler.take(rows, x)
+                    target = None if target is None else target[rows]
+                    problem = remaining.problem
+                    if not len(problem):
                         break
-                    plane = herd.plane(model, classes)
+                    plane = _plane(problem, ruler, target, classes)
         with torch.no_grad():
-            if len(herd.x):
-                best = herd.closed_in(best, model, self.search)
-        return rejoined(best, left)
+            if len(problem):
+                best = self._closed_in(problem, ruler, best)
+        return remaining.rejoined(best)
+
+    def _closed_in(self, problem: Problem, ruler: _Ruler, best: Nearest) -> Nearest:
+        """The last search, between the input and what the run found."""
+
+        def lead(point: Tensor) -> Tensor:
+            return margin(problem.predict(point), problem.targets)
+
+        return closed_in(best, problem.z0, lead, ruler.length, problem.region, self.search)
 
     def _step(
         self,
@@ -324,7 +278,7 @@ class FAB:
         x: Tensor,
         value: Tensor,
         normal: Tensor,
-        space: InputSpace,
+        region: Region,
         ruler: _Ruler,
     ) -> Tensor:
         """Onto the hyperplane from ``z``, drawn to where ``x`` would meet it."""
@@ -334,7 +288,7 @@ class FAB:
             torch.cat([z, x]),
             torch.cat([normal, normal]),
             torch.cat([-value, offset - value]),
-            space,
+            region,
             ruler.order,
             _twice(ruler.unit, x),
         )
@@ -343,11 +297,18 @@ class FAB:
         alpha = column((lengths[0] / lengths.sum(0)).clamp_max(self.alpha_max), z)
         # The difference first, so that a feature that nothing moved stays where it is, exactly.
         drawn = (x - z) + self.eta * (fresh - ahead)
-        return clip(z + self.eta * ahead + alpha * drawn, space)
+        return clip(z + self.eta * ahead + alpha * drawn, region)
 
     def with_eps(self, scale: float) -> FAB:
         """The same attack with ``eps`` multiplied by ``scale``."""
         return replace(self, eps=scaled(self.eps, scale))
+
+
+def _plane(problem: Problem, ruler: _Ruler, target: Tensor | None, classes: int) -> Plane:
+    """The boundary to a class, or the nearest of all."""
+    if target is None:
+        return _boundary.nearest(problem, classes, ruler.dual)
+    return _boundary.towards(problem, target)
 
 
 def _twice(unit: float | Tensor, x: Tensor) -> float | Tensor:

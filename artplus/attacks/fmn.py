@@ -8,21 +8,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
+from artplus import _checks
 from artplus.attacks import _l1_ball
-from artplus.attacks._base import Budget, Inner, check_budget, column, look, resolve, scaled
+from artplus.attacks._base import Budget, check_budget, column, scaled
+from artplus.attacks._call import BaseAttack, posed
+from artplus.attacks._goal import LogitLoss
 from artplus.attacks._nearest import Nearest
+from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
-from artplus.functional import margin
 from artplus.geometry import clip, geometry
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Region, Space
+from artplus.tree import Tree
 
 _DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FMN:
+class FMN(BaseAttack):
     r"""Fast minimum-norm attack: the smallest perturbation that is a mistake [Pintor21]_.
 
     With :math:`L` the logit of the true class less the largest other one, every step descends it
@@ -95,40 +98,28 @@ class FMN:
         """True: it follows the margin and takes no inner loss."""
         return True
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`. Nothing is drawn at random."""
-        if inner is not None:
+    def run(self, problem: Problem) -> Tensor:
+        """The nearest mistakes, pulled back to the ball. Nothing is drawn at random."""
+        if problem.inner is not None:
             raise ConfigurationError(
                 "FMN follows the margin between classes and climbs no other loss; use it to "
                 "evaluate, or with an objective that trains on the model's own loss"
             )
-        x, ball = x.detach(), geometry(self.norm)
-        eps = resolve(self.eps, x, ball)
+        eps = problem.eps
         if isinstance(eps, Tensor) and eps.numel() > 1 and eps[0].numel() > 1:
             raise ConfigurationError("FMN needs a radius that is the same for every feature")
-        found, _ = self.minimum(model, x, y, space=space, start=start, generator=generator)
-        return ball.retraction(x, eps, space.on(x))(found)
+        return problem.retraction()(self._nearest(problem).z)
 
     def minimum(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
-        space: InputSpace = InputSpace(),
-        start: Tensor | None = None,
+        space: Space = InputSpace(),
+        start: Tree | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tree, Tensor]:
         r"""The nearest mistake found for each example, however far.
 
         Returns:
@@ -136,49 +127,48 @@ class FMN:
             ``x`` is misclassified already, infinite (and ``x_adv`` no mistake) where none was
             found.
         """
-        if not model.criterion.over_classes:
-            raise ConfigurationError("FMN needs class logits; this model's loss has no classes")
-        x, ball = x.detach(), geometry(self.norm)
-        dual = geometry(_DUAL[ball.order])
-        unit, space = space.width() or 1.0, space.on(x)
-        z = x if start is None else x + space.restrict(clip(start.detach(), space) - x)
-        radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
-        found = Nearest(z, radius)
-        with modes.attack_mode(model.module):
-            for k in range(self.steps):
-                share = (1 + math.cos(math.pi * k / self.steps)) / 2
-                gamma = 0.001 + (self.gamma - 0.001) * share
-                alpha = self.step_size * unit * (0.01 + 0.99 * share)
-                value, wrong, slope = look(lambda point: _judged(model, point, y), z)
-                slope = space.restrict(slope)
-                length = ball.length(z - x)
-                found = found.better(Nearest(z, length.where(wrong, math.inf)))
-                # A little beyond: on the boundary itself rounding may keep the model right.
-                reach = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
-                grown = torch.where(found.distance.isinf(), reach, radius * (1 + gamma))
-                shrunk = torch.minimum(radius * (1 - gamma), found.distance)
-                radius = torch.where(wrong, shrunk, grown)
-                step = geometry(2).steepest(slope)
-                z = self._onto(z + alpha * step, x, radius, space)
-            # The point after the last step has not been looked at yet.
-            with torch.no_grad():
-                wrong = model.wrong(model(z), y)
-        found = found.better(Nearest(z, ball.length(z - x).where(wrong, math.inf)))
-        return found.x_adv, found.distance
+        with posed(self, model, x, y, space=space, start=start, generator=generator) as problem:
+            best = self._nearest(problem)
+        return space.insert(x, best.z), best.distance
 
-    def _onto(self, z: Tensor, x: Tensor, radius: Tensor, space: InputSpace) -> Tensor:
+    def _nearest(self, problem: Problem) -> Nearest:
+        problem.require_classes("FMN")
+        problem.require_whole_examples("FMN")
+        problem = problem.climbing(LogitLoss("margin"))
+        x, ball, region = problem.z0, problem.ball, problem.region
+        dual, unit = geometry(_DUAL[ball.order]), region.width() or 1.0
+        z = x
+        if problem.start is not None:
+            z = x + region.restrict(clip(problem.start, region) - x)
+        radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
+        best = Nearest(z, radius)
+        for k in range(self.steps):
+            share = (1 + math.cos(math.pi * k / self.steps)) / 2
+            gamma = 0.001 + (self.gamma - 0.001) * share
+            alpha = self.step_size * unit * (0.01 + 0.99 * share)
+            value, wrong, slope = problem.look(z)
+            slope = region.restrict(slope)
+            length = ball.length(z - x)
+            best = best.better(Nearest(z, length.where(wrong, math.inf)))
+            # A little beyond: on the boundary itself rounding may keep the model right.
+            reach = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
+            grown = torch.where(best.distance.isinf(), reach, radius * (1 + gamma))
+            shrunk = torch.minimum(radius * (1 - gamma), best.distance)
+            radius = torch.where(wrong, shrunk, grown)
+            step = geometry(2).steepest(slope)
+            z = self._onto(z + alpha * step, x, radius, region)
+        # The point after the last step has not been looked at yet.
+        with torch.no_grad():
+            wrong = problem.fooled(problem.predict(z))
+        return best.better(Nearest(z, ball.length(z - x).where(wrong, math.inf)))
+
+    def _onto(self, z: Tensor, x: Tensor, radius: Tensor, region: Region) -> Tensor:
         """The Euclidean projection on the ball of each example's radius, and the box."""
         eps = column(radius.clamp(0, 1e30), x)
         if geometry(self.norm).order == 1:
-            return _l1_ball.projection(x, eps, space)(z)
-        return geometry(self.norm).retraction(x, eps, space)(z)
+            return _l1_ball.projection(x, eps, region)(z)
+        return geometry(self.norm).retraction(x, eps, region)(z)
 
     def with_eps(self, scale: float) -> FMN:
         """The same attack with ``eps`` multiplied by ``scale``."""
         return replace(self, eps=scaled(self.eps, scale))
-
-
-def _judged(model: LossModel, point: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The margin, positive on mistakes, and which are mistakes."""
-    logits = model(point)
-    return margin(logits, y), model.wrong(logits, y)

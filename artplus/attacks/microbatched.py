@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from artplus import _checks
-from artplus.attacks._base import Attack, Budget, Inner, take
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.attacks._base import Attack, Budget
+from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._problem import Problem
 
 
 @dataclass(frozen=True)
-class Microbatched:
+class Microbatched(BaseAttack):
     """Run ``attack`` on at most ``size`` examples at a time.
 
     Attacks treat each example by itself and run in evaluation mode, so slices give what the whole
@@ -62,33 +62,11 @@ class Microbatched:
         """Whether the attack begins at a random point, so that no noise need be added."""
         return bool(getattr(self.attack, "random_start", True))
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        space = space.on(x)
-        return torch.cat(
-            [
-                self.attack(
-                    model,
-                    x[rows],
-                    y[rows],
-                    space=space.masked(take(space.mask, rows, x)),
-                    inner=inner,
-                    start=None if start is None else start[rows],
-                    generator=generator,
-                )
-                for rows in torch.arange(len(x), device=x.device).split(self._even(len(x)))
-            ]
-        )
+    def run(self, problem: Problem) -> Tensor:
+        """One part after the other."""
+        numbers = torch.arange(len(problem), device=problem.z0.device)
+        parts = [problem.take(rows) for rows in numbers.split(self._even(len(problem)))]
+        return torch.cat([solved(self.attack, part, part.start) for part in parts])
 
     def _even(self, n: int) -> int:
         """Slices as few as must be and nearly alike: a small last one would cost much for little.

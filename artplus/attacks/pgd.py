@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
+from artplus import _checks
 from artplus.attacks import _patience
-from artplus.attacks._base import (
-    Budget,
-    Climb,
-    Inner,
-    check_budget,
-    column,
-    gradient,
-    own_loss,
-    resolve,
-    scaled,
-)
-from artplus.attacks._found import Found, judge
+from artplus.attacks._base import Budget, check_budget, column, scaled
+from artplus.attacks._best import evaluated
+from artplus.attacks._call import BaseAttack
+from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
-from artplus.geometry import Eps, Geometry, Retraction, clip, geometry, moved
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.geometry import Eps, Geometry, moved
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(BaseAttack):
     r"""Steepest ascent on the inner loss inside a norm ball [Madry18]_.
 
     .. math:: x' \leftarrow \Pi_{B_p(x, \epsilon) \cap [l, h]}
@@ -106,99 +95,41 @@ class PGD:
                 f"restarts={self.restarts} without random_start would repeat the same run"
             )
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        x, space = x.detach(), space.on(x)
-        ball = geometry(self.norm)
-        eps = resolve(self.eps, x, ball)
+    def run(self, problem: Problem) -> Tensor:
+        """The last iterate; with restarts the best of them."""
         step_size = (
-            resolve(self.step_size, x, ball)
+            problem.resolve(self.step_size)
             if self.step_size is not None
-            else (2.5 * eps / self.steps)
+            else (2.5 * problem.eps / self.steps)
         )
-        with modes.attack_mode(model.module):
-            run = self._run(model, x, y, inner, space, eps, step_size)
+        ascend = partial(self._ascend, problem, step_size)
+        if self.patience is not None:
+            ascend = partial(
+                _patience.ascend,
+                problem,
+                step_size,
+                direction=partial(self._direction, problem.ball),
+                steps=self.steps,
+                patience=self.patience,
+            )
+        z = ascend(self._first(problem) if problem.start is None else problem.start)
+        if self.restarts == 1:
+            return z
+        best = evaluated(problem, z)
+        for _ in range(self.restarts - 1):
+            best = best.better(evaluated(problem, ascend(self._first(problem))))
+        return best.z
 
-            def begin() -> Tensor:
-                if not self.random_start:
-                    return x
-                return clip(x + space.restrict(ball.random(x, eps, generator)), space)
+    def _first(self, problem: Problem) -> Tensor:
+        return problem.random_point() if self.random_start else problem.z0
 
-            best = run(begin() if start is None else start.detach())
-            if self.restarts == 1:
-                return best
-            climb = (inner or own_loss)(model, x, y)
-
-            def judged(x_adv: Tensor) -> Found:
-                return judge(model, x_adv, rising, y, targeted=self.targeted)
-
-            def rising(z: Tensor) -> Tensor:
-                return -climb(z) if self.targeted else climb(z)
-
-            found = judged(best)
-            for _ in range(self.restarts - 1):
-                found = found.better(judged(run(begin())))
-        return found.x_adv
-
-    def _run(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        inner: Inner | None,
-        space: InputSpace,
-        eps: Eps,
-        step_size: Eps,
-    ) -> Callable[[Tensor], Tensor]:
-        """From a first iterate to the last."""
-        ball = geometry(self.norm)
-        if self.patience is None:
-            climb, retract = (inner or own_loss)(model, x, y), ball.retraction(x, eps, space)
-            return lambda first: self._ascend(climb, first, ball, step_size, retract, space)
-        view = _patience.view_of(
-            model,
-            x,
-            y,
-            inner=inner,
-            space=space,
-            step_size=step_size,
-            eps=eps,
-            retraction=ball.retraction,
-            targeted=self.targeted,
-        )
-        return partial(
-            _patience.ascend,
-            view,
-            direction=partial(self._direction, ball),
-            steps=self.steps,
-            patience=self.patience,
-        )
-
-    def _ascend(
-        self,
-        climb: Climb,
-        z: Tensor,
-        ball: Geometry,
-        step_size: Eps,
-        retract: Retraction,
-        space: InputSpace,
-    ) -> Tensor:
-        momentum = None
+    def _ascend(self, problem: Problem, step_size: Eps, z: Tensor) -> Tensor:
+        retract, momentum = problem.retraction(), None
         with torch.no_grad():
             for _ in range(self.steps):
-                _, slope = gradient(climb, z)
+                _, slope = problem.value_and_grad(z)
                 step, momentum = self._direction(
-                    ball, space.restrict(-slope if self.targeted else slope), momentum
+                    problem.ball, problem.region.restrict(slope), momentum
                 )
                 z = retract(moved(z, step, step_size))
         return z

@@ -7,23 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
-from artplus.attacks._base import Budget, Inner, check_budget, column, resolve, scaled
-from artplus.attacks._found import Found
-from artplus.attacks._leaving import leave, rejoined
-from artplus.attacks._search import Search, Trial, search
+from artplus import _checks
+from artplus.attacks._base import Budget, check_budget, column, scaled
+from artplus.attacks._best import Best
+from artplus.attacks._call import BaseAttack
+from artplus.attacks._problem import Problem
+from artplus.attacks._remaining import Remaining
+from artplus.attacks._search import Candidates, Search, search
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
-from artplus.geometry import geometry
-from artplus.model import LossModel
-from artplus.spaces import InputSpace
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10 000, after which the share of changed pixels halves (the authors' schedule)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(BaseAttack):
     r"""Random search with square-shaped changes; raises the margin [Andriushchenko20]_.
 
     L∞: starts from stripes of :math:`\pm\epsilon`, then sets a random square of each image to
@@ -88,57 +87,42 @@ class Square:
         """True: it climbs the margin and takes no inner loss."""
         return True
 
-    def __call__(
-        self,
-        model: LossModel,
-        x: Tensor,
-        y: Tensor,
-        *,
-        space: InputSpace = InputSpace(),
-        inner: Inner | None = None,
-        start: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        if inner is not None:
+    def run(self, problem: Problem) -> Tensor:
+        """The worst point met; the input itself where none is worse."""
+        if problem.inner is not None:
             raise ConfigurationError(
                 "Square climbs the margin of the predicted classes and no other loss; use it to "
                 "evaluate, or with an objective that trains on the model's own loss"
             )
-        if not model.criterion.over_classes:
-            raise ConfigurationError("Square needs class logits; this model's loss has no classes")
-        x, ball, space = x.detach(), geometry(self.norm), space.on(x)
-        where = search(x, resolve(self.eps, x, ball), space, ball.order)
-        with modes.attack_mode(model.module), torch.no_grad():
-            clean = margin(model(x), y)
-            first = where.first(generator) if start is None else where.inside(start.detach())
-            best = Found(first, margin(model(first), y), clean > 0)
-            best = self._run(model, where, best, y, generator)
-        return torch.where(column(best.value > clean, x), best.x_adv, x)
+        problem.require_classes("Square")
+        if problem.space.hidden:
+            raise ConfigurationError(
+                "Square draws windows of images or signals; in a hidden space use PGD or APGD"
+            )
+        x, generator = problem.z0, problem.generator
+        where = search(x, problem.eps, problem.region, problem.ball.order)
+        with torch.no_grad():
+            clean = _margins(problem, x)
+            first = where.first(generator) if problem.start is None else where.inside(problem.start)
+            best = Best(first, _margins(problem, first), clean > 0)
+            best = self._run(problem, where, best)
+        return torch.where(column(best.value > clean, x), best.z, x)
 
-    def _run(
-        self,
-        model: LossModel,
-        where: Search,
-        best: Found,
-        y: Tensor,
-        generator: torch.Generator | None,
-    ) -> Found:
+    def _run(self, problem: Problem, where: Search, best: Best) -> Best:
         """All queries; ``fooled`` are also those that were wrong without an attack."""
-        left: list[tuple[Found, Tensor]] = []
+        remaining: Remaining[Best] = Remaining(problem)
         for query in range(self.queries - 2):
             fooled = best.fooled | (best.value > 0)
-            rows = leave(max(query, 1), fooled)
+            rows = remaining.leave(max(query, 1), fooled, best)
             if rows is not None:
-                left.append((best, rows))
-                best, y, where = best.take(rows), y[rows], where.take(rows)
+                best, where, problem = best.take(rows), where.take(rows), remaining.problem
                 if not len(rows):
                     break
-            trial = where.tried(best.x_adv, self._share(query), generator)
-            value = _asked(model, trial, y, best.value)
-            x_adv = trial.undo(value > best.value)
-            best = Found(x_adv, torch.maximum(value, best.value), best.fooled)
-        return rejoined(best, left)
+            candidates = where.tried(best.z, self._share(query), problem.generator)
+            value = _asked(problem, candidates, best.value)
+            z = candidates.undo(value > best.value)
+            best = Best(z, torch.maximum(value, best.value), best.fooled)
+        return remaining.rejoined(best)
 
     def _share(self, query: int) -> float:
         """Share of pixels to change at a query."""
@@ -151,15 +135,22 @@ class Square:
         return replace(self, eps=scaled(self.eps, scale))
 
 
-def _asked(model: LossModel, trial: Trial, y: Tensor, height: Tensor) -> Tensor:
+def _margins(problem: Problem, z: Tensor) -> Tensor:
+    """Positive where the model errs, ``(batch,)``; one query."""
+    return margin(problem.predict(z), problem.targets)
+
+
+def _asked(problem: Problem, candidates: Candidates, height: Tensor) -> Tensor:
     """Margins of what is tried; what changes nothing has the margin that it had.
 
     Which those are the host must know, so on a device that it would have to wait for all are asked.
     """
-    if trial.changed is not None and trial.z.device.type == "cpu":
-        rows = trial.changed.nonzero().squeeze(1)
-        if len(rows) < 0.9 * len(y):
+    z, changed = candidates.z, candidates.changed
+    if changed is not None and z.device.type == "cpu":
+        rows = changed.nonzero().squeeze(1)
+        if len(rows) < 0.9 * len(z):
             if not len(rows):
                 return height
-            return height.index_copy(0, rows, margin(model(trial.z[rows]), y[rows]))
-    return margin(model(trial.z), y)
+            margins = margin(problem.predict(z[rows], rows), problem.targets[rows])
+            return height.index_copy(0, rows, margins)
+    return _margins(problem, z)

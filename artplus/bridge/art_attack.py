@@ -20,7 +20,8 @@ from artplus.errors import ArtplusWarning, ConfigurationError, UnsupportedEstima
 from artplus.functional import class_index
 from artplus.geometry import clip
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,20 @@ class ArtAttack:
     def __call__(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
-        space: InputSpace = InputSpace(),
+        space: Space = InputSpace(),
         inner: Inner | None = None,
-        start: Tensor | None = None,
+        start: Tree | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Tree:
         """Craft; see :class:`artplus.attacks.Attack`."""
+        if not isinstance(space, InputSpace) or not isinstance(x, Tensor):
+            raise ConfigurationError(
+                f"ART's {type(self.attack).__name__} takes arrays of floats; columns, ids and "
+                "hidden perturbations need an attack of artplus, such as PGD"
+            )
         self._refuse(model, inner, start, space)
         device = torch.device("cpu") if generator is None else generator.device
         seed = int(torch.randint(2**31, (), generator=generator, device=device))
@@ -151,7 +157,7 @@ class ArtAttack:
 
     def _labels(self, model: LossModel, x: Any, y: Tensor) -> Any:
         """``y`` as this attack wants it: one-hot rows, regression targets, or guide inputs."""
-        if not model.criterion.over_classes:
+        if not model.task.over_classes:
             return y.cpu().numpy()
         index = class_index(y).cpu().numpy()
         if type(self.attack).__name__ in art_compat.TAKES_GUIDES:

@@ -22,6 +22,7 @@ from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorErr
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import Classification, Multilabel, Regression, Task
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class EstimatorView:
         tensor = as_numbers(y, name)
         if self.nb_classes is None:
             return _targets(tensor, n, name)
-        if not self.model.criterion.over_classes:
+        if not self.model.task.over_classes:
             return _multi_hot(tensor, n, self.nb_classes, name)
         tensor = _class_numbers(tensor, self.nb_classes)
         _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name)
@@ -112,12 +113,13 @@ def view(estimator: Any) -> EstimatorView:
     _refuse_overridden_sequential(module)
     classes = getattr(estimator, "nb_classes", None)
     forward = _forward(estimator, module)
-    own = criterion(estimator.loss)
-    if classes is not None:
-        forward, own = _as_classifier(estimator, forward, own, classes)
+    if classes is None:
+        task: Task = Regression(criterion(estimator.loss))
+    else:
+        forward, task = _as_classifier(estimator, forward, classes)
     return EstimatorView(
         estimator=estimator,
-        model=LossModel(module, own, forward, classes if own.over_classes else None),
+        model=LossModel(module, task, forward),
         space=_space(estimator),
         input_shape=tuple(estimator.input_shape),
         nb_classes=classes,
@@ -171,17 +173,20 @@ def _is_identity(operation: Any) -> bool:
 
 
 def _as_classifier(
-    estimator: Any, forward: Callable[[Tensor], Tensor] | None, own: Criterion, classes: int
-) -> tuple[Callable[[Tensor], Tensor] | None, Criterion]:
+    estimator: Any, forward: Callable[[Tensor], Tensor] | None, classes: int
+) -> tuple[Callable[[Tensor], Tensor] | None, Task]:
     """Give a classifier's own loss what all objectives need: logits over classes."""
-    loss, raw = estimator.loss, forward or estimator.model
+    loss, raw, ready = estimator.loss, forward or estimator.model, criterion(estimator.loss)
     if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.weight is None:
-        return two_logits(raw), Criterion(binary_loss(loss))
-    if not isinstance(loss, (nn.BCELoss, nn.BCEWithLogitsLoss)):
-        own = replace(own, over_classes=True)
-        if not estimator._reduce_labels:  # ART gives any other loss one-hot rows
-            own = replace(own, function=_on_rows(own.function, classes))
-    return forward, own
+        return two_logits(raw), Classification(Criterion(binary_loss(loss)), classes)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        return forward, Multilabel(ready)
+    if isinstance(loss, nn.BCELoss):  # on probabilities: there are no logits
+        return forward, Regression(ready)
+    ready = replace(ready, over_classes=True)
+    if not estimator._reduce_labels:  # ART gives any other loss one-hot rows
+        ready = replace(ready, function=_on_rows(ready.function, classes))
+    return forward, Classification(ready, classes)
 
 
 def two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from artplus.bounds import Bounds, check_radius
 from artplus.bridge import by_name
 from artplus.bridge.estimator import view
 from artplus.bridge.selection import recorded, select
-from artplus.bridge.subject import Subject, subject_of
+from artplus.bridge.subject import Options, Subject, subject_of
 from artplus.errors import ConfigurationError
 from artplus.evaluation import Report, Threat, ThreatReport, judge
 from artplus.evaluation.analyses.smoothing import smooths
@@ -23,33 +24,46 @@ from artplus.evaluation.analyses.transfer import Transfer
 from artplus.evaluation.threats import check_threats
 from artplus.geometry import geometry
 from artplus.model import LossModel, as_loss_model
+from artplus.spaces import InputSpace, Space
+from artplus.tasks import Task
 
 CUMULATIVE = ("quick", "standard", "plus", "rand")
 """Suites whose attacks each run on what the ones before left standing, as AutoAttack's do."""
 
 
 @overload
-def evaluate(estimator: Any, x: Any, y: Any, *, threats: None = None, **options: Any) -> Report: ...
+def evaluate(
+    estimator: Any, data: Any, y: Any = None, *, threats: None = None, **options: Any
+) -> Report: ...
 
 
 @overload
 def evaluate(
-    estimator: Any, x: Any, y: Any, *, threats: Sequence[tuple[float, float]], **options: Any
+    estimator: Any,
+    data: Any,
+    y: Any = None,
+    *,
+    threats: Sequence[tuple[float, float]],
+    **options: Any,
 ) -> ThreatReport: ...
 
 
 # The options are those named here, and repeating twenty of them twice would help nobody.
 def evaluate(  # type: ignore[misc]
     estimator: Any,
-    x: Any,
-    y: Any,
+    data: Any,
+    y: Any = None,
     *,
     attacks: Any = "quick",
     eps: Any = None,
     norm: float | str = np.inf,
-    mask: Any = None,
-    loss: Callable[..., Tensor] | None = None,
+    criterion: Callable[..., Tensor] | None = None,
+    task: str | Task = "auto",
+    space: Space | None = None,
+    bounds: Bounds = "auto",
     clip_values: tuple[Any, Any] | None = None,
+    normalization: tuple[Any, Any] | None = None,
+    mask: Any = None,
     batch_size: int = 128,
     seed: int = 0,
     only_survivors: bool | None = None,
@@ -75,9 +89,11 @@ def evaluate(  # type: ignore[misc]
         estimator: An ART estimator that holds a torch module, a ``torch.nn.Module``, or an ART
             classifier that only predicts (``BlackBoxClassifier``, scikit-learn's), which ART's
             attacks and ``"square"`` can judge.
-        x: ``(n, *input)`` raw inputs, in the range of ``clip_values``. A memory map is read, and
+        data: ``(n, *input)`` inputs with ``y`` beside them; or ``(x, y)``, a mapping of columns, a
+            ``Dataset`` or a ``DataLoader``, which is read whole. Columns are the module's keyword
+            arguments, and labels are in ``labels``, ``label`` or ``y``. A memory map is read, and
             converted where that is needed, a batch at a time.
-        y: True labels: class numbers or rows; targets in regression.
+        y: True labels: class numbers or rows; else the targets of the model's task.
         attacks: A suite (:func:`artplus.evaluation.list_suites`), one attack, a list of both or a
             mapping of attacks by name. An attack is a name
             (:func:`artplus.evaluation.list_attacks`, or one of ART's,
@@ -88,12 +104,21 @@ def evaluate(  # type: ignore[misc]
             have their own. Those that have none (DeepFool, HopSkipJump) need it too: an example
             counts as fooled only within ``eps``.
         norm: Norm of ``eps``: ``numpy.inf``, 2 or 1. Attack objects have their own.
+        criterion: The own loss of a ``torch.nn.Module``; ``None`` is its task's usual one. With
+            ``BCEWithLogitsLoss`` and one output an input a model is judged as the classifier of two
+            classes that it is. An estimator has its own.
+        task: What predictions and targets of a module mean: a name (:func:`artplus.list_tasks`) or
+            a :class:`~artplus.tasks.Task`; ``"auto"`` tells it from the model's class, the
+            criterion, and the first outputs and labels.
+        space: What is perturbed; ``None`` is inputs with ``bounds`` and ``normalization``. Beside
+            an embedding or a latent space ``eps`` is in its units, per example or per token.
+        bounds: Least and greatest valid input of a module, in raw units. ``"auto"`` takes the usual
+            range that the inputs lie in, and the report says which; ``None`` is unbounded. An
+            estimator has its ``clip_values``.
+        clip_values: ART's word for ``bounds``.
+        normalization: ``(mean, std)`` that the inputs of a module have been normalised by; ``eps``
+            and ``bounds`` (then [0, 1] unless given) are in units before it.
         mask: Zero where inputs must not change; broadcasts over one input.
-        loss: Of a ``torch.nn.Module``; default cross-entropy. With ``BCEWithLogitsLoss`` and one
-            output an input a model is judged as the classifier of two classes that it is. An
-            estimator has its own.
-        clip_values: Least and greatest valid input of a ``torch.nn.Module``; ``None`` is
-            unbounded. An estimator has its own.
         batch_size: Examples at a time, whatever an ART attack's own.
         seed: Of every random draw.
         only_survivors: Run each attack only on what the ones before left standing: faster, the
@@ -152,27 +177,43 @@ def evaluate(  # type: ignore[misc]
     if checks == "auto":
         several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
         checks = any(isinstance(a, str) and not by_name.is_attack(a) for a in several)
+    if clip_values is not None:
+        if not isinstance(bounds, str):
+            raise ConfigurationError("clip_values= and bounds= are the same; give one of them")
+        bounds = clip_values
     order = geometry(norm).order
-    subject = subject_of(estimator, x, y, loss, clip_values)
-    space = subject.space
-    if mask is not None:
-        space = replace(space, mask=torch.as_tensor(mask).float())
+    subject = subject_of(
+        estimator,
+        data,
+        y,
+        Options(
+            criterion=criterion,
+            task=task,
+            space=space,
+            bounds=bounds,
+            normalization=normalization,
+            mask=mask,
+        ),
+    )
+    check_radius(eps, order, subject.space, subject.shape)
     threat = None
     if eps is not None:
-        threat = Threat(eps, order, subject.classes, tuple(subject.x.shape[1:]))
+        threat = Threat(eps, order, subject.classes, subject.shape)
     chosen, notes = select(attacks, threat, subject)
+    notes = [*subject.notes, *notes]
     if smooths(estimator):
         notes.append(
             f"{type(estimator).__name__} predicts by a vote over noise. What is judged here is the "
             "model inside, without noise; analyses=['smoothing'] certifies the vote."
         )
-    call = _called(subject, attacks, eps, order, {"mask": mask, "loss": loss})
+    others = {"mask": mask, "criterion": criterion, "space": space, "normalization": normalization}
+    call = _called(subject, attacks, eps, order, others)
     report = judge(
         subject.model,
         subject.x,
         subject.y,
         chosen,
-        space=space,
+        space=subject.space,
         batch_size=batch_size,
         seed=seed,
         only_survivors=_cumulative(attacks) if only_survivors is None else only_survivors,
@@ -181,9 +222,9 @@ def evaluate(  # type: ignore[misc]
         name=name or subject.name,
         notes=notes,
         checks=bool(checks),
-        surrogate=None if surrogate is None else _other(surrogate, loss),
-        analyses=_seen(analyses, loss),
-        before=None if before is None else _other(before, loss),
+        surrogate=None if surrogate is None else _other(surrogate, criterion),
+        analyses=_seen(analyses, criterion),
+        before=None if before is None else _other(before, criterion),
         estimator=estimator,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
@@ -208,16 +249,23 @@ def _called(
         told["eps"] = repr(float(eps)) if isinstance(eps, (int, float)) else "eps"
         told["norm"] = 'float("inf")' if math.isinf(norm) else f"{norm:g}"
     told |= {key: key for key, value in others.items() if value is not None}
-    bounds = subject.space.low, subject.space.high
-    if any(bound is not None for bound in bounds):
-        numbers = [torch.as_tensor(bound) for bound in bounds if bound is not None]
-        told["clip_values"] = "clip_values"
-        if len(numbers) == 2 and all(bound.numel() == 1 for bound in numbers):
-            low, high = (f"{float(bound):.9g}" for bound in numbers)
-            told["clip_values"] = f"({low}, {high})"
-    if subject.translated is not None:
+    ready = subject.translated is not None
+    if isinstance(subject.space, InputSpace) and "space" not in told:
+        told |= _range(subject.space, "clip_values" if ready else "bounds")
+    if ready:
         told["estimator"] = type(subject.estimator).__name__
     return told
+
+
+def _range(space: InputSpace, word: str) -> dict[str, str]:
+    """The range as Python text; by its own name where it is several numbers."""
+    limits = [torch.as_tensor(v) for v in (space.low, space.high) if v is not None]
+    if not limits:
+        return {} if word == "clip_values" else {word: "None"}
+    if len(limits) < 2 or any(limit.numel() > 1 for limit in limits):
+        return {word: word}
+    low, high = (f"{float(limit):.9g}" for limit in limits)
+    return {word: f"({low}, {high})"}
 
 
 _OF_ONE_THREAT = {"threats", "eps", "norm", "checkpoint"}
@@ -256,18 +304,20 @@ def _cumulative(attacks: Any) -> bool:
     return isinstance(attacks, str) and attacks in CUMULATIVE
 
 
-def _other(surrogate: Any, loss: Callable[..., Tensor] | None) -> LossModel:
+def _other(surrogate: Any, criterion: Callable[..., Tensor] | None) -> LossModel:
     """A second model, of which only the gradients are wanted."""
     if isinstance(surrogate, (nn.Module, LossModel)):
-        return as_loss_model(surrogate, None if isinstance(surrogate, LossModel) else loss)
+        return as_loss_model(surrogate, None if isinstance(surrogate, LossModel) else criterion)
     return view(surrogate).model
 
 
-def _seen(analyses: Any, loss: Callable[..., Tensor] | None) -> Any:
+def _seen(analyses: Any, criterion: Callable[..., Tensor] | None) -> Any:
     """Analyses whose further models may be estimators, with these as their modules and losses."""
     if isinstance(analyses, Transfer):
         models = analyses.models or {}
-        return replace(analyses, models={key: _other(model, loss) for key, model in models.items()})
+        return replace(
+            analyses, models={key: _other(model, criterion) for key, model in models.items()}
+        )
     if isinstance(analyses, (list, tuple)):
-        return [_seen(analysis, loss) for analysis in analyses]
+        return [_seen(analysis, criterion) for analysis in analyses]
     return analyses

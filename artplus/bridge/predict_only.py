@@ -23,6 +23,7 @@ from artplus.functional import are_probabilities, cross_entropy
 from artplus.mapped import Inputs, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import Classification
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def answers(estimator: Any) -> LossModel:
         raw = torch.as_tensor(np.asarray(estimator.predict(x.detach().cpu().numpy()))).float()
         return raw.clamp_min(1e-12).log() if are_probabilities(raw) else raw
 
-    return LossModel(nn.Identity(), Criterion(cross_entropy), forward, int(estimator.nb_classes))
+    task = Classification(Criterion(cross_entropy), int(estimator.nb_classes))
+    return LossModel(nn.Identity(), task, forward)
 
 
 def box(estimator: Any) -> InputSpace:

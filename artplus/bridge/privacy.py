@@ -116,7 +116,7 @@ class Privacy:
         data = setting.data
         x, y = self._members()
         _checks.inputs(
-            x, shape=tuple(data.x.shape[1:]), low=data.space.low, high=data.space.high,
+            x, shape=tuple(data.x.shape[1:]), low=data.box.low, high=data.box.high,
             name="x_train",
         )  # fmt: skip
         _checks.class_labels(y, n=len(x), classes=classes, name="y_train")

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from art.attacks import EvasionAttack
 from art.estimators import BaseEstimator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from artplus import _checks, modes
+from artplus.bounds import UNBOUNDED, Bounds, infer, make_space
 from artplus.bridge import predict_only
 from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, DataError
-from artplus.mapped import Inputs, as_inputs, as_tensor, is_mapped
+from artplus.mapped import Rows, as_inputs, as_tensor, is_mapped
 from artplus.model import LossModel, as_loss_model, device_of
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.spaces.hidden import parameters
+from artplus.tasks import Classification, Task, make_task
+from artplus.tasks._infer import is_detection, refine
+from artplus.training.columns import collate, split, with_targets
+from artplus.training.data import map_leaves
+from artplus.training.tables import is_table, rows_of
+from artplus.tree import Tree, concat, describe, size, take, to
 
 
 @dataclass(frozen=True)
@@ -27,125 +36,276 @@ class Subject:
     """What is judged.
 
     Attributes:
-        model: Inputs to predictions, with the loss.
-        x: ``(n, *input)``.
-        y: ``(n, ...)``.
-        space: Range of valid inputs.
+        model: Inputs to predictions, with the task.
+        x: Inputs of n examples.
+        y: Their targets.
+        space: What may be perturbed, and its range.
         name: For display.
         translated: An ART attack on this as an attack of artplus; ``None`` refuses ART attacks.
         gradients: False if only predictions can be had.
         estimator: What ART's attacks by name are built on; ``None`` refuses them.
+        notes: What the report should say of it.
     """
 
     model: LossModel
-    x: Inputs
-    y: Tensor
-    space: InputSpace
+    x: Tree
+    y: Tree
+    space: Space
     name: str
     translated: Callable[[EvasionAttack], Any] | None
     gradients: bool = True
     estimator: Any = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; ``None`` where the loss is not over classes."""
-        return self.model.classes if self.model.criterion.over_classes else None
+        """Number of classes; ``None`` where predictions are no logits of one label an example."""
+        return self.model.classes if self.model.task.over_classes else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example of what is perturbed; empty where it differs by example."""
+        if not isinstance(self.space, InputSpace):
+            return ()
+        column = self.space.floats(self.x)
+        return () if isinstance(column, list) else tuple(column.shape[1:])
 
 
-def subject_of(
-    estimator: Any,
-    x: Any,
-    y: Any,
-    loss: Callable[..., Tensor] | None,
-    clip_values: tuple[Any, Any] | None,
-) -> Subject:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What :func:`artplus.evaluate` was told of a module; an estimator has its own.
+
+    Attributes:
+        criterion: The model's own loss.
+        task: What predictions and targets mean.
+        space: What may be perturbed.
+        bounds: Least and greatest valid input.
+        normalization: What the inputs have been normalised by.
+        mask: Zero where inputs must not change.
+    """
+
+    criterion: Callable[..., Tensor] | None = None
+    task: str | Task = "auto"
+    space: Space | None = None
+    bounds: Bounds = "auto"
+    normalization: tuple[Any, Any] | None = None
+    mask: Any = None
+
+    def refuse_beside(self, estimator: Any) -> None:
+        """Refuse what an estimator has of its own, or cannot have."""
+        unused = {
+            "criterion": self.criterion,
+            "task": None if self.task == "auto" else self.task,
+            "space": self.space,
+            "bounds": None if isinstance(self.bounds, str) else self.bounds,
+            "normalization": self.normalization,
+        }
+        for option, value in unused.items():
+            if value is not None:
+                raise ConfigurationError(
+                    f"{option}= is for a torch.nn.Module; this {type(estimator).__name__} has its "
+                    "own (its loss, its clip_values, its preprocessing)"
+                )
+
+
+def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
     """The estimator or module with its data, checked and converted where that is needed."""
     if isinstance(estimator, nn.parallel.DistributedDataParallel):
         # Its forward is collective, and the processes' numbers of batches may differ.
         estimator = estimator.module
     if isinstance(estimator, (nn.Module, LossModel)):
-        return _module(as_loss_model(estimator, loss), x, y, clip_values, loss)
-    for option, value in (("loss", loss), ("clip_values", clip_values)):
-        if value is not None:
-            raise ConfigurationError(
-                f"{option}= is for a torch.nn.Module; this {type(estimator).__name__} has its own"
-            )
+        model = as_loss_model(estimator, options.criterion, options.task)
+        infers = not isinstance(estimator, LossModel) and options.task == "auto"
+        x, y = gathered(data, y, parameters(model.module) if model.forward is None else ())
+        return _module(model, x, y, options, infers=infers)
+    options.refuse_beside(estimator)
+    x, y = gathered(data, y, ())
     if isinstance(estimator, BaseEstimator) and not isinstance(
         getattr(estimator, "model", None), nn.Module
     ):
         inputs = predict_only.inputs(estimator, x)
         predict_only.check_columns(estimator, inputs)
-        return Subject(
-            predict_only.answers(estimator),
-            inputs,
-            predict_only.labels(y),
-            predict_only.box(estimator),
-            type(estimator).__name__,
-            lambda attack: predict_only.OwnAttack(attack, estimator=estimator),
-            gradients=False,
-            estimator=estimator,
+        return _masked(
+            Subject(
+                predict_only.answers(estimator),
+                inputs,
+                predict_only.labels(y),
+                predict_only.box(estimator),
+                type(estimator).__name__,
+                lambda attack: predict_only.OwnAttack(attack, estimator=estimator),
+                gradients=False,
+                estimator=estimator,
+            ),
+            options.mask,
         )
     seen = view(estimator)
     inputs, labels = seen.prepare(x, y)
-    return Subject(
-        seen.model,
-        inputs,
-        labels,
-        seen.space,
-        type(seen.model.module).__name__,
-        lambda attack: as_attack(attack, estimator),
-        estimator=estimator,
+    notes = []
+    if seen.space.low is None:
+        notes.append(
+            f"The estimator has no clip_values, so {UNBOUNDED}: attacks are limited by the radius "
+            "alone."
+        )
+    return _masked(
+        Subject(
+            seen.model,
+            inputs,
+            labels,
+            seen.space,
+            type(seen.model.module).__name__,
+            lambda attack: as_attack(attack, estimator),
+            estimator=estimator,
+            notes=notes,
+        ),
+        options.mask,
     )
 
 
-def _module(
-    model: LossModel,
-    x: Any,
-    y: Any,
-    clip_values: tuple[Any, Any] | None,
-    loss: Callable[..., Tensor] | None,
-) -> Subject:
-    inputs = as_inputs(x if isinstance(x, Tensor) or is_mapped(x) else as_numbers(x, "x"))
-    labels = as_tensor(y if isinstance(y, Tensor) or is_mapped(y) else as_numbers(y, "y"))
-    space = InputSpace()
-    if clip_values is not None:
-        low, high = (torch.as_tensor(value, dtype=torch.float32) for value in clip_values)
-        if not bool((low < high).all()):
-            raise ConfigurationError(f"clip_values must be (low, high), got {clip_values!r}")
-        # As float32 has them, since the inputs do; one number stays one, and needs no device.
-        least, greatest = (float(v) if v.numel() == 1 else v for v in (low, high))
-        space = InputSpace(least, greatest)
-    name = type(model.module).__name__
-    if type(loss) is nn.BCEWithLogitsLoss and _says_one_of_two(model, inputs, labels, loss):
+def gathered(data: Any, y: Any, arguments: tuple[str, ...]) -> tuple[Any, Any]:
+    """All inputs and targets of arrays, a mapping of columns, a ``Dataset`` or a ``DataLoader``.
+
+    Raises:
+        DataError: if targets are missing, or given twice.
+    """
+    loader: Any = None
+    if isinstance(data, DataLoader):
+        loader = data
+    elif is_table(data):
+        loader = DataLoader(rows_of(data, arguments), batch_size=256, collate_fn=collate)
+    elif isinstance(data, Dataset):
+        loader = DataLoader(data, batch_size=256, collate_fn=collate)
+    if loader is not None:
+        if y is not None:
+            raise DataError(f"{type(data).__name__} yields its own labels; leave out y")
+        batches = [split(batch, arguments) for batch in loader]
+        if not batches:
+            raise DataError("the data gave no batch; is it empty?")
+        return concat([x for x, _ in batches]), concat([targets for _, targets in batches])
+    if y is not None:
+        return data, y
+    if isinstance(data, Mapping):
+        return split(data, arguments)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return data[0], data[1]
+    raise DataError(
+        "y is missing: give evaluate(model, x, y), or data that holds labels: (x, y), a mapping of "
+        "columns, a Dataset or a DataLoader"
+    )
+
+
+def _module(model: LossModel, x: Any, y: Any, options: Options, *, infers: bool) -> Subject:
+    inputs = _numbers(x, "x")
+    labels = _numbers(y, "y")
+    name, criterion = type(model.module).__name__, options.criterion
+    hidden = options.space is not None and options.space.hidden
+    if not hidden and isinstance(inputs, (Tensor, Rows)) and not inputs.dtype.is_floating_point:
+        raise DataError(
+            f"x must be floats in the range of the model's inputs, got {inputs.dtype}; "
+            "x.float() / 255 makes images of bytes. Token ids are perturbed behind the embedding: "
+            "space=EmbeddingSpace()."
+        )
+    one_of_two = (
+        isinstance(criterion, nn.BCEWithLogitsLoss)
+        and options.task == "auto"
+        and _is_one_of_two(model, inputs, labels, criterion)
+    )
+    if isinstance(criterion, nn.BCEWithLogitsLoss) and one_of_two:
         labels = labels.reshape(len(labels)).long()
-        model = LossModel(model.module, Criterion(binary_loss(loss)), two_logits(model.module), 2)
-    elif model.classes is None and model.criterion.over_classes:
-        first = _prediction(model, inputs)
-        if first is not None:
-            _checks.several_logits(first)
-        found = None if first is None or first.ndim != 2 else first.shape[1]
-        model = replace(model, classes=found)
-    return Subject(model, inputs, labels, space, name, None)
+        task: Task = Classification(Criterion(binary_loss(criterion)), 2)
+        model = LossModel(model.module, task, two_logits(model.module))
+    elif infers:
+        model = _inferred(model, inputs, labels)
+    if model.task.in_model:
+        inputs = with_targets(inputs, labels, parameters(model.module))
+    model = _with_classes(model, inputs)
+    space = make_space(options.space, options.bounds, options.normalization, options.mask)
+    notes: list[str] = []
+    if space is None:
+        column = InputSpace().floats(inputs)
+        limits, told = infer(column[0][None] if isinstance(column, list) else column)
+        space = make_space(None, limits, mask=options.mask) or InputSpace()
+        notes.append(told[0].upper() + told[1:] + ".")
+    return Subject(model, inputs, labels, space, name, None, notes=notes)
 
 
-def _says_one_of_two(model: LossModel, x: Inputs, y: Tensor, loss: nn.BCEWithLogitsLoss) -> bool:
-    """Whether one output an input meets one label of 0 or 1, so that there are two classes."""
-    first = _prediction(model, x)
-    binary = loss.weight is None and y.ndim > 0 and y.numel() == len(y)
-    return binary and first is not None and first.numel() == 1 and bool(((y == 0) | (y == 1)).all())
+def _numbers(values: Any, name: str) -> Tree:
+    """Tensors, or rows of a memory map, of whatever form the values have."""
+
+    def number(leaf: Any) -> Any:
+        if isinstance(leaf, (Tensor, Rows)) or is_mapped(leaf):
+            return as_inputs(leaf) if name == "x" else as_tensor(leaf)
+        return as_numbers(leaf, name)
+
+    if isinstance(values, list) and values and isinstance(values[0], Mapping):
+        return [
+            {key: number(value) for key, value in row.items() if not isinstance(value, str)}
+            for row in values
+        ]
+    return map_leaves(number, values)
 
 
-def _prediction(model: LossModel, x: Inputs) -> Tensor | None:
-    """For the first input; ``None`` if the judge will have to say what is wrong with them."""
-    parameter = next(model.module.parameters(), None)
-    if x.ndim < 2 or len(x) == 0:
+def _inferred(model: LossModel, x: Tree, y: Tree) -> LossModel:
+    """The model with the task that the first outputs and targets show."""
+    if is_detection(model.module, y):
+        return model.with_task(make_task("detection"))
+    if model.task.in_model:
+        return model
+    rows = slice(0, 32)
+    device = device_of(model.module)
+    head, targets = to(take(x, rows), device), to(take(y, rows), device)
+    outputs = _outputs(model, head)
+    if outputs is None:
+        return model
+    return model.with_task(refine(model.task, model.module, head, outputs, targets))
+
+
+def _with_classes(model: LossModel, x: Tree) -> LossModel:
+    """The model with its number of classes, read off its first prediction."""
+    if model.classes is not None or not model.task.over_classes:
+        return model
+    outputs = _outputs(model, to(take(x, slice(0, 1)), device_of(model.module)))
+    if not isinstance(outputs, Tensor) and not hasattr(outputs, "logits"):
+        return model
+    logits = model.task.predictions(outputs, x, model.module)
+    _checks.several_logits(logits)
+    return (
+        model
+        if logits.ndim != 2
+        else model.with_task(replace(model.task, classes=int(logits.shape[1])))
+    )
+
+
+def _outputs(model: LossModel, x: Tree) -> Any:
+    """What the module returns; ``None`` if the judge will have to say what is wrong with x."""
+    if isinstance(x, Tensor) and (x.ndim < 2 or len(x) == 0):
         return None
+    if size(x) == 0:
+        return None
+    dtype = next((p.dtype for p in model.module.parameters() if p.is_floating_point()), None)
+    if isinstance(x, Tensor) and x.is_floating_point() and dtype is not None:
+        x = x.to(dtype)
     with modes.attack_mode(model.module), torch.no_grad():
         try:
-            dtype = torch.float32 if parameter is None else parameter.dtype
-            found = model(x[:1].to(device_of(model.module), dtype))
+            return model.outputs(x)
         except RuntimeError as error:
             raise DataError(
-                f"the model cannot take inputs of shape {tuple(x.shape)}: {error}"
+                f"the model cannot take inputs of shape {describe(x)}: {error}"
             ) from error
-    return found if isinstance(found, Tensor) else None
+
+
+def _is_one_of_two(model: LossModel, x: Tree, y: Tree, criterion: Any) -> bool:
+    """Whether one output an input meets one label of 0 or 1, so that there are two classes."""
+    if not isinstance(y, Tensor) or y.ndim == 0 or y.numel() != len(y) or len(y) == 0:
+        return False
+    first = _outputs(model, to(take(x, slice(0, 1)), device_of(model.module)))
+    single = isinstance(first, Tensor) and first.numel() == 1
+    return single and criterion.weight is None and bool(((y == 0) | (y == 1)).all())
+
+
+def _masked(subject: Subject, mask: Any) -> Subject:
+    if mask is None:
+        return subject
+    space = subject.space
+    if not isinstance(space, InputSpace):
+        raise ConfigurationError("mask= is for inputs; a hidden space masks by the attention mask")
+    return replace(subject, space=replace(space, mask=torch.as_tensor(mask).float()))

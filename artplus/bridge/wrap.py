@@ -35,7 +35,7 @@ def wrap(
     y: Any = None,
     *,
     optimizer: Optimizer | None = None,
-    loss: Callable[..., Tensor] | None = None,
+    criterion: Callable[..., Tensor] | None = None,
     clip_values: tuple[Any, Any] | None = None,
     preprocessing: tuple[Any, Any] | None = None,
     verbose: bool = True,
@@ -54,8 +54,8 @@ def wrap(
         y: Their labels or targets. Without them a model with one output is taken for a
             regression, with several for a classifier.
         optimizer: Of the model's parameters; needed for training, not for evaluation.
-        loss: Default: cross-entropy; binary cross-entropy on logits if the model has one output
-            and two classes; squared error for a regression.
+        criterion: The model's own loss. Default: cross-entropy; binary cross-entropy on logits if
+            the model has one output and two classes; squared error for a regression.
         clip_values: Least and greatest valid input. ``None`` is unbounded, which is said; never
             guessed from the samples.
         preprocessing: ``(mean, std)`` to normalise by, numbers or one per channel.
@@ -86,7 +86,7 @@ def wrap(
     samples = _samples(x)
     targets = None if y is None else as_numbers(y, "y")
     outputs = _outputs(model, samples[:HEAD], preprocessing)
-    task = _task(outputs, targets, loss)
+    task = _task(outputs, targets, criterion)
     common = {
         "model": model,
         "optimizer": optimizer,
@@ -97,14 +97,14 @@ def wrap(
     }
     with modes.attack_mode(model):  # ART's constructors may run the model, or switch its mode
         if task == "regression":
-            estimator = PyTorchRegressor(loss=loss or nn.MSELoss(), **common)
+            estimator = PyTorchRegressor(loss=criterion or nn.MSELoss(), **common)
             said = "a regression"
         else:
             binary = outputs.shape[1] == 1
             classes = 2 if binary else outputs.shape[1]
             default = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
             kind = HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
-            estimator = kind(loss=loss or default, nb_classes=classes, **common)
+            estimator = kind(loss=criterion or default, nb_classes=classes, **common)
             said = f"a classifier of {classes} classes"
     seen = view(estimator)
     low, high = seen.space.low, seen.space.high
@@ -148,14 +148,14 @@ def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None)
     return outputs.cpu()
 
 
-def _task(outputs: Tensor, y: Tensor | None, loss: Any) -> str:
-    """``"classification"`` or ``"regression"``, from the loss, else the labels."""
+def _task(outputs: Tensor, y: Tensor | None, criterion: Any) -> str:
+    """``"classification"`` or ``"regression"``, from the criterion, else the labels."""
     single = outputs.ndim == 1 or outputs.shape[1] == 1
-    if isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)):
+    if isinstance(criterion, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)):
         return "regression"
     whole = y is None or not y.is_floating_point() or bool((y == y.round()).all())
     rows = y is not None and y.ndim == 2 and y.shape[1] > 1
-    if single and loss is None and (y is None or (y.is_floating_point() and not _binary(y))):
+    if single and criterion is None and (y is None or (y.is_floating_point() and not _binary(y))):
         return "regression"
     if outputs.ndim != 2:
         raise UnsupportedEstimatorError(

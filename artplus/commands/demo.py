@@ -82,11 +82,9 @@ def cnn() -> nn.Module:
 def plain() -> artplus.Objective:
     """Training as usual, as an objective: the loss on clean inputs, no attack."""
 
-    def terms(
-        model: artplus.LossModel, x: torch.Tensor, x_adv: torch.Tensor, y: torch.Tensor
-    ) -> artplus.Terms:
-        clean = model(x)
-        return artplus.Terms(scaled=model.loss(clean, y), clean=clean)
+    def terms(ctx: artplus.losses.Context) -> artplus.Terms:
+        clean = ctx.model(ctx.x)
+        return artplus.Terms(scaled=ctx.loss(clean), clean=clean)
 
     return artplus.Objective("plain", terms, attacked=False)
 
@@ -129,7 +127,7 @@ def _story(
         usual.model,
         (torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)),
         usual.optimizer,
-        objective=plain(),
+        loss=plain(),
         epochs=PLAIN_EPOCHS,
         batch_size=BATCH_SIZE,
         seed=seed,

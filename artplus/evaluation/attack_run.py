@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from artplus import distributed, passes, seeding
 from artplus.attacks._base import Attack
+from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.progress import Shown, bar
@@ -29,13 +30,15 @@ from artplus.evaluation.progress_record import (
 )
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Part
-from artplus.evaluation.score_table import ScoreTable
-from artplus.evaluation.settings import largest_radius, parameters
-from artplus.evaluation.verify import verify
+from artplus.evaluation.score_table import METRIC, ScoreTable
+from artplus.evaluation.settings import largest_radius_in, parameters
+from artplus.evaluation.verify import verify_in
 from artplus.evaluation.wording import norm_name, number
 from artplus.functional import other_class
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tasks import Multilabel, Regression, Task
+from artplus.tree import Tree
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +112,8 @@ def trial(
         part: Where it is saved as it goes, and continued from.
     """
     targets = torch.from_numpy(~skip)
-    record = ProgressRecord(int(targets.sum()), data.batch_size, data.classes, exhibits)
+    room = exhibits if shows_examples(data) else 0
+    record = ProgressRecord(int(targets.sum()), data.batch_size, data.classes, room)
     if part is None or not part.load(record):
         before, todo = record.done, record.todo()
         own = todo[distributed.share(len(todo))].tolist()
@@ -132,11 +136,21 @@ def trial(
     return _outcome(data, clean, name, attack, skip, targets, record)
 
 
-def metrics(losses: NDArray[Any], errors: NDArray[Any] | None) -> dict[str, float]:
-    """Mean loss, and root mean squared error in regression."""
+def shows_examples(data: EvaluationData) -> bool:
+    """Whether examples are tensors of one shape with a prediction that a page can show."""
+    task = data.model.task
+    plain = task.over_classes or isinstance(task, (Regression, Multilabel))
+    return plain and isinstance(data.space, InputSpace) and not isinstance(data.x, list)
+
+
+def metrics(
+    task: Task, losses: NDArray[Any], statistics: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    """Mean loss, and the task's metrics over all examples."""
     means = {"loss": float(losses.mean(dtype=np.float64))}
-    if errors is not None:
-        means["rmse"] = float(np.sqrt(errors.mean(dtype=np.float64)))
+    for name, metric in task.metrics().items():
+        if name in statistics:
+            means[name] = metric.compute(torch.from_numpy(statistics[name]))
     return means
 
 
@@ -187,21 +201,23 @@ class _Run:
         generator = torch.Generator(self.data.device).manual_seed(own)
         with passes.counted(self.data.model) as (model, cost):
             x_adv = _craft(model, self.attack, x, label, space, generator)
-        found = verify(x, x_adv, eps=self.attack.eps, norm=self.attack.norm, space=space)
+        bare = self.data.model
+        found = verify_in(space, bare, x, x_adv, eps=self.attack.eps, norm=self.attack.norm)
         beyond = 0
+        z, z_adv = space.lift(bare, x), space.extract(x_adv)
         if isinstance(self.attack, MinimumNorm):
             far = found.outside_ball
             beyond = int(far.sum())
-            x_adv = _put_back(x, x_adv, far)
+            z_adv = _put_back(z, z_adv, far)
             found = dataclasses.replace(
                 found,
                 outside_ball=torch.zeros_like(far),
                 lengths=torch.where(far, 0.0, found.lengths),
             )
-        x_adv = _put_back(x, x_adv, found.outside_ball | found.outside_space)
-        scores = self.data.score(x_adv, y)
+        z_adv = _put_back(z, z_adv, found.outside_ball | found.outside_space)
+        scores = self.data.score(space.insert(x, z_adv), y)
         seconds = time.perf_counter() - begin
-        record.add(batch, part, x, x_adv, scores, found, beyond=beyond, seconds=seconds, cost=cost)
+        record.add(batch, part, z, z_adv, scores, found, beyond=beyond, seconds=seconds, cost=cost)
         stood = ~torch.from_numpy(self.fallen)[part]
         shown(len(part), None if scores.wrong is None else int((scores.wrong & stood).sum()))
 
@@ -211,7 +227,7 @@ def _put_back(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
 
 
-def _aims(data: EvaluationData, y: Tensor, seed: int) -> Tensor:
+def _aims(data: EvaluationData, y: Tree, seed: int) -> Tree:
     """For each example a class other than its own, uniformly drawn."""
     if data.classes is None or data.classes < 2:
         raise _Broken("is targeted, which needs a classifier of at least two classes")
@@ -222,11 +238,11 @@ def _aims(data: EvaluationData, y: Tensor, seed: int) -> Tensor:
 def _craft(
     model: LossModel,
     attack: Attack,
-    x: Tensor,
-    y: Tensor,
-    space: InputSpace,
+    x: Tree,
+    y: Tree,
+    space: Space,
     generator: torch.Generator,
-) -> Tensor:
+) -> Tree:
     try:
         x_adv = attack(model, x, y, space=space, generator=generator)
     except Exception as error:
@@ -235,15 +251,23 @@ def _craft(
         _log.info("attack %s raised", type(attack).__name__, exc_info=True)
         message = " ".join(str(error).split())[:300]
         raise _Broken(f"raised {type(error).__name__}: {message}") from error
-    if not isinstance(x_adv, Tensor):
+    z = space.lift(model, x)
+    try:
+        z_adv = space.extract(x_adv)
+    except (DataError, ConfigurationError, KeyError) as error:
+        raise _Broken(f"returned {type(x_adv).__name__} instead of {_form(x)}") from error
+    if not isinstance(z_adv, Tensor):
         raise _Broken(f"returned {type(x_adv).__name__} instead of a tensor")
-    if x_adv.shape != x.shape:
-        raise _Broken(f"returned shape {tuple(x_adv.shape)} for inputs of shape {tuple(x.shape)}")
-    x_adv = x_adv.detach().to(x)
-    lost = int((~torch.isfinite(x_adv)).reshape(len(x), -1).any(1).sum())
+    if z_adv.shape != z.shape:
+        raise _Broken(f"returned shape {tuple(z_adv.shape)} for inputs of shape {tuple(z.shape)}")
+    lost = int((~torch.isfinite(z_adv)).reshape(len(z), -1).any(1).sum())
     if lost:
-        raise _Broken(f"returned NaN or infinity in {lost} of {len(x)} examples of a batch")
-    return x_adv
+        raise _Broken(f"returned NaN or infinity in {lost} of {len(z)} examples of a batch")
+    return x_adv.detach().to(x) if isinstance(x, Tensor) and isinstance(x_adv, Tensor) else x_adv
+
+
+def _form(x: Tree) -> str:
+    return "a tensor" if isinstance(x, Tensor) else "perturbed inputs"
 
 
 def _struck(record: ProgressRecord, fallen: NDArray[np.bool_]) -> int:
@@ -263,7 +287,7 @@ def _outcome(
     targets: Tensor,
     record: ProgressRecord,
 ) -> tuple[Outcome, Fate]:
-    eps, attacked = largest_radius(attack, data.x), len(record.sheet)
+    eps, attacked = largest_radius_in(attack, data), len(record.sheet)
     broken = _verdict(record, attack, eps) if record.broken is None else record.broken[1]
     rows, done = targets.clone(), record.rows_done()
     rows.numpy()[targets.numpy()] = done.numpy()
@@ -276,7 +300,9 @@ def _outcome(
         return found
 
     losses = filled("losses", clean.losses.numpy())
-    errors = None if clean.errors is None else filled("errors", clean.errors.numpy())
+    statistics = {
+        name: filled(f"{METRIC}{name}", values.numpy()) for name, values in clean.statistics.items()
+    }
     wrong = None if clean.wrong is None else filled("wrong", skip)
     fooled = None
     if broken and wrong is not None and bool((wrong & ~skip).any()):
@@ -291,7 +317,7 @@ def _outcome(
         attacked=attacked,
         correct=None if broken or wrong is None else ~wrong,
         losses=None if broken else losses,
-        metrics={} if broken else metrics(losses, errors),
+        metrics={} if broken else metrics(data.model.task, losses, statistics),
         changed=changed,
         max_norm=record.longest,
         mean_norm=record.mean_length,

@@ -24,7 +24,7 @@ def clean_scores(data: EvaluationData, seed: int, folder: Folder | None = None) 
     Raises:
         DataError: if not one loss is finite.
     """
-    n, size = len(data.x), data.batch_size
+    n, size = data.n, data.batch_size
     sheet, everything = ScoreTable(n, data.classes), torch.ones(n, dtype=torch.bool)
     saved = None if folder is None else folder.clean()
     if saved is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from artplus.functional import class_index
-from artplus.mapped import Inputs
+from artplus.errors import ConfigurationError
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree, leaves, size, take, to
 
-Mistakes = Callable[[Tensor, Tensor], Tensor]
+Mistakes = Callable[[Tree, Tree], Tensor]
 """``(predictions, y) -> (batch,)`` booleans: which predictions are wrong."""
 
 
@@ -25,14 +26,14 @@ class Scores:
         losses: ``(batch,)`` float32, or float64 where the loss is; infinite where the prediction is
             not a number.
         wrong: ``(batch,)`` booleans; ``None`` where predictions are neither right nor wrong.
-        errors: ``(batch,)`` mean squared errors in regression, else ``None``.
-        predictions: Class numbers ``(batch,)``, or the raw outputs.
+        predictions: Class numbers ``(batch,)``, or what the task keeps of a prediction.
+        statistics: ``(batch, k)`` of each of the task's metrics, by name.
     """
 
     losses: Tensor
     wrong: Tensor | None
-    errors: Tensor | None
     predictions: Tensor
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,60 +42,101 @@ class EvaluationData:
 
     Attributes:
         model: The model.
-        x: ``(n, *input)`` floats, anywhere, also in a map; batches are moved to ``device``.
-        y: ``(n, ...)`` labels or targets.
-        space: Range of valid inputs and mask.
+        x: Inputs of n examples, anywhere, also in a map; batches are moved to ``device``.
+        y: Their labels or targets.
+        space: What may be perturbed, with range and mask.
         batch_size: Examples at a time.
         device: Where batches go.
-        mistakes: Which predictions are wrong; ``None`` if that has no meaning.
-        classes: Number of classes, where known.
+        mistakes: Which predictions are wrong; ``None`` leaves that to the task.
+        classes: Number of classes, where predictions are logits and it is known.
     """
 
     model: LossModel
-    x: Inputs
-    y: Tensor
-    space: InputSpace
+    x: Tree
+    y: Tree
+    space: Space
     batch_size: int
     device: torch.device
     mistakes: Mistakes | None
     classes: int | None
 
-    def batches(self, index: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, InputSpace]]:
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return size(self.x)
+
+    @property
+    def structured(self) -> bool:
+        """Whether an example is more than one tensor of floats that is itself perturbed."""
+        return not isinstance(self.space, InputSpace) or isinstance(self.x, (dict, tuple, list))
+
+    @property
+    def box(self) -> InputSpace:
+        """The space of inputs, for analyses, which are refused in any other."""
+        if not isinstance(self.space, InputSpace):
+            raise ConfigurationError(f"{type(self.space).__name__} has no range of inputs")
+        return self.space
+
+    def batches(self, index: Tensor) -> Iterator[tuple[Tensor, Tree, Tree, Any]]:
         """Positions, inputs, labels and space of each batch of the examples ``index``."""
         for start in range(0, len(index), self.batch_size):
             yield self.batch(index[start : start + self.batch_size])
 
-    def batch(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor, InputSpace]:
+    def batch(self, part: Tensor) -> tuple[Tensor, Tree, Tree, Any]:
         """The positions ``part``, and the inputs, labels and space there."""
-        space = self.space
-        if space.mask is not None and space.mask.ndim == self.x.ndim and len(space.mask) > 1:
-            space = replace(space, mask=space.mask[part])
-        return part, self.x[part].to(self.device), self.y[part].to(self.device), space
+        x, y = to(take(self.x, part), self.device), to(take(self.y, part), self.device)
+        return part, x, y, self.space.take(part, self.x)
 
-    def score(self, x: Tensor, y: Tensor) -> Scores:
+    def wrong(self, predictions: Tree, y: Tree) -> Tensor | None:
+        """Which predictions are wrong, ``(batch,)``; ``None`` if none is right or wrong."""
+        if self.mistakes is not None:
+            return self.mistakes(predictions, y)
+        right = self.model.task.correct(predictions, y)
+        return None if right is None else ~right
+
+    def score(self, x: Tree, y: Tree) -> Scores:
         """Predict and compare; no gradients."""
+        task = self.model.task
         with torch.no_grad():
+            if task.in_model and size(x) > 1:
+                return _joined([self._alone(x, y, k) for k in range(size(x))])
             predictions = self.model(x)
-            losses = self.model.loss(predictions, y)
+            losses = task.loss(predictions, y)
             losses = losses if losses.dtype == torch.float64 else losses.float()
-            lost = torch.isnan(predictions).reshape(len(predictions), -1).any(1)
-            wrong = None if self.mistakes is None else self.mistakes(predictions, y) | lost
-            over_classes = self.model.criterion.over_classes
+            wrong = self.wrong(predictions, y)
+            if wrong is not None:
+                wrong = (wrong | _not_numbers(predictions, len(losses))).cpu()
             return Scores(
                 torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf).cpu(),
-                None if wrong is None else wrong.cpu(),
-                None if over_classes else _squared(predictions, y),
-                (predictions.argmax(1) if over_classes else predictions).cpu(),
+                wrong,
+                task.answers(predictions).cpu(),
+                {k: m.statistics(predictions, y).cpu() for k, m in task.metrics().items()},
             )
 
+    def _alone(self, x: Tree, y: Tree, k: int) -> Scores:
+        """One example: a loss that the model computes is then that example's own."""
+        rows = slice(k, k + 1)
+        return self.score(take(x, rows), take(y, rows))
+
     def labels(self, index: Tensor | None = None) -> Tensor:
-        """True class numbers, or the targets of a regression, of some examples; on the CPU."""
-        y = self.y if index is None else self.y[index]
-        return (class_index(y) if self.model.criterion.over_classes else y).cpu()
+        """True class numbers, or other targets, of some examples; on the CPU."""
+        y = self.y if index is None else take(self.y, index)
+        labels: Tensor = to(self.model.task.labels(y), torch.device("cpu"))
+        return labels
 
 
-def _squared(predictions: Tensor, y: Tensor) -> Tensor | None:
-    """Mean squared error of each example, where targets are numbers of the outputs' shape."""
-    if not y.is_floating_point() or y.shape != predictions.shape:
-        return None
-    return (predictions - y).double().square().reshape(len(y), -1).mean(1).cpu()
+def _not_numbers(predictions: Tree, n: int) -> Tensor:
+    """Which predictions hold NaN, ``(batch,)``."""
+    floats = [v for v in leaves(predictions) if isinstance(v, Tensor) and v.is_floating_point()]
+    rows = [torch.isnan(leaf).reshape(n, -1).any(1) for leaf in floats if len(leaf) == n]
+    return torch.stack(rows).any(0) if rows else torch.zeros(n, dtype=torch.bool)
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    wrong = [part.wrong for part in parts if part.wrong is not None]
+    return Scores(
+        torch.cat([part.losses for part in parts]),
+        torch.cat(wrong) if wrong else None,
+        torch.cat([part.predictions for part in parts]),
+        {k: torch.cat([part.statistics[k] for part in parts]) for k in parts[0].statistics},
+    )

@@ -37,12 +37,12 @@ def fingerprint(
         found[f"model.{name}"] = shape(value)
         if isinstance(value, Tensor):
             found[f"model.{name}"] += f" {digest(value)}"
-    describe(data.model.criterion, "loss", found)
+    describe(data.model.task, "task", found)
     describe(data.model.forward, "forward", found, parts=_art)
     if not module.state_dict():  # a model behind predict: known by what it says
-        _, x, y, _ = data.batch(torch.arange(min(len(data.x), data.batch_size)))
+        _, x, y, _ = data.batch(torch.arange(min(data.n, data.batch_size)))
         found["model.predictions"] = digest(data.score(x, y).predictions)
-    found["data"], found["data.examples"] = digest_of_data, str(len(data.x))
+    found["data"], found["data.examples"] = digest_of_data, str(data.n)
     describe(data.space, "space", found)
     describe(data.mistakes, "mistakes", found)
     found["attacks"] = ", ".join(attacks)

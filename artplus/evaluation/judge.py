@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from artplus import _checks, allocator, distributed
 from artplus.attacks._base import Attack
@@ -26,24 +28,25 @@ from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Folder
 from artplus.evaluation.score_table import ScoreTable
-from artplus.evaluation.settings import largest_radius
+from artplus.evaluation.settings import largest_radius_in
 from artplus.evaluation.untouched import untouched
 from artplus.evaluation.validation import Values, check_attacks, check_names, make_data
 from artplus.evaluation.worst import Worst
 from artplus.fingerprint import Fingerprint
 from artplus.mapped import Rows
 from artplus.model import LossModel, device_of
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space, attached
+from artplus.tree import Tree
 
 
 @allocator.keeping()
 def judge(
     model: LossModel,
-    x: Values | Rows,
-    y: Values,
+    x: Values | Rows | Tree,
+    y: Values | Tree,
     attacks: Mapping[str, Attack],
     *,
-    space: InputSpace = InputSpace(),
+    space: Space = InputSpace(),
     batch_size: int = 128,
     seed: int = 0,
     only_survivors: bool = False,
@@ -79,11 +82,12 @@ def judge(
 
     Args:
         model: What is judged.
-        x: ``(n, *input)`` floats inside ``space``; a memory map is read a batch at a time.
-        y: ``(n,)`` class numbers, ``(n, classes)`` rows, or the targets of a regression.
+        x: ``(n, *input)`` floats inside ``space``, or a tree of columns; a memory map is read a
+            batch at a time.
+        y: ``(n,)`` class numbers, ``(n, classes)`` rows, or the targets of the model's task.
         attacks: By name; run in this order. Each draws its randomness from ``seed``, its name and
             the number of the batch, so that others, or their order, do not change it.
-        space: Range of valid inputs and mask.
+        space: What may be perturbed, with range and mask.
         batch_size: Examples at a time. Random starts are drawn per batch.
         seed: The same seed gives the same report, but for times and dates.
         only_survivors: Run each attack only on what the ones before left standing. Faster for an
@@ -138,11 +142,11 @@ def judge(
         raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
     where = device_of(model.module) if device is None else torch.device(device)
-    with untouched(model.module):
+    with untouched(model.module), _hooked(model, space):
         data = make_data(model, x, y, space, batch_size, where, mistakes)
         check_names(class_names, data)
         for attack in attacks.values():
-            largest_radius(attack, data.x)  # refuse one that does not fit before any has run
+            largest_radius_in(attack, data)  # refuse one that does not fit before any has run
         setting = Setting(
             data=data,
             attacks=attacks,
@@ -167,20 +171,21 @@ def judge(
         clean = clean_scores(data, seed, folder)
         outcomes, worst = _trials(data, clean, attacks, folder, progress, **settings)
         shown = gallery(data, clean, _working(outcomes), examples)
+    task = data.model.task
     results = tuple(outcome.result for outcome in outcomes)
     counted = tuple(outcome.result for outcome in _working(outcomes)) or results
     balls = {(result.norm, result.eps) for result in counted}
     norm, eps = balls.pop() if len(balls) == 1 else (None, None)
     report = Report(
-        n=len(data.x),
+        n=data.n,
         attacks=results,
         losses_clean=clean.losses.numpy(),
         correct_clean=None if clean.wrong is None else (~clean.wrong).numpy(),
         worst_attack=worst.attack,
         predictions_clean=None if clean.predictions is None else clean.predictions.int().numpy(),
         predictions_worst=worst.predictions,
-        clean_metrics=_clean_metrics(clean),
-        robust_metrics=worst.metrics,
+        clean_metrics=metrics(task, clean.losses.numpy(), _numpy(clean.statistics)),
+        robust_metrics=worst.metrics(task),
         eps=eps,
         norm=norm,
         seed=seed,
@@ -198,7 +203,11 @@ def judge(
         notes=(*notes, *_notes(data, counted)),
     )
     if checks:
-        with untouched(model.module), untouched((surrogate or model).module):
+        with (
+            untouched(model.module),
+            untouched((surrogate or model).module),
+            _hooked(model, space),
+        ):
             looked_at = probe.take(data, report, attacks, seed=seed, surrogate=surrogate)
             found = distributed.from_main(lambda: indicators.check(looked_at, progress=progress))
             report = replace(report, checks=found)
@@ -244,8 +253,13 @@ def _working(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.result.broken is None]
 
 
-def _clean_metrics(clean: ScoreTable) -> dict[str, float]:
-    return metrics(clean.losses.numpy(), None if clean.errors is None else clean.errors.numpy())
+def _hooked(model: LossModel, space: Space) -> AbstractContextManager[Any]:
+    """The space's hooks set for the whole evaluation."""
+    return attached(model.module, space) if space.hidden else nullcontext()
+
+
+def _numpy(statistics: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: values.numpy() for name, values in statistics.items()}
 
 
 def _agree(own: Fingerprint) -> None:
@@ -274,7 +288,7 @@ def _notes(data: EvaluationData, results: Sequence[AttackResult]) -> tuple[str, 
             f"The attacks have different balls ({', '.join(balls)}): the worst case is over "
             "their union, and the attacks' accuracies do not compare."
         )
-    if not data.model.criterion.per_example:
+    if not data.model.task.per_example and not data.model.task.in_model:
         notes.append(
             "The loss is a mean over the batch, so losses and the worst case are per batch."
         )

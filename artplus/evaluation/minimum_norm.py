@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from artplus.attacks._base import Attack, Budget, Inner, check_budget, scaled
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class MinimumNorm:
     def __call__(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
-        space: InputSpace = InputSpace(),
+        space: Space = InputSpace(),
         inner: Inner | None = None,
-        start: Tensor | None = None,
+        start: Tree | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Tree:
         """Craft; the result may lie outside the radius. See :class:`artplus.attacks.Attack`."""
         return self.attack(model, x, y, space=space, inner=inner, start=start, generator=generator)
 

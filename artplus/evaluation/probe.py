@@ -13,18 +13,20 @@ from torch import Tensor
 
 from artplus import seeding
 from artplus.attacks import APGD, FAB, Attack, Square
-from artplus.attacks._base import Budget, Relative, look, resolve, scaled
+from artplus.attacks._base import Budget, Relative, look, scaled
+from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.minimum_norm import MinimumNorm
 from artplus.evaluation.named import Threat
 from artplus.evaluation.report import Report
-from artplus.evaluation.verify import verify
+from artplus.evaluation.verify import verify_in
 from artplus.functional import margin
-from artplus.geometry import clip, geometry
-from artplus.mapped import Inputs
+from artplus.mapped import Rows
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import Perturbed, Space
+from artplus.tree import Tree, detach, leaves, size
+from artplus.tree import take as take_rows
 
 SAMPLE = 64
 """Examples that the checks look at: enough to see a share of 5 %, cheap beside any evaluation."""
@@ -73,14 +75,14 @@ class Probe:
     surrogate: LossModel | None = None
 
     def __len__(self) -> int:
-        return len(self.data.x)
+        return self.data.n
 
     @property
     def classifies(self) -> bool:
         """Whether predictions are right or wrong by their logits over classes."""
         return self.data.classes is not None and self.data.classes > 1
 
-    def over(self, function: Callable[[Tensor, Tensor, InputSpace], Tensor], name: str) -> Tensor:
+    def over(self, function: Callable[[Tree, Tree, Space], Tensor], name: str) -> Tensor:
         """``function(x, y, space)`` of every batch, joined, on the CPU; draws follow ``name``."""
         with seeding.seeded(seeding.derived(self.seed, f"check:{name}")):
             everything = torch.arange(len(self))
@@ -88,11 +90,20 @@ class Probe:
         return torch.cat([part.detach().cpu() for part in parts])
 
     def predictions(self, name: str) -> Tensor:
-        """The model's outputs, one pass."""
+        """The model's predictions, one pass; of several tensors all numbers of each example."""
 
-        def predict(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+        def predict(x: Tree, y: Tree, space: Space) -> Tensor:
             with torch.no_grad():
-                return self.data.model(x)
+                predictions = self.data.model(x)
+            if isinstance(predictions, Tensor):
+                return predictions
+            n = size(x)
+            rows = [
+                v.reshape(n, -1)
+                for v in leaves(predictions)
+                if isinstance(v, Tensor) and v.ndim and len(v) == n
+            ]
+            return torch.cat([v.float() for v in rows], 1) if rows else torch.zeros(n, 1)
 
         return self.over(predict, name)
 
@@ -100,50 +111,48 @@ class Probe:
     def gradients(self) -> Tensor | None:
         """``(m, *input)`` gradients of the loss at the inputs; ``None`` if there is no graph."""
         try:
-            return self.over(lambda x, y, space: self.slope(x, y), "gradients")
+            return self.over(self.slope, "gradients")
         except ConfigurationError:
             return None
 
-    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+    def slope(self, x: Tree, y: Tree, space: Space) -> Tensor:
         """Gradient of the model's own loss at ``x``, which attacks climb by default."""
         model = self.data.model
 
         def judge(z: Tensor) -> tuple[Tensor, Tensor]:
-            return model.loss(model(z), y), z
+            return model.loss(model(space.insert(x, z)), y), z
 
-        return look(judge, x)[2]
+        return look(judge, space.lift(model, x))[2]
 
     def wrong_after(self, attack: Attack, name: str) -> Tensor:
         """``(m,)`` booleans: which examples ``attack`` turns by the rules."""
 
-        def attacked(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+        def attacked(x: Tree, y: Tree, space: Space) -> Tensor:
             x_adv = attack(self.data.model, x, y, space=space, generator=self._generator(name))
             return self.judged(x, x_adv, y, space, attack)
 
         return self.over(attacked, name)
 
-    def judged(
-        self, x: Tensor, x_adv: Tensor, y: Tensor, space: InputSpace, attack: Attack
-    ) -> Tensor:
+    def judged(self, x: Tree, x_adv: Tree, y: Tree, space: Space, attack: Attack) -> Tensor:
         """``(batch,)`` booleans: wrong at ``x_adv``, and inside the rules; on the CPU."""
         with torch.no_grad():
             return self._by_the_rules(self.data.model(x_adv), x, x_adv, y, space, attack)
 
     def _by_the_rules(
         self,
-        logits: Tensor,
-        x: Tensor,
-        x_adv: Tensor,
-        y: Tensor,
-        space: InputSpace,
+        predictions: Tree,
+        x: Tree,
+        x_adv: Tree,
+        y: Tree,
+        space: Space,
         attack: Attack,
     ) -> Tensor:
         """The same of predictions at hand."""
-        if self.data.mistakes is None:
-            return torch.zeros(len(x), dtype=torch.bool)
-        wrong = self.data.mistakes(logits, y).cpu()
-        found = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
-        return wrong & ~(found.outside_ball | found.outside_space)
+        wrong = self.data.wrong(predictions, y)
+        if wrong is None:
+            return torch.zeros(size(x), dtype=torch.bool)
+        checked = verify_in(space, self.data.model, x, x_adv, eps=attack.eps, norm=attack.norm)
+        return wrong.cpu() & ~(checked.outside_ball | checked.outside_space)
 
     @cached_property
     def white_box(self) -> Tensor:
@@ -153,6 +162,8 @@ class Probe:
     @cached_property
     def black_box(self) -> Tensor | None:
         """The same for 200 queries of Square; ``None`` where it is not defined."""
+        if self.data.structured or not self.classifies:
+            return None
         threat = Threat(1.0, self.norm, self.data.classes, tuple(self.data.x.shape[1:]))
         if not threat.squares:
             return None
@@ -163,14 +174,16 @@ class Probe:
     def noise(self) -> Tensor:
         """The same for 20 random points of the ball."""
 
-        def drawn(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
-            attack, ball = self.stronger(), geometry(self.norm)
-            radius = resolve(self.eps, x, ball)
-            generator, fallen = self._generator("noise"), torch.zeros(len(x), dtype=torch.bool)
+        def drawn(x: Tree, y: Tree, space: Space) -> Tensor:
+            attack, model = self.stronger(), self.data.model
+            generator, fooled = self._generator("noise"), torch.zeros(size(x), dtype=torch.bool)
+            problem = make_problem(
+                model, x, y, eps=self.eps, norm=self.norm, space=space, generator=generator
+            )
             for _ in range(20):
-                point = clip(x + space.restrict(ball.random(x, radius, generator)), space)
-                fallen |= self.judged(x, point, y, space, attack)
-            return fallen
+                point = problem.insert(problem.random_point())
+                fooled |= self.judged(x, point, y, space, attack)
+            return fooled
 
         return self.over(drawn, "noise")
 
@@ -201,17 +214,18 @@ class Probe:
         missed: list[Tensor] = []
         model = self.data.model
 
-        def watch(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+        def watch(x: Tree, y: Tree, space: Space) -> Tensor:
             seen: list[Tensor] = []
-            met = torch.zeros(len(x), dtype=torch.bool)
+            met = torch.zeros(size(x), dtype=torch.bool)
 
-            def forward(z: Tensor) -> Tensor:
+            def forward(at: Tree) -> Any:
                 nonlocal met
-                logits = model(z)
-                if len(z) == len(x):
-                    seen.append(margin(logits.detach(), y).cpu())
-                    met |= self._by_the_rules(logits.detach(), x, z.detach(), y, space, attack)
-                return logits
+                outputs = model.outputs(at)
+                if size(at) == size(x) and _comparable(at, space):
+                    logits = model.task.predictions(outputs, at, model.module).detach()
+                    seen.append(margin(logits, y).cpu())
+                    met |= self._by_the_rules(logits, x, detach(at), y, space, attack)
+                return outputs
 
             watched = replace(model, forward=forward)
             x_adv = attack(watched, x, y, space=space, generator=self._generator(name))
@@ -247,14 +261,16 @@ def take(
     pool = np.arange(report.n) if right is None or not right.any() else np.flatnonzero(right)
     draw = np.random.default_rng(seeding.derived(seed, "checks"))
     index = torch.from_numpy(np.sort(draw.permutation(pool)[:SAMPLE]))
-    space = data.space
-    if space.mask is not None and space.mask.ndim == data.x.ndim and len(space.mask) > 1:
-        space = replace(space, mask=space.mask[index])
     working = [result.name for result in report.working]
     first = attacks[working[0] if working else next(iter(attacks))]
     stood = report.correct_robust
     return Probe(
-        data=replace(data, x=data.x[index], y=data.y[index], space=space),
+        data=replace(
+            data,
+            x=take_rows(data.x, index),
+            y=take_rows(data.y, index),
+            space=data.space.take(index, data.x),
+        ),
         report=report,
         attacks=attacks,
         eps=_rows(first.eps, index, data.x),
@@ -263,6 +279,11 @@ def take(
         seed=seed,
         surrogate=surrogate,
     )
+
+
+def _comparable(at: Tree, space: Space) -> bool:
+    """Whether inputs are in the space: clean ones have no hidden perturbation."""
+    return isinstance(at, Perturbed) or not space.hidden
 
 
 def _climbs(attack: Attack) -> bool:
@@ -277,9 +298,9 @@ def _one_run(attack: Attack) -> Attack:
     return replace(attack, restarts=1, targets=1, until_fooled=False)
 
 
-def _rows(eps: Budget, index: Tensor, x: Inputs) -> Budget:
+def _rows(eps: Budget, index: Tensor, x: Tree) -> Budget:
     """A radius per example for the examples ``index`` alone."""
-    if isinstance(eps, (float, int, Relative)):
+    if isinstance(eps, (float, int, Relative)) or not isinstance(x, (Tensor, Rows)):
         return eps
     radius: Any = torch.as_tensor(eps)
     return radius[index] if radius.ndim == x.ndim and len(radius) == len(x) else eps

@@ -122,8 +122,8 @@ class ProgressRecord:
         self,
         batch: int,
         part: Tensor,
-        x: Tensor,
-        x_adv: Tensor,
+        z: Tensor,
+        z_adv: Tensor,
         scores: Scores,
         found: Findings,
         *,
@@ -136,8 +136,8 @@ class ProgressRecord:
         Args:
             batch: Its number.
             part: Positions of its examples in the data.
-            x: Its inputs.
-            x_adv: What the attack made of them, inside the rules.
+            z: Its inputs, as the space has them.
+            z_adv: What the attack made of them, inside the rules.
             scores: How they fare.
             found: What the attack returned, measured.
             beyond: How many needed more than the radius.
@@ -145,7 +145,7 @@ class ProgressRecord:
             cost: Passes that the attack made.
         """
         self.sheet.put(self.rows(batch), scores)
-        self._exhibit(batch, part, x, x_adv, scores)
+        self._exhibit(batch, part, z, z_adv, scores)
         counts = [found.outside_ball, found.outside_space, found.changed]
         lengths = found.lengths.double()
         passes = (cost.forwards, cost.backwards) if cost.known else (math.nan, math.nan)
@@ -155,14 +155,14 @@ class ProgressRecord:
             dtype=torch.float64,
         )  # fmt: skip
 
-    def _exhibit(self, batch: int, part: Tensor, x: Tensor, x_adv: Tensor, scores: Scores) -> None:
+    def _exhibit(self, batch: int, part: Tensor, z: Tensor, z_adv: Tensor, scores: Scores) -> None:
         turned = torch.ones(len(part), dtype=torch.bool) if scores.wrong is None else scores.wrong
         for shelf, which in ((self.fooled, turned), (self.held, ~turned)):
             room = self._room - sum(other.batch < batch for other in shelf)
             if room <= 0:
                 continue
             for row in which.nonzero().flatten()[:room].tolist():
-                kept = (v[row].detach().cpu().clone() for v in (x, x_adv, scores.predictions))
+                kept = (v[row].detach().cpu().clone() for v in (z, z_adv, scores.predictions))
                 shelf.append(Example(batch, int(part[row]), *kept))
 
     def state(self, but: Tensor | None = None) -> dict[str, Any]:

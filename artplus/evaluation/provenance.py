@@ -8,18 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from artplus.mapped import Inputs, chunks
+from artplus.mapped import as_tensor, chunks
+from artplus.tree import Tree, leaves
 
 
-def data_hash(x: Inputs, y: Tensor) -> str:
+def data_hash(x: Tree, y: Tree) -> str:
     """SHA-256 of shapes and values, in sixteen hexadecimal digits; read in chunks."""
     digest = hashlib.sha256()
-    for values, dtype in ((x, torch.float32), (y, torch.float64)):
-        digest.update(str(tuple(values.shape)).encode())
-        for part in chunks(values):
-            digest.update(np.ascontiguousarray(part.to(dtype).cpu().numpy()).data)
+    for tree, dtype in ((x, torch.float32), (y, torch.float64)):
+        for values in leaves(tree):
+            digest.update(str(tuple(values.shape)).encode())
+            for part in chunks(values) if values.ndim else [as_tensor(values)]:
+                digest.update(np.ascontiguousarray(part.to(dtype).cpu().numpy()).data)
     return digest.hexdigest()[:16]
 
 

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from artplus.evaluation.data import Scores
 
-COLUMNS = ("losses", "wrong", "errors", "predictions")
+METRIC = "metric "
+"""What the name of a metric's column begins with."""
 
 
 class ScoreTable:
     """Columns of ``n`` rows, allocated when the first batch says what it has.
 
-    Losses keep their precision, and class numbers take two bytes where that is enough. The raw
-    outputs of a regression are not kept.
+    Losses keep their precision, and class numbers take two bytes where that is enough. Other
+    predictions are not kept; what the task's metrics need of them is.
 
     Args:
         n: Number of rows.
@@ -43,9 +44,9 @@ class ScoreTable:
         return self.columns.get("wrong")
 
     @property
-    def errors(self) -> Tensor | None:
-        """``(n,)`` mean squared errors in regression, else ``None``."""
-        return self.columns.get("errors")
+    def statistics(self) -> dict[str, Tensor]:
+        """``(n, k)`` of each metric, by its name."""
+        return statistics_of(self.columns)
 
     @property
     def predictions(self) -> Tensor | None:
@@ -54,12 +55,14 @@ class ScoreTable:
 
     def put(self, rows: slice, scores: Scores) -> None:
         """Enter a batch."""
-        for name in COLUMNS:
-            values: Tensor | None = getattr(scores, name)
-            if name == "predictions":
-                values = None if values is None or self._kind is None else values.to(self._kind)
-            if values is not None:
-                self._column(name, values)[rows] = values
+        columns = {"losses": scores.losses}
+        if scores.wrong is not None:
+            columns["wrong"] = scores.wrong
+        if self._kind is not None:
+            columns["predictions"] = scores.predictions.to(self._kind)
+        columns |= {f"{METRIC}{name}": values for name, values in scores.statistics.items()}
+        for name, values in columns.items():
+            self._column(name, values)[rows] = values
 
     def rows(self, which: slice | Tensor) -> dict[str, Tensor]:
         """A copy of some rows, as :meth:`enter` takes them."""
@@ -74,6 +77,15 @@ class ScoreTable:
         if name not in self.columns:
             self.columns[name] = torch.zeros((self.n, *like.shape[1:]), dtype=like.dtype)
         return self.columns[name]
+
+
+def statistics_of(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The metrics' columns among those of a table, by the metric's name."""
+    return {
+        name.removeprefix(METRIC): values
+        for name, values in columns.items()
+        if name.startswith(METRIC)
+    }
 
 
 def _taken(column: Tensor, which: slice | Tensor) -> Tensor:

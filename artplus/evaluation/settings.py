@@ -9,8 +9,30 @@ import torch
 from torch import Tensor
 
 from artplus.attacks._base import Attack, Relative, resolve
+from artplus.errors import ConfigurationError
+from artplus.evaluation.data import EvaluationData
 from artplus.geometry import geometry
-from artplus.mapped import Inputs, chunks
+from artplus.mapped import Inputs, Rows, chunks
+from artplus.spaces import InputSpace
+
+
+def largest_radius_in(attack: Attack, data: EvaluationData) -> float:
+    """The radius as one number, in the space that is perturbed; a relative one in its own unit.
+
+    Raises:
+        ConfigurationError: if it does not fit the inputs.
+    """
+    space = data.space
+    column = space.floats(data.x) if isinstance(space, InputSpace) else None
+    if isinstance(column, (Tensor, Rows)):
+        return largest_radius(attack, column)
+    if not isinstance(attack.eps, (int, float)):
+        raise ConfigurationError(
+            f"in this space a radius must be one number, got {attack.eps!r}: inputs have several "
+            "shapes, or the perturbation starts at zero"
+        )
+    space.geometry(attack.norm)
+    return float(attack.eps)
 
 
 def largest_radius(attack: Attack, x: Inputs) -> float:

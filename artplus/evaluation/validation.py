@@ -1,32 +1,36 @@
-"""What comes in: model, data and attacks checked against each other, before anything costs time."""
+"""Model, data and attacks checked against each other, before anything costs time."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from artplus import _checks
+from artplus import _checks, modes
 from artplus.attacks._base import Attack
+from artplus.bounds import check_range
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import wording
 from artplus.evaluation.data import EvaluationData, Mistakes
 from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tasks import Regression
+from artplus.tree import Tree, describe, map_tensors, size, take, to
 
 Values = Tensor | NDArray[Any]
 
 
 def make_data(
     model: LossModel,
-    x: Values | Rows,
-    y: Values,
-    space: InputSpace,
+    x: Values | Rows | Tree,
+    y: Values | Tree,
+    space: Space,
     batch_size: int,
     device: torch.device,
     mistakes: Mistakes | None,
@@ -36,27 +40,77 @@ def make_data(
     Raises:
         DataError: for inputs or labels that cannot be meant.
         ConfigurationError: for a mask that does not fit.
-        UnsupportedEstimatorError: for a single output under a loss over classes.
+        UnsupportedEstimatorError: for a model whose output is not its task's.
     """
-    x, y = _floats(as_inputs(x), model.module), as_tensor(y).detach()
-    _checks.inputs(x, low=space.low, high=space.high)
-    _mask(space, x)
-    if y.ndim == 0 or len(y) != len(x):
-        raise DataError(f"y must have one label per input: {len(x)} inputs, y {tuple(y.shape)}")
-    outputs = _probe(model, x[:1].to(device))
-    if not model.criterion.over_classes:
-        y = _targets(y, outputs)
-        return EvaluationData(model, x, y, space, batch_size, device, mistakes, None)
-    if outputs.ndim != 2:
-        raise DataError(
-            f"a classifier must predict (batch, classes), got {tuple(outputs.shape)} for one "
-            "example. Give the model the loss it was trained on if it is no classifier."
+    x, y = _inputs(x, model.module, space), _targets(y)
+    if isinstance(space, InputSpace):
+        _range(space, x)
+    if size(y) != size(x):
+        raise DataError(f"y must have one label per input: {size(x)} inputs, y {describe(y)}")
+    outputs = _probe(model, to(take(x, slice(0, 1)), device))
+    task = model.task
+    if task.over_classes:
+        if outputs.ndim != 2:
+            raise DataError(
+                f"a classifier must predict (batch, classes), got {tuple(outputs.shape)} for one "
+                "example. Give the model the loss it was trained on if it is no classifier."
+            )
+        _checks.several_logits(outputs)
+        _checks.class_labels(y, n=size(x), classes=outputs.shape[1])
+        y = y.long() if y.ndim == 1 else y.to(outputs.dtype)
+        model = model.with_task(replace(task, classes=int(outputs.shape[1])))
+        return EvaluationData(
+            model, x, y, space, batch_size, device, mistakes, int(outputs.shape[1])
         )
-    _checks.several_logits(outputs)
-    classes = outputs.shape[1]
-    _checks.class_labels(y, n=len(x), classes=classes)
-    y = y.long() if y.ndim == 1 else y.to(x.dtype)
-    return EvaluationData(model, x, y, space, batch_size, device, mistakes or model.wrong, classes)
+    if isinstance(task, Regression):
+        y = _numbers(y, outputs)
+    model = model.with_task(task.bind(outputs, to(take(y, slice(0, 1)), device)))
+    model.task.check_targets(y)
+    return EvaluationData(model, x, y, space, batch_size, device, mistakes, None)
+
+
+def _inputs(x: Any, module: nn.Module, space: Space) -> Tree:
+    """Inputs as tensors; those of floats in the module's own precision."""
+    if isinstance(x, (Mapping, tuple, list)):
+        return map_tensors(lambda leaf: _floats(leaf, module), x)
+    inputs = as_inputs(x)
+    if isinstance(space, InputSpace) and not inputs.dtype.is_floating_point:
+        raise DataError(
+            f"x must be floats in the range of the model's inputs, got {inputs.dtype}; "
+            "x.float() / 255 makes images of bytes. Token ids are perturbed behind the "
+            "embedding: space=EmbeddingSpace()."
+        )
+    return _floats(inputs, module)
+
+
+def _floats(x: Inputs, module: nn.Module) -> Inputs:
+    x = x.detach() if isinstance(x, Tensor) else x
+    if not x.dtype.is_floating_point:
+        return x
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    if x.dtype == dtype:
+        return x
+    warnings.warn(
+        f"x is {x.dtype}, the model {dtype}: x was converted", ConversionWarning, stacklevel=5
+    )
+    return x.to(dtype)
+
+
+def _targets(y: Any) -> Tree:
+    if isinstance(y, (Mapping, tuple, list)) and not isinstance(y, (Tensor,)):
+        return map_tensors(Tensor.detach, y)
+    targets = as_tensor(y).detach()
+    if targets.ndim == 0:
+        raise DataError("y must have one label per input, got a single number")
+    return targets
+
+
+def _range(space: InputSpace, x: Tree) -> None:
+    """Finite inputs in the range, in its own units, and a mask that fits them."""
+    column = space.floats(x)
+    check_range(x, space)
+    if not isinstance(column, list):
+        _mask(space, column)
 
 
 def _mask(space: InputSpace, x: Inputs) -> None:
@@ -72,43 +126,31 @@ def _mask(space: InputSpace, x: Inputs) -> None:
         ) from None
 
 
-def _floats(x: Inputs, module: nn.Module) -> Inputs:
-    """Inputs in the module's own precision."""
-    x = x.detach() if isinstance(x, Tensor) else x
-    if not x.dtype.is_floating_point:
-        raise DataError(
-            f"x must be floats in the range of the model's inputs, got {x.dtype}; "
-            "x.float() / 255 makes images of bytes"
-        )
-    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    if x.dtype == own:
-        return x
-    warnings.warn(
-        f"x is {x.dtype}, the model {own}: x was converted", ConversionWarning, stacklevel=4
-    )
-    return x.to(own)
-
-
-def _probe(model: LossModel, x: Tensor) -> Tensor:
+def _probe(model: LossModel, x: Tree) -> Tree:
     """Predictions for one example."""
     try:
-        with torch.no_grad():
-            found: object = model(x)
-    except RuntimeError as error:
+        with modes.attack_mode(model.module), torch.no_grad():
+            outputs = model.outputs(x)
+    except (RuntimeError, TypeError) as error:
         raise DataError(
-            f"the model cannot take an input of shape {tuple(x.shape)} on {x.device}: {error}"
+            f"the model cannot take an input of shape {describe(x)}: {error}"
         ) from error
-    if not isinstance(found, Tensor):
+    if model.task.over_classes and not isinstance(outputs, Tensor) and not _has_logits(outputs):
         raise DataError(
-            f"the model must return one tensor of predictions, got {type(found).__name__}; wrap it "
-            "in a module whose forward returns the logits alone"
+            f"the model must return one tensor of predictions, got {type(outputs).__name__}; wrap "
+            "it in a module whose forward returns the logits alone"
         )
-    return found
+    return model.task.predictions(outputs, x, model.module)
 
 
-def _targets(y: Tensor, outputs: Tensor) -> Tensor:
+def _has_logits(outputs: Any) -> bool:
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    return isinstance(getattr(outputs, "logits", logits), Tensor)
+
+
+def _numbers(y: Tree, outputs: Tree) -> Tree:
     """Regression targets, shaped as the outputs so that errors are taken element by element."""
-    if not y.is_floating_point():
+    if not isinstance(y, Tensor) or not isinstance(outputs, Tensor) or not y.is_floating_point():
         return y
     if not bool(torch.isfinite(y).all()):
         raise DataError("y must be finite, but it holds NaN or infinity")

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from artplus.attacks._base import Budget, resolve
-from artplus.geometry import geometry
-from artplus.spaces import InputSpace
+from artplus.attacks._base import Budget, resolve, scaled
+from artplus.geometry import Geometry, geometry
+from artplus.model import LossModel
+from artplus.spaces import Region, Space
+from artplus.tree import Tree
 
 TOLERANCE = 1e-4
 """Relative slack of the radius. Attacks add and clip in float32, where a projected perturbation
@@ -37,8 +39,28 @@ class Findings:
     changed: Tensor
 
 
-def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: InputSpace) -> Findings:
-    r"""Measure what an attack returned.
+def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: Region) -> Findings:
+    r"""Measure what an attack made of tensors of inputs; see :func:`measure`."""
+    return measure(x, x_adv, eps=eps, ball=geometry(norm), region=space)
+
+
+def verify_in(
+    space: Space, model: LossModel, x: Tree, x_adv: Tree, *, eps: Budget, norm: float
+) -> Findings:
+    """Measure what an attack made of inputs of any form, in the space's own coordinates."""
+    z = space.lift(model, x)
+    unit = space.unit(model)
+    return measure(
+        z,
+        space.extract(x_adv),
+        eps=eps if unit == 1.0 else scaled(eps, unit),
+        ball=space.geometry(norm),
+        region=space.region(x, z),
+    )
+
+
+def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Region) -> Findings:
+    r"""Measure a perturbation.
 
     A perturbation is outside its ball if
     :math:`\|x' - x\|_p > \epsilon (1 + \tau) + \|u\,x\|_p`, with :math:`\tau` =
@@ -46,17 +68,16 @@ def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: InputSp
     ``x`` itself, which matters for a small radius at large inputs (1 on a scale of 0 to 255).
 
     Args:
-        x: ``(batch, *input)``, what was attacked.
-        x_adv: Shaped like ``x``, what came back; finite.
+        z: ``(batch, ...)``, what was attacked.
+        z_adv: Shaped like ``z``, what came back; finite.
         eps: Radius that the attack is judged by.
-        norm: ``inf``, 2 or 1.
-        space: Range and mask.
+        ball: Its norm, over an example or each token.
+        region: Range and mask.
     """
-    x, x_adv = x.detach().cpu().double(), x_adv.detach().cpu().double()
-    delta, rounding = x_adv - x, x.abs() * _UNIT
-    ball = geometry(norm)
-    limit = resolve(eps, x, ball)
-    if math.isinf(norm):
+    z, z_adv = z.detach().cpu().double(), z_adv.detach().cpu().double()
+    delta, rounding = z_adv - z, z.abs() * _UNIT
+    limit = resolve(eps, z, ball)
+    if math.isinf(ball.order):
         # Feature by feature, since L∞ allows a radius for each.
         outside = (delta.abs() > limit * (1 + TOLERANCE) + rounding).flatten(1).any(1)
     else:
@@ -65,15 +86,15 @@ def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: InputSp
     return Findings(
         lengths=ball.length(delta),
         outside_ball=outside,
-        outside_space=_outside(x_adv, space) | _masked(delta, rounding, space),
+        outside_space=_outside(z_adv, region) | _masked(delta, rounding, region),
         changed=(delta != 0).flatten(1).any(1),
     )
 
 
-def _outside(z: Tensor, space: InputSpace) -> Tensor:
+def _outside(z: Tensor, region: Region) -> Tensor:
     """Below ``low`` or above ``high`` by more than float32 can tell."""
     beyond = torch.zeros(len(z), dtype=torch.bool)
-    for bound, sign in ((space.low, -1.0), (space.high, 1.0)):
+    for bound, sign in ((region.low, -1.0), (region.high, 1.0)):
         if bound is not None:
             edge = torch.as_tensor(bound).cpu().double()
             slack = 1e-6 * edge.abs().clamp_min(1.0)
@@ -81,8 +102,8 @@ def _outside(z: Tensor, space: InputSpace) -> Tensor:
     return beyond
 
 
-def _masked(delta: Tensor, rounding: Tensor, space: InputSpace) -> Tensor:
-    if space.mask is None:
+def _masked(delta: Tensor, rounding: Tensor, region: Region) -> Tensor:
+    if region.mask is None:
         return torch.zeros(len(delta), dtype=torch.bool)
-    held = space.mask.cpu().double() == 0
+    held = region.mask.cpu().double() == 0
     return (held & (delta.abs() > rounding)).flatten(1).any(1)

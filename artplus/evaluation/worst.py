@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from artplus.evaluation import wording
 from artplus.evaluation.attack_run import Fate, metrics
 from artplus.evaluation.names import Names, code_type
-from artplus.evaluation.score_table import ScoreTable
+from artplus.evaluation.score_table import ScoreTable, statistics_of
+from artplus.tasks import Task
 
 HELD, CLEAN, FIRST = range(3)
 """Codes of what hurt an example: nothing, no attack, and then the attacks in order."""
@@ -37,7 +38,7 @@ class Worst:
         self._codes = self.fallen.astype(code_type(FIRST + len(attacks)))  # true is CLEAN
         self._top = np.full(n, -np.inf, clean.losses.numpy().dtype)
         self._losses = clean.losses.numpy().copy()
-        self._errors = None if clean.errors is None else clean.errors.numpy().copy()
+        self._statistics = {k: v.numpy().copy() for k, v in clean.statistics.items()}
         self._predictions = None if clean.predictions is None else clean.predictions.numpy().copy()
 
     def add(self, k: int, fate: Fate, *, working: bool) -> None:
@@ -59,8 +60,8 @@ class Worst:
         self._working = True
         worse = losses > self._losses[rows]
         _into(self._losses, rows, worse, losses)
-        if self._errors is not None and columns:
-            _into(self._errors, rows, worse, columns["errors"].numpy())
+        for name, values in statistics_of(columns).items():
+            _into(self._statistics[name], rows, worse, values.numpy())
 
     @property
     def attack(self) -> Names:
@@ -77,10 +78,12 @@ class Worst:
             return None
         return self._predictions.astype(np.int32)
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Mean loss and RMSE, each under what raised its loss most; empty if none worked."""
-        return metrics(self._losses, self._errors) if self._working else {}
+    def metrics(self, task: Task) -> dict[str, float]:
+        """Mean loss and the task's metrics, each example under what raised its loss most.
+
+        Empty if no attack worked.
+        """
+        return metrics(task, self._losses, self._statistics) if self._working else {}
 
 
 def _into(array: NDArray[Any], rows: NDArray[Any], which: NDArray[Any], values: Any) -> None:

@@ -1,5 +1,6 @@
 """λ-weighted objectives, one method a file; importing this package registers them all."""
 
+from artplus.losses._base import Context as Context
 from artplus.losses._base import Inner as Inner
 from artplus.losses._base import Objective as Objective
 from artplus.losses._base import Terms as Terms
@@ -17,6 +18,7 @@ from artplus.losses.mse import mse as mse
 from artplus.losses.trades import trades as trades
 
 __all__ = [
+    "Context",
     "Inner",
     "Objective",
     "Terms",

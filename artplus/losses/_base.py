@@ -2,9 +2,9 @@ r"""What an objective is: a fixed term, a term that λ multiplies, and what the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -12,12 +12,51 @@ from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.registry import Registry
+from artplus.spaces import InputSpace, Space
+from artplus.tasks import Task
+from artplus.tree import Tree
 
 Weight = float | Callable[[float], float]
 """λ: a number, or a schedule from the fraction of training done (0 to 1) to a number."""
 
-Climb = Callable[[Tensor], Tensor]
-Inner = Callable[[LossModel, Tensor, Tensor], Climb]
+Climb = Callable[[Any], Tensor]
+Inner = Callable[[LossModel, Any, Any], Climb]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """All that an objective sees of one batch.
+
+    Attributes:
+        model: What is trained, with its task.
+        x: Clean inputs.
+        x_adv: Adversarial inputs; the clean ones for an objective that needs none.
+        y: Targets.
+        space: What may be perturbed.
+        progress: Fraction of training done.
+        extras: What some objectives need beside, by name: a teacher, unlabelled inputs, ...
+    """
+
+    model: LossModel
+    x: Tree
+    x_adv: Tree
+    y: Tree
+    space: Space = InputSpace()
+    progress: float = 0.0
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        """What predictions and targets mean."""
+        return self.model.task
+
+    def pair(self) -> tuple[Tree, Tree]:
+        """Predictions for ``x`` and ``x_adv``; see :meth:`artplus.model.LossModel.pair`."""
+        return self.model.pair(self.x, self.x_adv)
+
+    def loss(self, predictions: Tree) -> Tensor:
+        """The model's own loss of each example, ``(batch,)``."""
+        return self.model.task.loss(predictions, self.y)
 
 
 @dataclass(frozen=True)
@@ -33,8 +72,8 @@ class Terms:
 
     scaled: Tensor
     fixed: Tensor | None = None
-    clean: Tensor | None = None
-    adversarial: Tensor | None = None
+    clean: Tree = None
+    adversarial: Tree = None
 
     def __post_init__(self) -> None:
         for term in (self.scaled, self.fixed):
@@ -53,10 +92,7 @@ class Terms:
         return scaled if self.fixed is None else self.fixed + scaled
 
 
-class TermsFunction(Protocol):
-    """``(model, x, x_adv, y) -> Terms``."""
-
-    def __call__(self, model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms: ...
+TermsFunction = Callable[[Context], Terms]
 
 
 @dataclass(frozen=True)
@@ -69,7 +105,12 @@ class Objective:
         lam: λ, a number or a schedule of the fraction of training done.
         inner: What the attack climbs; ``None`` is the model's own loss.
         attacked: False if no adversarial example is needed.
-        over_classes: True if predictions must be class logits.
+        over_classes: True if predictions must be class logits with one label an example.
+        divergent: True if the task must have a divergence between predictions.
+        has_fixed_term: False if every term is multiplied by λ, as in ``at``. Then λ = 0 is no
+            training at all; else it is plain training.
+        clean_pass: Whether the terms predict clean inputs in train mode, which is the pass that
+            moves BatchNorm's running statistics; else the adversarial one does.
         start_noise: Standard deviation of the noise added to an attack's start at ``x`` itself,
             for inner losses whose gradient is zero there (TRADES' code uses 0.001).
         second_order: True if the terms contain gradients, so that their own are second derivatives.
@@ -81,6 +122,9 @@ class Objective:
     inner: Inner | None = None
     attacked: bool = True
     over_classes: bool = False
+    divergent: bool = False
+    has_fixed_term: bool = True
+    clean_pass: bool = True
     start_noise: float = 0.0
     second_order: bool = False
 
@@ -115,9 +159,9 @@ def register_loss(name: str) -> Callable[[Callable[..., Objective]], Callable[..
         >>> from artplus.losses import Objective, Terms, register_loss
         >>> @register_loss("doctest_twice")
         ... def twice(*, lam: float = 2.0) -> Objective:
-        ...     def terms(model, x, x_adv, y):
-        ...         clean, adversarial = model.pair(x, x_adv)
-        ...         return Terms(fixed=model.loss(clean, y), scaled=model.loss(adversarial, y))
+        ...     def terms(ctx):
+        ...         clean, adversarial = ctx.pair()
+        ...         return Terms(fixed=ctx.loss(clean), scaled=ctx.loss(adversarial))
         ...     return Objective("doctest_twice", terms, lam=lam)
     """
     return losses.register(name)

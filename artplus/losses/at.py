@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from artplus.losses._base import Objective, Terms, Weight, register_loss
-from artplus.model import LossModel
+from artplus.losses._base import Context, Objective, Terms, Weight, register_loss
 
 
 @register_loss("at")
@@ -27,8 +24,8 @@ def at(*, lam: Weight = 1.0) -> Objective:
            attacks", ICLR 2018, https://arxiv.org/abs/1706.06083
     """
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        adversarial = model(x_adv)
-        return Terms(scaled=model.loss(adversarial, y), adversarial=adversarial)
+    def terms(ctx: Context) -> Terms:
+        adversarial = ctx.model(ctx.x_adv)
+        return Terms(scaled=ctx.loss(adversarial), adversarial=adversarial)
 
-    return Objective("at", terms, lam=lam)
+    return Objective("at", terms, lam=lam, has_fixed_term=False, clean_pass=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from artplus import _checks
 from artplus.functional import margin
-from artplus.losses._base import Climb, Objective, Terms, Weight, register_loss
+from artplus.losses._base import Climb, Context, Objective, Terms, Weight, register_loss
 from artplus.model import LossModel
+from artplus.tree import Tree
 
 
 @register_loss("hinge")
@@ -35,14 +34,14 @@ def hinge(*, lam: Weight = 1.0, kappa: float = 1.0) -> Objective:
     """
     _checks.nonnegative("kappa", kappa)
 
-    def inner(model: LossModel, x: Tensor, y: Tensor) -> Climb:
+    def inner(model: LossModel, x: Tree, y: Tree) -> Climb:
         return lambda x_adv: margin(model(x_adv), y)
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
         return Terms(
-            fixed=model.loss(clean, y),
-            scaled=(kappa + margin(adversarial, y)).clamp_min(0),
+            fixed=ctx.loss(clean),
+            scaled=(kappa + margin(adversarial, ctx.y)).clamp_min(0),
             clean=clean,
             adversarial=adversarial,
         )

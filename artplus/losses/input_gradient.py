@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from artplus.errors import ConfigurationError
-from artplus.losses._base import Objective, Terms, Weight, register_loss
-from artplus.model import LossModel
+from artplus.losses._base import Context, Objective, Terms, Weight, register_loss
 
 
 @register_loss("input_gradient")
@@ -41,11 +39,11 @@ def input_gradient(*, lam: Weight = 0.1, norm: float = 2, squared: bool = False)
         raise ConfigurationError(f"norm must be 1, 2 or inf, got {norm!r}")
     power = 2 if squared else 1
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        x = x.detach().requires_grad_(True)
-        clean = model(x)
-        losses = model.loss(clean, y)
-        (slope,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
+    def terms(ctx: Context) -> Terms:
+        z = ctx.space.lift(ctx.model, ctx.x).requires_grad_(True)
+        clean = ctx.model(ctx.space.insert(ctx.x, z))
+        losses = ctx.loss(clean)
+        (slope,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
         size = torch.linalg.vector_norm(slope.flatten(1), ord=norm, dim=1)
         return Terms(fixed=losses, scaled=size**power, clean=clean)
 

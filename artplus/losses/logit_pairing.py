@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from artplus.functional import squared_logit_gap
-from artplus.losses._base import Objective, Terms, Weight, register_loss
-from artplus.model import LossModel
+from artplus.losses._base import Context, Objective, Terms, Weight, register_loss
 
 
 @register_loss("logit_pairing")
@@ -37,13 +33,13 @@ def logit_pairing(*, lam: Weight = 0.5) -> Objective:
            of adversarial logit pairing", 2018, https://arxiv.org/abs/1807.10272
     """
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
         return Terms(
-            fixed=(model.loss(clean, y) + model.loss(adversarial, y)) / 2,
-            scaled=squared_logit_gap(clean, adversarial) / clean.shape[1],
+            fixed=(ctx.loss(clean) + ctx.loss(adversarial)) / 2,
+            scaled=ctx.task.divergence(clean, adversarial, ctx.y, of="logits"),
             clean=clean,
             adversarial=adversarial,
         )
 
-    return Objective("logit_pairing", terms, lam=lam, over_classes=True)
+    return Objective("logit_pairing", terms, lam=lam, divergent=True)

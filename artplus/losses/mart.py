@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from artplus.functional import class_index, kl
-from artplus.losses._base import Objective, Terms, Weight, register_loss
-from artplus.model import LossModel
+from artplus.losses._base import Context, Objective, Terms, Weight, register_loss
 
 
 @register_loss("mart")
@@ -37,13 +35,13 @@ def mart(*, lam: Weight = 5.0) -> Objective:
            misclassified examples", ICLR 2020.
     """
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
-        index = class_index(y)[:, None]
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
+        index = class_index(ctx.y)[:, None]
         log_p_adv = adversarial.log_softmax(1)
         rival = log_p_adv.scatter(1, index, -torch.inf).argmax(1, keepdim=True)
         log_rest = log_p_adv.scatter(1, rival, -torch.inf).logsumexp(1)
-        boosted = model.loss(adversarial, y) - log_rest
+        boosted = ctx.loss(adversarial) - log_rest
         unsure = 1 - F.softmax(clean, 1).gather(1, index).squeeze(1)
         return Terms(
             fixed=boosted,

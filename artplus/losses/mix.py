@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from artplus.losses._base import Objective, Terms, Weight, register_loss
-from artplus.model import LossModel
+from artplus.losses._base import Context, Objective, Terms, Weight, register_loss
 
 
 @register_loss("mix")
@@ -26,11 +23,11 @@ def mix(*, lam: Weight = 1.0) -> Objective:
            examples", ICLR 2015, https://arxiv.org/abs/1412.6572
     """
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
         return Terms(
-            fixed=model.loss(clean, y),
-            scaled=model.loss(adversarial, y),
+            fixed=ctx.loss(clean),
+            scaled=ctx.loss(adversarial),
             clean=clean,
             adversarial=adversarial,
         )

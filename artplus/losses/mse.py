@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from artplus.functional import squared_probability_gap
-from artplus.losses._base import Climb, Objective, Terms, Weight, register_loss
+from artplus.losses._base import Climb, Context, Objective, Terms, Weight, register_loss
 from artplus.model import LossModel
+from artplus.tree import Tree, detach
 
 
 @register_loss("mse")
@@ -31,17 +29,17 @@ def mse(*, lam: Weight = 10.0) -> Objective:
            enhancing adversarial defenses", NeurIPS 2020, https://arxiv.org/abs/2011.14969
     """
 
-    def inner(model: LossModel, x: Tensor, y: Tensor) -> Climb:
-        clean = model(x).detach()
-        return lambda x_adv: squared_probability_gap(clean, model(x_adv))
+    def inner(model: LossModel, x: Tree, y: Tree) -> Climb:
+        clean = detach(model(x))
+        return lambda x_adv: model.task.divergence(clean, model(x_adv), y, of="probabilities")
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
         return Terms(
-            fixed=model.loss(clean, y),
-            scaled=squared_probability_gap(clean, adversarial),
+            fixed=ctx.loss(clean),
+            scaled=ctx.task.divergence(clean, adversarial, ctx.y, of="probabilities"),
             clean=clean,
             adversarial=adversarial,
         )
 
-    return Objective("mse", terms, lam=lam, inner=inner, over_classes=True, start_noise=0.001)
+    return Objective("mse", terms, lam=lam, inner=inner, divergent=True, start_noise=0.001)

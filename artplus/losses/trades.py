@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from artplus.functional import kl
-from artplus.losses._base import Climb, Objective, Terms, Weight, register_loss
+from artplus.losses._base import Climb, Context, Objective, Terms, Weight, register_loss
 from artplus.model import LossModel
+from artplus.tree import Tree, detach
 
 
 @register_loss("trades")
@@ -19,6 +17,9 @@ def trades(*, lam: Weight = 6.0) -> Objective:
     The attack climbs the same divergence, from a start off ``x`` (at ``x`` itself its gradient is
     zero): uniform in the ball if the attack has a random start, else 0.001 times Gaussian noise
     as in the authors' code. Gradients flow through both predictions.
+
+    The divergence is the task's: KL of class probabilities, per pixel or token where there are
+    many, the squared gap of numbers in a regression.
 
     Differs from the authors' code: (1) the clean prediction inside the attack is computed once
     per batch, not once per step, with the same result; (2) the divergence is taken in log space,
@@ -33,17 +34,17 @@ def trades(*, lam: Weight = 6.0) -> Objective:
            accuracy", ICML 2019, https://arxiv.org/abs/1901.08573
     """
 
-    def inner(model: LossModel, x: Tensor, y: Tensor) -> Climb:
-        clean = model(x).detach()
-        return lambda x_adv: kl(clean, model(x_adv))
+    def inner(model: LossModel, x: Tree, y: Tree) -> Climb:
+        clean = detach(model(x))
+        return lambda x_adv: model.task.divergence(clean, model(x_adv), y)
 
-    def terms(model: LossModel, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
-        clean, adversarial = model.pair(x, x_adv)
+    def terms(ctx: Context) -> Terms:
+        clean, adversarial = ctx.pair()
         return Terms(
-            fixed=model.loss(clean, y),
-            scaled=kl(clean, adversarial),
+            fixed=ctx.loss(clean),
+            scaled=ctx.task.divergence(clean, adversarial, ctx.y),
             clean=clean,
             adversarial=adversarial,
         )
 
-    return Objective("trades", terms, lam=lam, inner=inner, over_classes=True, start_noise=0.001)
+    return Objective("trades", terms, lam=lam, inner=inner, divergent=True, start_noise=0.001)

@@ -17,10 +17,12 @@ from artplus import modes
 from artplus.attacks import members
 from artplus.attacks._base import look, own_loss
 from artplus.model import LossModel
+from artplus.spaces import InputSpace, Space
 from artplus.training.data import Batch
 from artplus.training.engines import Engine
 from artplus.training.method import Method
 from artplus.training.numerics import Numerics, Precision
+from artplus.tree import device_of, leaves
 
 _log = logging.getLogger(__name__)
 
@@ -95,14 +97,14 @@ def choose_precision(
         steps: Planned steps of the weights; ``None`` if unknown, then nothing is compiled.
     """
     requested = engine.requested
-    gradients = _gradients(method)
+    attack = _attack(method)
     fixed = replace(requested, compile=False) if requested.compile == "auto" else requested
-    measurements = _measure(model, batch, _candidates(fixed, batch), gradients)
+    measurements = _measure(model, batch, _candidates(fixed, batch), attack)
     best = _fastest(measurements)
     second = requested.compile == "auto" and method.objective.second_order
     if requested.compile == "auto" and not second:
         planned = 0.0 if steps is None else steps * best.seconds
-        best = _compiled(model, batch, best, gradients, planned, measurements)
+        best = _compiled(model, batch, best, attack, planned, measurements)
     engine.numerics = best.numerics
     told = "; ".join(str(trial) for trial in measurements)
     note = f"arithmetic: {best.numerics}, by a trial of one step each: {told}"
@@ -120,9 +122,10 @@ def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
         return [requested]
     layouts: list[bool | None] = [requested.channels_last]
     if requested.channels_last is None:
-        layouts = [False, True] if batch.x.ndim == 4 else [False]
+        images = any(leaf.ndim == 4 for leaf in leaves(batch.x))
+        layouts = [False, True] if images else [False]
     precisions: list[Precision] = ["fp32", "bf16"]
-    if batch.x.device.type == "cuda":  # processors compute it by detours
+    if device_of(batch.x).type == "cuda":  # processors compute it by detours
         precisions.append("fp16")
     return [
         replace(requested, precision=precision, channels_last=layout)
@@ -131,13 +134,26 @@ def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
     ]
 
 
-def _gradients(method: Method) -> int:
-    """How many gradients by the input one step of the weights takes."""
+@dataclass(frozen=True)
+class _Attack:
+    """What one step of the weights asks of the attack.
+
+    Attributes:
+        gradients: How many gradients it takes.
+        space: By what they are taken.
+    """
+
+    gradients: int
+    space: Space
+
+
+def _attack(method: Method) -> _Attack:
+    space = method.space or InputSpace()
     if method.attack is None or not method.objective.attacked:
-        return 0
+        return _Attack(0, space)
     first = members(method.attack, 0)[0]
     steps = getattr(getattr(first, "attack", first), "steps", STEPS)
-    return steps if isinstance(steps, int) else STEPS
+    return _Attack(steps if isinstance(steps, int) else STEPS, space)
 
 
 def _fastest(measurements: list[Measurement]) -> Measurement:
@@ -151,7 +167,7 @@ def _compiled(
     model: LossModel,
     batch: Batch,
     best: Measurement,
-    gradients: int,
+    attack: _Attack,
     planned: float,
     measurements: list[Measurement],
 ) -> Measurement:
@@ -159,7 +175,7 @@ def _compiled(
         return best
     numerics = replace(best.numerics, compile=True)
     begin = time.perf_counter()
-    plain, found = _measure(model, batch, [best.numerics, numerics], gradients)
+    plain, found = _measure(model, batch, [best.numerics, numerics], attack)
     took = time.perf_counter() - begin
     saves = planned * (1 - found.seconds / plain.seconds)
     worth = found.seconds * GAIN < plain.seconds and saves > took
@@ -168,14 +184,14 @@ def _compiled(
 
 
 def _measure(
-    model: LossModel, batch: Batch, candidates: list[Numerics], gradients: int
+    model: LossModel, batch: Batch, candidates: list[Numerics], attack: _Attack
 ) -> list[Measurement]:
     """Each candidate's time and whether its results are those of the first.
 
     An error of the first is raised; training can do without the others.
     """
     module = model.module
-    flags, streams = modes.flags(module), modes.RandomState(batch.x.device)
+    flags, streams = modes.flags(module), modes.RandomState(device_of(batch.x))
     before = streams.get()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     held = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]
@@ -191,7 +207,7 @@ def _measure(
                     break
                 for numerics in [n for n in candidates if n in seconds]:
                     try:
-                        found, took = _step(model, batch, numerics, optimizer, gradients)
+                        found, took = _step(model, batch, numerics, optimizer, attack)
                     except Exception as error:  # whatever a compiler or a missing kernel raises
                         if numerics == candidates[0]:
                             raise
@@ -221,20 +237,21 @@ def _step(
     batch: Batch,
     numerics: Numerics,
     optimizer: torch.optim.Optimizer,
-    gradients: int,
+    attack: _Attack,
 ) -> tuple[tuple[Tensor, Tensor], float]:
     """Loss and input gradient under ``numerics``, and what a training step would take."""
     engine = Engine()
     engine.numerics = numerics
     engine.prepare(model, optimizer)
     try:
-        x, y, device = engine.place(batch.x), batch.y, batch.x.device
+        x, y, device = engine.place(batch.x), batch.y, device_of(batch.x)
         spent = 0.0
 
-        def attack() -> tuple[Tensor, Tensor]:
+        def climb_once() -> tuple[Tensor, Tensor]:
             with engine.attacking(), modes.attack_mode(model.module):
-                climb = own_loss(engine.attacked, x, y)
-                values, _, slope = look(lambda z: (climb(z), z), x)
+                climb, space = own_loss(engine.attacked, x, y), attack.space
+                z0 = space.lift(engine.attacked, x)
+                values, _, slope = look(lambda z: (climb(space.insert(x, z)), z), z0)
                 return values.mean(), slope
 
         def descend() -> None:
@@ -242,8 +259,8 @@ def _step(
             engine.backward(engine.trained.loss(engine.trained(x), y).mean())
             engine.unscale(optimizer)
 
-        found, took = _timed(attack, device)
-        spent += gradients * took
+        found, took = _timed(climb_once, device)
+        spent += attack.gradients * took
         _, took = _timed(descend, device)
         return found, spent + took
     finally:

@@ -7,18 +7,23 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from artplus import _checks, distributed
+from artplus.bounds import check_range
 from artplus.errors import CheckpointError, ConversionWarning, DataError
-from artplus.mapped import Inputs, as_inputs, as_tensor
-from artplus.spaces import InputSpace
-from artplus.training.tables import columns, is_table, pair
+from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
+from artplus.spaces import InputSpace, Space
+from artplus.training.columns import collate, split
+from artplus.training.tables import is_table, rows_of
+from artplus.tree import Tree, leaves, size, take, to
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,25 @@ class Batch:
     """One training batch on the model's device.
 
     Attributes:
-        x: ``(batch, *input)`` floats.
-        y: ``(batch,)`` or ``(batch, classes)`` labels, or targets.
+        x: Inputs, ``(batch, *input)`` floats or a tree.
+        y: Targets, ``(batch,)`` or ``(batch, classes)`` labels, numbers, or a tree.
         index: ``(batch,)`` positions in the data set, where known.
     """
 
-    x: Tensor
-    y: Tensor
+    x: Tree
+    y: Tree
     index: Tensor | None = None
 
+    def __len__(self) -> int:
+        return size(self.x)
 
-Prepare = Callable[[Any, Any], tuple[Inputs, Tensor]]
-"""Raw inputs and labels to checked tensors, wherever they are; a memory map stays one."""
+
+class Prepare(Protocol):
+    """Raw inputs and targets to checked tensors, wherever they are; a memory map stays one."""
+
+    def __call__(self, x: Any, y: Any) -> tuple[Tree, Tree]:
+        """Both, converted and checked."""
+        ...
 
 
 class Order:
@@ -82,15 +94,15 @@ class Arrays:
 
     def __init__(
         self,
-        x: Inputs,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         batch_size: int,
         generator: torch.Generator | None,
         *,
         device: torch.device,
     ) -> None:
         self.x, self.y = x, y
-        self._order, self._device = Order(len(x), batch_size, generator), device
+        self._order, self._device = Order(size(x), batch_size, generator), device
 
     def __len__(self) -> int:
         return len(self._order)
@@ -98,11 +110,12 @@ class Arrays:
     @property
     def examples(self) -> int:
         """How many there are."""
-        return len(self.y)
+        return size(self.y)
 
     def head(self, n: int) -> Batch:
         """The first ``n`` examples, without touching the order."""
-        return Batch(self.x[:n].to(self._device), self.y[:n].to(self._device))
+        rows = slice(0, n)
+        return Batch(to(take(self.x, rows), self._device), to(take(self.y, rows), self._device))
 
     def order(self) -> dict[str, Any]:
         """What decides the order of the batches to come, as tensors and plain data."""
@@ -130,8 +143,8 @@ class Arrays:
     def _batches(self, order: Iterator[Tensor]) -> Iterator[Batch]:
         for index in order:
             yield Batch(
-                self.x[index].to(self._device, non_blocking=True),
-                self.y[index].to(self._device, non_blocking=True),
+                to(take(self.x, index), self._device, non_blocking=True),
+                to(take(self.y, index), self._device, non_blocking=True),
                 index,
             )
 
@@ -143,8 +156,16 @@ _ACCELERATED = re.compile(r"accelerate\b")
 class Loaded:
     """Batches of a user's loader, each prepared as it comes."""
 
-    def __init__(self, loader: Iterable[Any], prepare: Prepare, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        prepare: Prepare,
+        *,
+        device: torch.device,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._loader, self._prepare, self._device = loader, prepare, device
+        self._arguments = arguments
 
     def __len__(self) -> int:
         if isinstance(self._loader, Sized):
@@ -235,16 +256,17 @@ class Loaded:
     def _batches(self, raws: Iterator[Any]) -> Iterator[Batch]:
         parted = self._parted
         for raw in raws:
-            x, y = self._prepare(*_pair(raw))
-            own = slice(None) if parted else distributed.share(len(y))
-            if len(y[own]) == 0:
+            x, y = self._prepare(*split(raw, self._arguments))
+            n = size(x)
+            rows = slice(0, n) if parted else distributed.share(n)
+            if rows.start == rows.stop:
                 raise DataError(
-                    f"a batch of {len(y)} examples cannot be shared by "
+                    f"a batch of {n} examples cannot be shared by "
                     f"{distributed.world_size()} processes; make batches larger, or "
                     "drop the last one: DataLoader(..., drop_last=True)"
                 )
             # A map's rows are copied here; of a tensor a slice is a view.
-            yield Batch(x[own].to(self._device), y[own].to(self._device))
+            yield Batch(to(take(x, rows), self._device), to(take(y, rows), self._device))
 
 
 def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
@@ -259,18 +281,6 @@ def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
         raws = iter(loader)
         first = list(islice(raws, 1))
     return chain(first, raws)
-
-
-def _pair(raw: Any) -> tuple[Any, Any]:
-    """Inputs and labels of a batch in whatever form it comes."""
-    if isinstance(raw, Mapping):
-        return pair(raw)
-    if not isinstance(raw, (tuple, list)) or len(raw) < 2:
-        raise DataError(
-            "a batch must be a pair (x, y), or a mapping with a column of each, got "
-            f"{type(raw).__name__}. Wrap the data set so that it yields pairs."
-        )
-    return raw[0], raw[1]
 
 
 Source = Arrays | Loaded
@@ -296,86 +306,156 @@ def batches(
     batch_size: int,
     generator: torch.Generator | None,
     device: torch.device,
+    arguments: Sequence[str] = (),
 ) -> Source:
     """Return re-iterable batches of ``data``.
 
     Args:
-        data: ``(x, y)`` arrays or tensors, a ``Dataset`` of pairs, a ``DataLoader``, or any
-            re-iterable of ``(x, y)`` batches. Inputs in a memory map are read, and converted where
-            that is needed, a batch at a time; labels are held in memory. Rows and batches may be
-            mappings whose columns have usual names; see :func:`~artplus.training.columns`.
-        prepare: See :data:`Prepare`. Arrays are prepared whole and once, so bad input is refused
-            before training; of a loader the first batch is, when it comes.
+        data: ``(x, y)`` arrays or tensors, or a mapping of columns; a ``Dataset``, a
+            ``DataLoader``, or any re-iterable of batches. Inputs in a memory map are read, and
+            converted where that is needed, a batch at a time; labels are held in memory. Inputs may
+            be a mapping of arrays, and rows and batches mappings; see
+            :func:`~artplus.training.columns.split`.
+        prepare: See :class:`Prepare`. Arrays are prepared whole and once, so bad input is refused
+            before training; of a loader each batch is, when it comes.
         batch_size: For arrays and data sets; a loader has its own.
         generator: Decides the order of arrays and data sets; ``None`` leaves them in order.
         device: Where batches of arrays go.
+        arguments: Names of the arguments of the module's forward pass.
 
     Raises:
         DataError: if ``data`` is none of these, or is a one-shot iterator.
     """
+    loaded = partial(Loaded, prepare=prepare, device=device, arguments=arguments)
+    if isinstance(data, Mapping):
+        data = split(data, arguments)
     if isinstance(data, tuple) and len(data) == 2:
         x, y = prepare(*data)
         return Arrays(x, y, batch_size, generator, device=device)
     if isinstance(data, DataLoader):
-        return Loaded(data, prepare, device=device)
+        return loaded(data)
     if is_table(data):
-        data = columns(data)
+        data = rows_of(data, arguments)
     if isinstance(data, Dataset):
         loader: DataLoader[Any]
         if isinstance(data, Sized) and not isinstance(data, IterableDataset):
             if len(data) == 0:
                 raise DataError("the data set is empty")
-            loader = DataLoader(data, batch_sampler=Order(len(data), batch_size, generator))
+            order = Order(len(data), batch_size, generator)
+            loader = DataLoader(data, batch_sampler=order, collate_fn=collate)
         else:
-            loader = DataLoader(data, _checks.count("batch_size", batch_size))
-        return Loaded(loader, prepare, device=device)
+            loader = DataLoader(data, _checks.count("batch_size", batch_size), collate_fn=collate)
+        return loaded(loader)
     if isinstance(data, Iterator):
         raise DataError(
             "data is a one-shot iterator, which is empty after the first epoch; pass a list, a "
             "Dataset or a DataLoader"
         )
-    if isinstance(data, Iterable) and not isinstance(data, (Tensor, str, dict)):
-        return Loaded(data, prepare, device=device)
+    if isinstance(data, Iterable) and not isinstance(data, (Tensor, str)):
+        return loaded(data)
     raise DataError(
-        "data must be (x, y), a Dataset, a DataLoader or an iterable of (x, y) batches, got "
-        f"{type(data).__name__}"
+        "data must be (x, y), a mapping of columns, a Dataset, a DataLoader or an iterable of "
+        f"batches, got {type(data).__name__}"
     )
 
 
-def tensor_pair(space: InputSpace, dtype: torch.dtype = torch.float32) -> Prepare:
-    """The plain :data:`Prepare`: floats and labels as tensors, checked for NaN and range.
+class TensorPair:
+    """The plain :class:`Prepare`: numbers as tensors, checked for NaN and range.
 
     Args:
-        space: Bounds of valid inputs.
+        space: What is perturbed, and its range; ``None`` checks no range yet.
         dtype: Of the model's weights; inputs of another one are converted, with a warning.
     """
 
-    def prepare(x: Any, y: Any) -> tuple[Inputs, Tensor]:
-        inputs, labels = _numbers(as_inputs, x, "x"), _numbers(as_tensor, y, "y")
-        if not inputs.dtype.is_floating_point:
+    def __init__(self, space: Space | None, dtype: torch.dtype = torch.float32) -> None:
+        self.space, self._dtype = space, dtype
+
+    def __call__(self, x: Any, y: Any) -> tuple[Tree, Tree]:
+        """Both, converted and checked."""
+        inputs, targets = self._inputs(x), _targets(y)
+        n = size(inputs)
+        if size_or_none(targets) != n:
+            got = size_or_none(targets)
+            raise DataError(f"x has {n} examples, y has {'one value' if got is None else got}")
+        return inputs, targets
+
+    def _inputs(self, x: Any) -> Tree:
+        inputs = map_leaves(lambda leaf: _numbers(as_inputs, leaf, "x"), x)
+        hidden = self.space is not None and self.space.hidden
+        if isinstance(inputs, (Tensor, Rows)) and not hidden and not _floating(inputs):
             raise DataError(
                 f"x must be floats in the range of the model's inputs, got {inputs.dtype}; "
-                "x.float() / 255 makes images of bytes"
+                "x.float() / 255 makes images of bytes. Token ids are perturbed behind the "
+                "embedding: space=EmbeddingSpace()."
             )
-        if inputs.dtype != dtype:
+        inputs = map_leaves(self._converted, inputs)
+        self.check(inputs)
+        return inputs
+
+    def check(self, inputs: Tree) -> None:
+        """Refuse what is not finite, or outside the range."""
+        space = self.space
+        if not isinstance(space, InputSpace):
+            for leaf in leaves(inputs):
+                if _floating(leaf):
+                    _checks.inputs(leaf)
+            return
+        check_range(inputs, space)
+
+    def _converted(self, leaf: Inputs) -> Inputs:
+        if not _floating(leaf):
+            return leaf
+        if leaf.dtype != self._dtype:
             warnings.warn(
-                f"x was converted from {inputs.dtype} to {dtype}, as the model's weights are",
+                f"x was converted from {leaf.dtype} to {self._dtype}, as the model's weights are",
                 ConversionWarning,
-                stacklevel=5,
+                stacklevel=7,
             )
-            inputs = inputs.to(dtype)
-        _checks.inputs(inputs, low=space.low, high=space.high)
-        if labels.ndim == 0 or len(labels) != len(inputs):
-            got = "one value" if labels.ndim == 0 else len(labels)
-            raise DataError(f"x has {len(inputs)} examples, y has {got}")
+            leaf = leaf.to(self._dtype)
+        return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _floating(leaf: Any) -> bool:
+    return isinstance(leaf, (Tensor, Rows)) and leaf.dtype.is_floating_point
+
+
+def map_leaves(change: Callable[[Any], Any], x: Any) -> Tree:
+    """``x`` with every array changed, in mappings, tuples and lists of arrays.
+
+    A list of numbers, or of lists of them, is an array.
+    """
+    if isinstance(x, Mapping):
+        return {name: value if value is None else map_leaves(change, value)
+                for name, value in x.items()}  # fmt: skip
+    if isinstance(x, tuple) and x and isinstance(x[0], (Tensor, np.ndarray, Rows, Mapping, list)):
+        return tuple(map_leaves(change, value) for value in x)
+    if isinstance(x, list) and x and isinstance(x[0], (Tensor, np.ndarray, Mapping)):
+        same = not isinstance(x[0], Mapping) and len({np.shape(value) for value in x}) == 1
+        if not same:
+            return [map_leaves(change, value) for value in x]
+        x = torch.stack([torch.as_tensor(value) for value in x])
+    return change(x)
+
+
+def _targets(y: Any) -> Tree:
+    def checked(leaf: Any) -> Tensor:
+        labels = _numbers(as_tensor, leaf, "y")
         if labels.is_complex() or not bool(torch.isfinite(labels).all()):
             raise DataError("y must be finite real numbers")
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        if isinstance(inputs, Tensor):
-            inputs = inputs.detach()
-        return inputs, labels.long() if whole else labels
+        return labels.long() if whole else labels
 
-    return prepare
+    if isinstance(y, list) and y and isinstance(y[0], Mapping):
+        return [
+            {key: checked(value) for key, value in row.items() if not isinstance(value, str)}
+            for row in y
+        ]
+    return map_leaves(checked, y)
+
+
+def size_or_none(tree: Tree) -> int | None:
+    """Number of examples; ``None`` of a single number."""
+    return None if isinstance(tree, Tensor) and tree.ndim == 0 else size(tree)
 
 
 def _numbers(kind: Callable[[Any], Held], values: Any, name: str) -> Held:

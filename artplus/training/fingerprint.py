@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from artplus.fingerprint import Fingerprint, describe, digest, members, shape, text
 from artplus.fingerprint import refuse_other as refuse_other
 from artplus.losses import Objective
 from artplus.training.callbacks import Callback, LearningRate
 from artplus.training.data import Arrays, Source
 from artplus.training.state import State
+from artplus.tree import Tree, leaves, take
+from artplus.tree import describe as describe_tree
 
 SCHEDULED = {"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas"} | {
     "base_momentum", "max_momentum",
@@ -55,17 +59,22 @@ def fingerprint(
 
 def _data(data: Source) -> Fingerprint:
     if isinstance(data, Arrays):
-        ends = [data.x[:32], data.x[-32:]]  # a digest of all would read a memory map through
+        # A digest of all inputs would read a memory map through, so it is of both ends.
+        ends = [take(data.x, slice(0, 32)), take(data.x, slice(-32, None))]
         return {
             "data": "arrays",
-            "data.examples": str(len(data.y)),
-            "data.shape": str(tuple(data.x.shape[1:])),
-            "data.labels": digest(data.y),
-            "data.inputs": digest(*ends),
+            "data.examples": str(data.examples),
+            "data.shape": describe_tree(take(data.x, slice(0, 1))),
+            "data.labels": digest(*_tensors(data.y)),
+            "data.inputs": digest(*_tensors(ends)),
         }
     generators = len(data.order()["generators"])
     found = {"data": "loader", "data.generators": str(generators)}
     return found if data.examples is None else found | {"data.examples": str(data.examples)}
+
+
+def _tensors(tree: Tree) -> list[Tensor]:
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _objective(value: Any) -> dict[Any, Any] | None:

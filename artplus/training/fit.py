@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,27 +14,34 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import _checks, allocator, distributed
-from artplus.attacks import Attack, Combination
+from artplus.attacks import Attack, Combination, members
 from artplus.attacks._base import Budget
+from artplus.bounds import Bounds, check_radius, infer
 from artplus.errors import ConfigurationError
 from artplus.losses import Objective, Weight
 from artplus.model import LossModel, as_loss_model
 from artplus.seeding import derived, reseed, seeded
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space, attached
+from artplus.spaces.hidden import parameters
+from artplus.tasks import Task
 from artplus.training import callbacks as events
 from artplus.training.autotune import choose_precision
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
-from artplus.training.data import Arrays, Loaded, Prepare, batches, tensor_pair
+from artplus.training.columns import with_targets
+from artplus.training.data import Arrays, Loaded, Prepare, Source, TensorPair, batches
 from artplus.training.engines import Engine, as_engine
 from artplus.training.fingerprint import fingerprint, refuse_other
 from artplus.training.history import History
 from artplus.training.loop import run
 from artplus.training.method import Method, make_method
 from artplus.training.numerics import Compile, Numerics, Precision
-from artplus.training.probe import check_labels, check_optimizer, first, probe
+from artplus.training.probe import check_labels, check_optimizer, first, infer_task, probe
 from artplus.training.state import State
 from artplus.training.steps import RetryOnOOM, Step, standard
+from artplus.tree import Tree
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +117,7 @@ def train(
     plan: Run,
     *,
     prepare: Prepare | None = None,
+    infers: bool = False,
 ) -> History:
     """Harden ``model`` by ``method``; every check comes before the first step.
 
@@ -118,18 +128,23 @@ def train(
         method: Objective, attack, space.
         plan: Everything else.
         prepare: Raw batches to tensors; ``None`` takes tensors as they are.
+        infers: Whether the first outputs and targets may show that the task is another one.
     """
     check_optimizer(model.module, optimizer)
     engine = plan.engine
     _refuse_compiled(engine, method.objective)
     device = engine.connect(model.module)
-    prepare = prepare or tensor_pair(method.space, _dtype(model.module))
+    intake = Intake(prepare or TensorPair(method.space, _dtype(model.module)), model)
     found = None if plan.resume is None else plan.resume.load()
-    with allocator.keeping(), seeded(plan.seed) as seed:
+    with allocator.keeping(), seeded(plan.seed) as seed, ExitStack() as ends:
         seed = _apart(seed, plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
-        source = batches(data, prepare, batch_size=plan.batch_size, generator=order, device=device)
+        source = intake.batches(data, plan.batch_size, order, device)
+        model, source = _told(model, source, intake) if infers else (model, source)
+        method, notes = _bounded(method, source, prepare or intake.prepare)
         model = probe(model, source, method)
+        if method.space is not None and method.space.hidden:
+            ends.enter_context(attached(model.module, method.space))
         note = _choose_precision(engine, model, source, method, plan, found and found[1])
         engine.prepare(model, optimizer)
         try:
@@ -144,9 +159,8 @@ def train(
                 micro_batch=plan.micro_batch,
                 examples=source.examples,
             )
-            if note is not None:
-                state.history.notes.append(note)
-            callbacks = _callbacks(model, method, plan, prepare, device)
+            state.history.notes += notes if note is None else [*notes, note]
+            callbacks = _callbacks(model, method, plan, intake, device)
             if found or any(isinstance(each, events.Checkpoint) for each in callbacks):
                 state.fingerprint = fingerprint(state, source, callbacks, _settings(plan))
             if found:
@@ -156,6 +170,83 @@ def train(
         finally:
             engine.release(model.module)
     return state.history
+
+
+class Intake:
+    """How raw batches become inputs and targets of this model.
+
+    Args:
+        prepare: Numbers to checked tensors.
+        model: Tells the arguments of its forward pass, and whether it is given the targets.
+    """
+
+    def __init__(self, prepare: Prepare, model: LossModel) -> None:
+        self.prepare = prepare
+        # What stands before the module takes inputs as they are.
+        self._arguments = parameters(model.module) if model.forward is None else ()
+        self.gives_targets = model.task.in_model
+
+    def batches(
+        self,
+        data: Any,
+        batch_size: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+    ) -> Source:
+        """Re-iterable batches of ``data``; see :func:`~artplus.training.data.batches`."""
+        return batches(
+            data,
+            self._prepared,
+            batch_size=batch_size,
+            generator=generator,
+            device=device,
+            arguments=self._arguments,
+        )
+
+    def _prepared(self, x: Any, y: Any) -> tuple[Tree, Tree]:
+        inputs, targets = self.prepare(x, y)
+        if self.gives_targets:
+            inputs = with_targets(inputs, targets, self._arguments)
+        return inputs, targets
+
+    def again(self, source: Source) -> Source:
+        """The same batches, now that the model turns out to be given the targets."""
+        self.gives_targets = True
+        if isinstance(source, Arrays):
+            source.x = with_targets(source.x, source.y, self._arguments)
+        return source
+
+
+def _told(model: LossModel, source: Source, intake: Intake) -> tuple[LossModel, Source]:
+    """The model with the task that the first batch shows, and batches as that task needs them."""
+    given = model.task.in_model
+    model = infer_task(model, first(source))
+    return model, intake.again(source) if model.task.in_model and not given else source
+
+
+def _bounded(method: Method, source: Source, prepare: Prepare) -> tuple[Method, list[str]]:
+    """The method with its range of inputs, inferred where none was given, and what to say of it."""
+    notes = []
+    if method.space is None:
+        inputs = InputSpace()
+        x = source.x if isinstance(source, Arrays) else first(source).x
+        limits: tuple[Any, Any] = (None, None)
+        if method.attack is not None:
+            column = inputs.floats(x)
+            values = column[0][None] if isinstance(column, list) else column
+            inferred, told = infer(values)
+            limits = inferred or limits
+            notes.append(told)
+            _log.info(told)
+        method = replace(method, space=InputSpace(*limits))
+    if isinstance(prepare, TensorPair):
+        prepare.space = method.space
+    if method.attack is not None and isinstance(method.space, InputSpace):
+        head = source.head(1).x if isinstance(source, Arrays) else first(source).x
+        z = method.space.lift(None, head)
+        for attack in members(method.attack, 0):
+            check_radius(attack.eps, attack.norm, method.space, tuple(z.shape[1:]))
+    return method, notes
 
 
 def _refuse_compiled(engine: Engine, objective: Objective) -> None:
@@ -210,15 +301,18 @@ def fit(
     data: Any,
     optimizer: Optimizer,
     *,
-    objective: str | Objective = "mix",
+    loss: str | Objective = "trades",
+    criterion: Callable[..., Tensor] | None = None,
+    task: str | Task = "auto",
+    space: Space | None = None,
     lam: Weight | None = None,
     attack: Attack | Combination | None = None,
     eps: Any = None,
     norm: float = torch.inf,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-    loss: Callable[..., Tensor] | None = None,
+    bounds: Bounds = "auto",
+    normalization: tuple[Any, Any] | None = None,
     label_smoothing: float = 0.0,
-    class_weight: Tensor | None = None,
+    class_weight: Any = None,
     attack_share: float = 1.0,
     epochs: int = 20,
     batch_size: int = 128,
@@ -241,23 +335,31 @@ def fit(
               + \lambda \, L_\text{scaled}(x_i, x'_i, y_i)
 
     Args:
-        model: Any module from ``(batch, *input)`` floats to logits ``(batch, classes)``, or to
-            predictions that ``loss`` understands. Trained in place, on the device it is on.
-        data: ``(x, y)``, a ``Dataset``, a ``DataLoader`` or a re-iterable of ``(x, y)`` batches.
+        model: Any module: from ``(batch, *input)`` floats to logits ``(batch, classes)``, or from
+            whatever columns it takes to what its ``task`` expects. Trained in place, on the device
+            it is on.
+        data: ``(x, y)``, a mapping of columns, a ``Dataset``, a ``DataLoader`` or a re-iterable of
+            batches; a batch is a pair, or a mapping whose label column is ``labels``, ``label`` or
+            ``y`` and whose other columns are the module's keyword arguments.
         optimizer: Of the model's parameters.
-        objective: Registered loss name or an objective.
-        lam: λ, a number or a schedule of the fraction of training done; ``None`` is the
-            objective's published default.
-        attack: Instead of PGD from ``eps`` and ``norm``, which are then left out. Several as
-            :class:`~artplus.attacks.Cycle`, ``Average`` or ``WorstOf``.
-        eps: Radius of the default attack (10 steps of ``eps / 4``, random start).
-        norm: ``numpy.inf``, 2 or 1.
-        bounds: Least and greatest valid input; ``None`` is unbounded.
-        loss: The model's own loss; cross-entropy by default.
-        label_smoothing: Share of each label spread over all classes, in [0, 1).
-        class_weight: ``(classes,)``, weighs whole examples by their class.
-        attack_share: Share of each batch that is attacked, in (0, 1]; see
-            :class:`~artplus.training.Method`.
+        loss: What is minimised; see :func:`~artplus.training.make_method`, which documents this
+            and ``lam``, ``attack``, ``eps``, ``norm``, ``space``, ``bounds``, ``normalization``,
+            ``label_smoothing``, ``class_weight`` and ``attack_share``.
+        criterion: The model's own loss; ``None`` is the task's usual one, cross-entropy in a
+            classification.
+        task: What predictions and targets mean: a name (:func:`artplus.list_tasks`) or a
+            :class:`~artplus.tasks.Task`. ``"auto"`` tells it from the model's class, the criterion,
+            and the first outputs and targets.
+        space: What is perturbed.
+        lam: λ.
+        attack: Instead of the default attack.
+        eps: Radius of the default attack.
+        norm: Its norm.
+        bounds: Least and greatest valid input.
+        normalization: ``(mean, std)`` that the data has been normalised by.
+        label_smoothing: Share of each label spread over all classes.
+        class_weight: What examples weigh by their class.
+        attack_share: Share of each batch that is attacked.
         epochs: Passes over the data.
         batch_size: For arrays and data sets.
         validation: Held-out data; measured after each epoch by another attack than the training
@@ -297,19 +399,20 @@ def fit(
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> data = torch.rand(64, 4), torch.randint(3, (64,))
-        >>> history = fit(model, data, optimizer, objective="trades", eps=0.1, epochs=2,
+        >>> history = fit(model, data, optimizer, loss="trades", eps=0.1, epochs=2,
         ...               progress=False)
         >>> len(history)
         2
     """
-    low, high = (None, None) if bounds is None else bounds
     method = make_method(
-        objective,
+        loss,
         lam=lam,
         eps=eps,
         norm=norm,
         attack=attack,
-        space=InputSpace(low, high),
+        space=space,
+        bounds=bounds,
+        normalization=normalization,
         label_smoothing=label_smoothing,
         class_weight=class_weight,
         attack_share=attack_share,
@@ -328,11 +431,14 @@ def fit(
         progress=progress,
         resume=as_resume(resume),
     )
-    return train(as_loss_model(model, loss), data, optimizer, method, plan)
+    infers = task == "auto" and not isinstance(model, LossModel)
+    return train(
+        as_loss_model(model, criterion, task), data, optimizer, method, plan, infers=infers
+    )
 
 
 def _callbacks(
-    model: LossModel, method: Method, plan: Run, prepare: Prepare, device: torch.device
+    model: LossModel, method: Method, plan: Run, intake: Intake, device: torch.device
 ) -> list[Callback]:
     """The user's callbacks among the default ones, so that all see what they may need.
 
@@ -347,18 +453,12 @@ def _callbacks(
     first = [c for c in plan.callbacks if isinstance(c, _MAKERS)]
     found += [*first, events.NonFinite(), *validates]
     if plan.validation is not None:
-        held_out = batches(
-            plan.validation,
-            prepare,
-            batch_size=plan.batch_size,
-            generator=None,
-            device=device,
-        )
+        held_out = intake.batches(plan.validation, plan.batch_size, None, device)
         check_labels(model, held_out)
         attack = events.validation_attack(
             model, method, eps=plan.validation_eps, norm=plan.validation_norm
         )
-        validates.append(events.Validation(held_out, attack, space=method.space))
+        validates.append(events.Validation(held_out, attack, space=method.space or InputSpace()))
         found.append(validates[-1])
         if plan.keep_best and not any(isinstance(c, events.KeepBest) for c in plan.callbacks):
             found.append(events.KeepBest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 
 from artplus import _checks, modes
 from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstOf, members
-from artplus.attacks._base import take
+from artplus.bounds import Bounds, check_radius, infer, make_space
 from artplus.criterion import mean
-from artplus.errors import ConfigurationError
+from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.functional import other_class, smooth_labels
 from artplus.geometry import clip
-from artplus.losses import Objective, Terms, Weight, make_loss
+from artplus.losses import Context, Objective, Terms, Weight, make_loss
 from artplus.model import LossModel, as_loss_model
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree, device_of, size, take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Method:
         attack: Finds ``x_adv``; several as :class:`~artplus.attacks.Cycle`,
             :class:`~artplus.attacks.Average` or :class:`~artplus.attacks.WorstOf`. ``None`` for
             an objective that needs none.
-        space: Bounds of valid inputs, and what may be changed.
+        space: What may be perturbed, with bounds and mask; ``None`` is inputs, in the usual range
+            that the first batch lies in, which a warning names.
         label_smoothing: Share s of the label spread over all classes, in the terms alone: the
             attack sees true labels. 0.1 to 0.2 is the useful range in published ablations.
         class_weight: ``(classes,)``, weighs whole examples by their class, all terms alike.
@@ -55,7 +58,7 @@ class Method:
 
     objective: Objective
     attack: Attack | Combination | None = None
-    space: InputSpace = InputSpace()
+    space: Space | None = None
     label_smoothing: float = 0.0
     class_weight: Tensor | None = None
     attack_share: float = 1.0
@@ -85,8 +88,8 @@ class Method:
     def loss(
         self,
         model: nn.Module | LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
         progress: float = 0.0,
         step: int = 0,
@@ -95,76 +98,113 @@ class Method:
         """The whole objective on one batch, a scalar to call ``backward`` on.
 
         Args:
-            model: Any module (cross-entropy is assumed) or a :class:`LossModel`.
-            x: ``(batch, *input)`` inputs, inside ``space``.
-            y: Labels.
+            model: Any module, whose task its class tells (else classification), or a
+                :class:`LossModel`.
+            x: Inputs inside ``space``: ``(batch, *input)`` floats, or a tree.
+            y: Targets.
             progress: Fraction of training done, for a scheduled λ.
             step: Counts batches, for attacks that take turns.
             generator: Randomness of the attack.
         """
         model = as_loss_model(model)
         rows = self.chosen(x, generator)
-        x_advs = self.craft(model, x, y, rows=rows, step=step, generator=generator)
-        terms = self.terms(model, x, x_advs, y, self.emphasis(x, rows))
+        x_advs = self.craft(
+            model, x, y, rows=rows, step=step, progress=progress, generator=generator
+        )
+        terms = self.terms(model, x, x_advs, y, self.emphasis(x, rows), progress=progress)
         return self.reduce(model, terms, y, progress)
 
-    def chosen(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+    def bound(self, x: Tree) -> Space:
+        """The space, with the range of these inputs where none was given; inferred once."""
+        if self.space is not None:
+            return self.space
+        inferred: Space | None = self.__dict__.get("_inferred")
+        if inferred is None:
+            inputs = InputSpace()
+            column = inputs.floats(x)
+            values = column[0][None] if isinstance(column, list) else column
+            limits, told = infer(values)
+            warnings.warn(told, ArtplusWarning, stacklevel=4)
+            inferred = InputSpace(*(limits or (None, None)))
+            for attack in () if self.attack is None else members(self.attack, 0):
+                check_radius(attack.eps, attack.norm, inferred, tuple(values.shape[1:]))
+            object.__setattr__(self, "_inferred", inferred)
+        return inferred
+
+    def attacks(self, progress: float) -> bool:
+        """Whether this step needs adversarial examples: not if λ is zero and nothing else does."""
+        objective = self.objective
+        if not objective.attacked or self.attack is None:
+            return False
+        return not objective.has_fixed_term or objective.weight(progress) > 0
+
+    def chosen(self, x: Tree, generator: torch.Generator | None = None) -> Tensor | None:
         """Numbers of the examples to attack; ``None`` is all of them, and draws nothing."""
-        n = len(x)
+        n = size(x)
         count = max(1, round(self.attack_share * n))
         if count >= n:
             return None
-        return torch.randperm(n, generator=generator, device=x.device)[:count]
+        return torch.randperm(n, generator=generator, device=device_of(x))[:count]
 
-    def emphasis(self, x: Tensor, rows: Tensor | None) -> Tensor | None:
+    def emphasis(self, x: Tree, rows: Tensor | None) -> Tensor | None:
         """What multiplies the scaled terms so that their mean is that over ``rows``."""
         if rows is None:
             return None
-        return x.new_zeros(len(x)).index_fill_(0, rows, len(x) / len(rows))
+        n = size(x)
+        return torch.zeros(n, device=device_of(x)).index_fill_(0, rows, n / len(rows))
 
     def craft(
         self,
         model: LossModel,
-        x: Tensor,
-        y: Tensor,
+        x: Tree,
+        y: Tree,
         *,
         rows: Tensor | None = None,
-        start: Tensor | None = None,
+        start: Tree | None = None,
         step: int = 0,
+        progress: float = 0.0,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Adversarial examples for a batch: one tensor for each attack whose turn it is.
+    ) -> tuple[Tree, ...]:
+        """Adversarial examples for a batch: one tree for each attack whose turn it is.
+
+        Where λ is zero, and what it multiplies is all that needs them, nothing is attacked.
 
         Args:
             model: What is attacked.
-            x: ``(batch, *input)`` inputs, inside ``space``.
-            y: Labels.
+            x: Inputs inside ``space``.
+            y: Targets.
             rows: Numbers of the examples to attack, see :meth:`chosen`; ``None`` is all.
-            start: First iterates, like ``x``, instead of the attack's own.
+            start: First iterates, like what is returned, instead of the attack's own.
             step: Counts batches, for attacks that take turns.
+            progress: Fraction of training done, for a scheduled λ.
             generator: Randomness of the attack.
         """
-        if not self.objective.attacked or self.attack is None:
+        if not self.attacks(progress) or self.attack is None:
             return (x,)
+        space = self.bound(x)
         if rows is not None:
-            some = replace(self, space=self.space.masked(take(self.space.mask, rows, x)))
-            found = some.craft(
+            part = replace(self, space=space.take(rows, x))
+            x_advs = part.craft(
                 model,
-                x[rows],
-                y[rows],
-                start=None if start is None else start[rows],
+                take(x, rows),
+                take(y, rows),
+                start=None if start is None else take(start, rows),
                 step=step,
+                progress=progress,
                 generator=generator,
             )
-            return tuple(x.index_copy(0, rows, x_adv) for x_adv in found)
+            z0 = space.lift(model, x)
+            return tuple(
+                space.insert(x, z0.index_copy(0, rows, space.extract(x_adv))) for x_adv in x_advs
+            )
         return tuple(
-            self._microbatched(attack, len(x))(
+            self._microbatched(attack, size(x))(
                 model,
                 x,
                 self._aim(attack, model, x, y, generator),
-                space=self.space,
+                space=space,
                 inner=self.objective.inner,
-                start=self._start(attack, x, generator) if start is None else start,
+                start=self._start(attack, model, x, generator) if start is None else start,
                 generator=generator,
             )
             for attack in members(self.attack, step)
@@ -173,51 +213,62 @@ class Method:
     def terms(
         self,
         model: LossModel,
-        x: Tensor,
-        x_advs: Sequence[Tensor],
-        y: Tensor,
+        x: Tree,
+        x_advs: Sequence[Tree],
+        y: Tree,
         emphasis: Tensor | None = None,
+        *,
+        progress: float = 0.0,
     ) -> Terms:
         """The objective's terms, averaged over ``x_advs``, the scaled ones times ``emphasis``."""
-        terms = self._averaged(model, x, x_advs, y)
+        terms = self._averaged(model, x, x_advs, y, progress)
+        if self.objective.attacked and not self.attacks(progress):
+            terms = replace(terms, adversarial=None)  # they are of the clean inputs
         if emphasis is None or terms.fixed is None:
             return terms
         return replace(terms, scaled=terms.scaled * emphasis.to(terms.scaled))
 
-    def _averaged(self, model: LossModel, x: Tensor, x_advs: Sequence[Tensor], y: Tensor) -> Terms:
+    def _averaged(
+        self, model: LossModel, x: Tree, x_advs: Sequence[Tree], y: Tree, progress: float
+    ) -> Terms:
         if self.label_smoothing:
             y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
-        stream = modes.RandomState(x.device)
+        space = InputSpace() if self.space is None else self.space
+
+        def context(x_adv: Tree) -> Context:
+            return Context(model, x, x_adv, y, space=space, progress=progress)
+
+        stream = modes.RandomState(device_of(x))
         before = stream.get() if len(x_advs) > 1 else ()
-        found = [self.objective.terms(model, x, x_advs[0], y)]
+        terms = [self.objective.terms(context(x_advs[0]))]
         if len(x_advs) == 1:
-            return found[0]
+            return terms[0]
         # As one step: the same dropout for all, and the clean batch moves statistics once.
         with ExitStack() as stack:
-            if found[0].clean is not None:
+            if terms[0].clean is not None:
                 stack.enter_context(modes.frozen_batchnorm_stats(model.module))
             for x_adv in x_advs[1:]:
                 stream.set(before)
-                found.append(self.objective.terms(model, x, x_adv, y))
-        fixed = [t.fixed for t in found if t.fixed is not None]
+                terms.append(self.objective.terms(context(x_adv)))
+        fixed = [t.fixed for t in terms if t.fixed is not None]
         return replace(
-            found[0],
-            scaled=torch.stack([t.scaled for t in found]).mean(0),
+            terms[0],
+            scaled=torch.stack([t.scaled for t in terms]).mean(0),
             fixed=torch.stack(fixed).mean(0) if fixed else None,
         )
 
-    def reduce(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
+    def reduce(self, model: LossModel, terms: Terms, y: Tree, progress: float) -> Tensor:
         """The weighted batch mean of the terms."""
         return mean(terms.total(self.objective.weight(progress)), self.weights(model, y))
 
-    def total(self, model: LossModel, terms: Terms, y: Tensor, progress: float) -> Tensor:
+    def total(self, model: LossModel, terms: Terms, y: Tree, progress: float) -> Tensor:
         """The weighted sum of the terms: of a part of a batch, whose mean is taken elsewhere."""
         losses, weights = terms.total(self.objective.weight(progress)), self.weights(model, y)
         return losses.sum() if weights is None else (losses * weights.to(losses)).sum()
 
-    def weights(self, model: LossModel, y: Tensor) -> Tensor | None:
+    def weights(self, model: LossModel, y: Tree) -> Tensor | None:
         """What each example weighs, ``(batch,)``; ``None`` if all weigh alike."""
-        weights = model.criterion.weights(y)
+        weights = model.task.weights(y)
         if self.class_weight is None:
             return weights
         per_class = self.class_weight.to(y.device)
@@ -234,20 +285,32 @@ class Method:
             else Microbatched(attack, self.slice_size)
         )
 
-    def _start(self, attack: Attack, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    def _start(
+        self, attack: Attack, model: LossModel, x: Tree, generator: torch.Generator | None
+    ) -> Tree | None:
         """A start off ``x`` where the inner loss is flat at ``x`` and the attack begins there."""
         parts = getattr(attack, "attacks", (attack,))
         if not self.objective.start_noise or all(getattr(a, "random_start", True) for a in parts):
             return None
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return clip(x + self.space.restrict(self.objective.start_noise * noise), self.space)
+        space = self.bound(x)
+        with modes.attack_mode(model.module):
+            z = space.lift(model, x)
+        region = space.region(x, z)
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        start = clip(z + region.restrict(self.objective.start_noise * noise), region)
+        return space.insert(x, start)
 
     def _aim(
-        self, attack: Attack, model: LossModel, x: Tensor, y: Tensor, g: torch.Generator | None
-    ) -> Tensor:
+        self, attack: Attack, model: LossModel, x: Tree, y: Tree, g: torch.Generator | None
+    ) -> Tree:
         """Labels for the attack: the true ones, or random wrong ones if it wants targets."""
         if not getattr(attack, "targeted", False):
             return y
+        if not model.task.over_classes:
+            raise ConfigurationError(
+                f"a targeted attack draws a wrong class for each example, but task "
+                f"{model.task.name!r} has no single label an example; leave targeted=False"
+            )
         return other_class(y, classes_of(model, x), g)
 
 
@@ -306,43 +369,58 @@ def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> 
             )
 
 
-def classes_of(model: LossModel, x: Tensor) -> int:
+def classes_of(model: LossModel, x: Tree) -> int:
     """Number of classes, known to the model or counted on its output for one example."""
     if model.classes is not None:
         return model.classes
     with modes.attack_mode(model.module), torch.no_grad():
-        return int(model(x[:1]).shape[1])
+        return int(model(take(x, slice(0, 1))).shape[1])
 
 
 def make_method(
-    loss: str | Objective = "mix",
+    loss: str | Objective = "trades",
     *,
     lam: Weight | None = None,
     eps: Any = None,
     norm: float = torch.inf,
     attack: Attack | Combination | None = None,
-    space: InputSpace = InputSpace(),
+    space: Space | None = None,
+    bounds: Bounds = "auto",
+    normalization: tuple[Any, Any] | None = None,
     label_smoothing: float = 0.0,
-    class_weight: Tensor | None = None,
+    class_weight: Any = None,
     attack_share: float = 1.0,
 ) -> Method:
     """A :class:`Method` from names and numbers.
 
+    The options that all doors share are documented here.
+
     Args:
-        loss: Registered name or objective.
-        lam: λ, a number or a schedule of the fraction of training done; ``None`` is the
-            objective's published default.
-        eps: Radius of the default attack: PGD, 10 steps of ``eps / 4``, random start.
-        norm: Its norm.
-        attack: Instead of the default attack; several as a combination.
-        space: Bounds and mask.
-        label_smoothing: See :class:`Method`.
-        class_weight: See :class:`Method`.
-        attack_share: See :class:`Method`.
+        loss: What is minimised: a registered name (:func:`artplus.list_losses`) or an
+            :class:`~artplus.losses.Objective`. The model's own loss is its ``criterion``.
+        lam: λ, a number >= 0 or a schedule of the fraction of training done; ``None`` is the
+            published default of the loss: 6 for ``trades``, 5 for ``mart``, 1 for ``mix``, ...
+        eps: Radius of the default attack: PGD, 10 steps of ``eps / 4``, random start. In the units
+            of the inputs; with ``normalization`` in those before it.
+        norm: Its norm: ``numpy.inf``, 2 or 1.
+        attack: Instead of the default attack; several as :class:`~artplus.attacks.Cycle`,
+            ``Average`` or ``WorstOf``.
+        space: What is perturbed: :class:`~artplus.spaces.InputSpace`,
+            :class:`~artplus.spaces.EmbeddingSpace` or :class:`~artplus.spaces.LatentSpace`;
+            ``None`` is inputs with ``bounds`` and ``normalization``.
+        bounds: Least and greatest valid input, numbers or one per channel, before normalisation.
+            ``"auto"`` takes the usual range that the data lies in ([0, 1], [-1, 1], for images
+            [0, 255]) and says so; ``None`` is unbounded.
+        normalization: ``(mean, std)``, numbers or one per channel, that the inputs have been
+            normalised by; ``eps`` and ``bounds`` (then [0, 1] unless given) are in units before it.
+        label_smoothing: Share of each label spread over all classes, in [0, 1).
+        class_weight: One number >= 0 per class, that whole examples weigh.
+        attack_share: Share of each batch that is attacked, in (0, 1]; see :class:`Method`.
 
     Raises:
         ConfigurationError: if both or neither of ``eps`` and ``attack`` are given where one is
-            needed, for a norm that is not the attack's, or something else than an attack.
+            needed, for a norm that is not the attack's, a radius as wide as the range, or something
+            else than an attack.
     """
     objective = make_loss(loss, lam)
     if attack is not None and eps is not None:
@@ -357,9 +435,9 @@ def make_method(
     method = Method(
         objective=objective,
         attack=attack,
-        space=space,
+        space=make_space(space, bounds, normalization),
         label_smoothing=label_smoothing,
-        class_weight=class_weight,
+        class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
         attack_share=attack_share,
     )
     _refuse_norm(objective, attack, norm)

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
+from artplus.spaces import run
+from artplus.tree import Tree, map_tensors
+
+Forward = Callable[[Any], Any]
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
@@ -88,11 +92,11 @@ class Whole(nn.Module):
     def __init__(self, model: LossModel) -> None:
         super().__init__()
         self.module = model.module
-        self._predict = model.module.__call__ if model.forward is None else model.forward
+        self._predict = model.forward
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Predictions for ``x``."""
-        return self._predict(x)
+    def forward(self, x: Tree) -> Any:
+        """The module's outputs for ``x``."""
+        return run(self.module, x) if self._predict is None else self._predict(x)
 
 
 def compiled(whole: Whole, numerics: Numerics) -> nn.Module:
@@ -112,37 +116,40 @@ class Copied(nn.Module):
         super().__init__()
         self.inside = inside
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A copy of what ``inside`` predicts."""
-        predictions: Tensor = self.inside(x)
-        return predictions.clone()
+    def forward(self, x: Tree) -> Any:
+        """A copy of what ``inside`` returns."""
+        return map_tensors(Tensor.clone, self.inside(x))
 
 
-def low_precision(
-    forward: Callable[[Tensor], Tensor], numerics: Numerics, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """``forward`` in the settings' precision: floats in, floats of the same kind out."""
+def low_precision(forward: Forward, numerics: Numerics, device: torch.device) -> Forward:
+    """``forward`` in the settings' precision: its outputs are brought back to float32."""
     if numerics.precision == "fp32":
         return forward
     dtype = DTYPES[numerics.precision]
 
-    def cast(x: Tensor) -> Tensor:
+    def cast(x: Tree) -> Any:
         with torch.autocast(device.type, dtype):
-            return forward(x).to(x.dtype)
+            return map_tensors(lambda t: t.float() if t.dtype == dtype else t, forward(x))
 
     return cast
 
 
-def gradients_scaled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def gradients_scaled(forward: Forward) -> Forward:
     """The same function, whose gradient by the input passes the network at a larger scale."""
 
-    def scaled(x: Tensor) -> Tensor:
-        # torch leaves Function.apply without types
-        inside = _Scale.apply(x, 1 / GRADIENT_SCALE)  # type: ignore[no-untyped-call]
-        predictions: Tensor = _Scale.apply(forward(inside), GRADIENT_SCALE)  # type: ignore[no-untyped-call]
-        return predictions
+    def scaled(x: Tree) -> Any:
+        inside = map_tensors(lambda t: _scaled(t, 1 / GRADIENT_SCALE), x)
+        return map_tensors(lambda t: _scaled(t, GRADIENT_SCALE), forward(inside))
 
     return scaled
+
+
+def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    if not tensor.requires_grad:
+        return tensor
+    # torch leaves Function.apply without types
+    same: Tensor = _Scale.apply(tensor, factor)  # type: ignore[no-untyped-call]
+    return same
 
 
 class _Scale(torch.autograd.Function):

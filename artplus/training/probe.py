@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from artplus import _checks, modes
-from artplus.errors import (
-    ArtplusWarning,
-    ConfigurationError,
-    DataError,
-    UnsupportedEstimatorError,
-)
+from artplus import modes
+from artplus.attacks import Relative, members
+from artplus.errors import ConfigurationError, DataError
 from artplus.model import LossModel
+from artplus.tasks import make_task
+from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
+from artplus.tree import device_of, size, take
 
 LOOK = 32
 """Examples looked at: enough to tell probabilities from logits."""
+
+
+def infer_task(model: LossModel, batch: Batch) -> LossModel:
+    """The model with the task that its first outputs and targets show, where none was asked for."""
+    if is_detection(model.module, batch.y) and not model.task.in_model:
+        return model.with_task(make_task("detection"))
+    if model.task.in_model:
+        return model
+    rows = slice(0, LOOK)
+    x, y = take(batch.x, rows), take(batch.y, rows)
+    with modes.attack_mode(model.module), torch.no_grad():
+        outputs = model.outputs(x)
+    return model.with_task(refine(model.task, model.module, x, outputs, y))
 
 
 def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossModel:
@@ -30,32 +39,26 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     Nothing is moved by it: evaluation mode, no gradients kept, the random stream given back.
 
     Raises:
-        UnsupportedEstimatorError: if the model's output is not what the method needs.
-        DataError: if the data is empty, or labels do not fit the model's output.
-        ConfigurationError: if the method cannot work with this loss.
+        UnsupportedEstimatorError: if the model's output is not what the task needs.
+        DataError: if the data is empty, or targets do not fit the model's output.
+        ConfigurationError: if the method cannot work with this task.
     """
     batch = first(source)
-    x, y = batch.x[:LOOK], batch.y[:LOOK]
+    rows = slice(0, LOOK)
+    x, y = take(batch.x, rows), take(batch.y, rows)
+    streams = modes.RandomState(device_of(x))
+    before = streams.get()
     with modes.attack_mode(model.module), torch.no_grad():
         predictions = model(x)
-    if not isinstance(predictions, Tensor):
-        raise UnsupportedEstimatorError(
-            f"the model must return a tensor, got {type(predictions).__name__}. Wrap it in a "
-            "module whose forward returns the logits, such as output.logits."
-        )
-    if model.criterion.over_classes:
-        model = _classifier(model, predictions)
-        check_labels(model, source, batch)
-    elif method.objective.over_classes:
-        raise ConfigurationError(
-            f"loss {method.objective.name!r} compares class probabilities, but this model's own "
-            "loss is not over classes; use 'at', 'mix' or 'input_gradient'"
-        )
-    _weights(model, method)
+    streams.set(before)
+    model = model.with_task(model.task.bind(predictions, y))
+    check_labels(model, source, batch)
+    _refuse_method(model, method)
     losses = model.loss(predictions, y)
-    if losses.shape != (len(x),):
+    n = size(x)
+    if losses.shape != (n,):
         raise ConfigurationError(
-            f"the loss must give one value per example, ({len(x)},), or a scalar mean; it gave "
+            f"the loss must give one value per example, ({n},), or a scalar mean; it gave "
             f"{tuple(losses.shape)}"
         )
     if not bool(torch.isfinite(losses).all()):
@@ -63,6 +66,8 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             "the loss is already NaN or infinite on the first examples, before any step. Are the "
             "model's weights finite, and the labels in the form that the loss expects?"
         )
+    if method.objective.divergent:
+        model.task.divergence(predictions, predictions, y)  # says so if there is none
     return model
 
 
@@ -107,56 +112,50 @@ def first(source: Arrays | Loaded, n: int = LOOK) -> Batch:
 
 
 def check_labels(model: LossModel, source: Arrays | Loaded, looked_at: Batch | None = None) -> None:
-    """Refuse labels that do not fit the model's classes: all of arrays, a loader's first batch.
+    """Refuse targets that do not fit the task: all of arrays, a loader's first batch.
 
     Raises:
         DataError: for a wrong shape, dtype or range, or if the data is empty.
     """
     looked_at = looked_at or first(source)
-    if not model.criterion.over_classes:
-        return
-    y = source.y if isinstance(source, Arrays) else looked_at.y
-    _checks.class_labels(y, n=len(y), classes=model.classes)
-    if y.ndim == 2 and not model.criterion.soft and not _one_hot(y):
-        raise DataError("soft labels need a loss that takes them, such as CrossEntropyLoss")
+    model.task.check_targets(source.y if isinstance(source, Arrays) else looked_at.y)
 
 
-def _classifier(model: LossModel, predictions: Tensor) -> LossModel:
-    _checks.several_logits(predictions)
-    if predictions.ndim != 2 or predictions.shape[1] < 2:
-        raise UnsupportedEstimatorError(
-            "a classifier must return logits (batch, classes) with at least two classes, got "
-            f"{tuple(predictions.shape)}"
-        )
-    classes = predictions.shape[1]
-    if model.classes is not None and model.classes != classes:
-        raise UnsupportedEstimatorError(
-            f"the estimator was made for {model.classes} classes, but the model returns {classes} "
-            "logits; give nb_classes as the model has outputs"
-        )
-    rows = predictions.sum(1)
-    if bool((predictions >= 0).all()) and torch.allclose(rows, torch.ones_like(rows), atol=1e-4):
-        warnings.warn(
-            "the model's outputs look like probabilities (non-negative, summing to one), but the "
-            "loss expects logits: gradients shrink and training stalls. Leave out the softmax.",
-            ArtplusWarning,
-            stacklevel=2,
-        )
-    return replace(model, classes=classes)
-
-
-def _weights(model: LossModel, method: Method) -> None:
-    weighted = method.class_weight is not None
-    if weighted and not model.criterion.per_example:
+def _refuse_method(model: LossModel, method: Method) -> None:
+    task, objective, space = model.task, method.objective, method.space
+    if objective.over_classes and not task.over_classes:
         raise ConfigurationError(
-            "class_weight needs a loss per example, but this loss reduces by itself and has no "
-            "`reduction` attribute; give it one, or return one value per example"
+            f"loss {objective.name!r} compares class probabilities of one label an example, but "
+            f"task {task.name!r} has none (its own loss is not over classes); use 'at', 'mix' or "
+            "'input_gradient'"
         )
-    if not model.criterion.over_classes and (weighted or method.label_smoothing):
-        raise ConfigurationError("label_smoothing and class_weight are for classification")
-    if method.label_smoothing and not model.criterion.soft:
+    if not task.per_example:
+        for option, used in (
+            ("class_weight", method.class_weight is not None),
+            ("attack_share", method.attack_share < 1),
+        ):
+            if used:
+                raise ConfigurationError(
+                    f"{option} needs a loss per example, but this loss reduces by itself and has "
+                    "no `reduction` attribute; give it one, or return one value per example"
+                )
+    if method.attack is not None and space is not None and space.hidden:
+        for attack in members(method.attack, 0):
+            if isinstance(attack.eps, Relative):
+                raise ConfigurationError(
+                    "Relative(c) is a share of the input's own norm, and a hidden perturbation "
+                    "starts at zero; use relative=True of the space"
+                )
+            space.geometry(attack.norm)  # refuses L1 per token
+    if task.over_classes:
+        if method.label_smoothing and not task.soft:
+            raise ConfigurationError(
+                "label_smoothing needs a loss that takes soft labels, such as CrossEntropyLoss"
+            )
+    elif method.class_weight is not None or method.label_smoothing:
         raise ConfigurationError(
-            "label_smoothing needs a loss that takes soft labels, such as CrossEntropyLoss"
+            "label_smoothing and class_weight are for classification with one label an example; "
+            "give the model's own loss its weight or label_smoothing"
         )
     if method.class_weight is not None:
         weight = method.class_weight
@@ -166,7 +165,3 @@ def _weights(model: LossModel, method: Method) -> None:
                 f"class_weight must be {model.classes} finite numbers >= 0, not all zero, got "
                 f"{weight.tolist()}"
             )
-
-
-def _one_hot(y: Tensor) -> bool:
-    return bool(((y == 0) | (y == 1)).all())

@@ -21,6 +21,7 @@ from artplus.training.engines import Engine
 from artplus.training.frozen import Frozen
 from artplus.training.history import History, Row
 from artplus.training.method import Method
+from artplus.tree import Tree
 
 Weights = dict[str, Tensor]
 
@@ -87,11 +88,11 @@ class Meter:
 class Starts(Protocol):
     """Where attacks begin, from what earlier attacks on the same examples found."""
 
-    def first(self, state: State, batch: Batch) -> Tensor | None:
+    def first(self, state: State, batch: Batch) -> Tree | None:
         """First iterates for the batch; ``None`` leaves them to the attack."""
         ...
 
-    def found(self, batch: Batch, x_adv: Tensor, rows: Tensor | None) -> None:
+    def found(self, state: State, batch: Batch, x_adv: Tree, rows: Tensor | None) -> None:
         """What the attack found, for the examples ``rows`` of the batch or for all."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ INPUTS = (
 )
 """Names by which a column of inputs is known."""
 
-LABELS = ("y", "label", "labels", "target", "targets")
+LABELS = ("labels", "label", "y", "target", "targets")
 """Names by which a column of labels is known."""
 
 Pair = tuple[Any, Any]
@@ -86,6 +86,34 @@ def columns(
     )
 
 
+def rows_of(data: Any, arguments: Sequence[str]) -> Dataset[Any]:
+    """A data set of named columns as torch takes it.
+
+    Rows stay mappings where columns are arguments of the module; else they become pairs.
+
+    Args:
+        data: With positions or a stream, such as Hugging Face's.
+        arguments: Names of the arguments of the module's forward pass.
+    """
+    if not any(name in arguments for name in data.column_names or ()):
+        return columns(data)
+    wanted = {*arguments, *LABELS, "special_tokens_mask", "perturbation_mask", "lengths"}
+    return _Rows(data, wanted) if hasattr(data, "__len__") else _RowStream(data, wanted)
+
+
+class _Rows(Dataset[Any]):
+    """Rows by position, with the wanted columns."""
+
+    def __init__(self, data: Any, wanted: set[str]) -> None:
+        self._data, self._wanted = data, wanted
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: v for name, v in self._data[index].items() if name in self._wanted}
+
+
 def pixels(picture: Any) -> Tensor:
     """A picture of bytes as floats in [0, 1], ``(channels, height, width)``.
 
@@ -147,6 +175,17 @@ class _Stream(IterableDataset[Pair]):
     def set_epoch(self, epoch: int) -> None:
         """Tell the stream which epoch comes."""
         self._data.set_epoch(epoch)
+
+
+class _RowStream(_Stream):
+    """Rows as they come, with the wanted columns."""
+
+    def __init__(self, data: Any, wanted: set[str]) -> None:
+        self._data, self._wanted = data, wanted
+
+    def __iter__(self) -> Iterator[Any]:
+        for row in self._data:
+            yield {name: value for name, value in row.items() if name in self._wanted}
 
 
 class _Row:

@@ -81,7 +81,7 @@ def trained(name: str, objective: str, attack: PGD, epochs: int) -> Callable[...
         if not file.exists():
             x, y = images(options.data, "train")
             artplus.fit(
-                net, (x, y), torch.optim.Adam(net.parameters(), RATE), objective=objective,
+                net, (x, y), torch.optim.Adam(net.parameters(), RATE), loss=objective,
                 attack=attack, batch_size=BATCH, epochs=epochs, scheduler=triangle, seed=0,
                 bounds=(0.0, 1.0),
             )  # fmt: skip

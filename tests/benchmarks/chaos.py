@@ -126,7 +126,7 @@ def run(result: Path, checkpoints: Path, kill: str) -> None:
         model,
         (x, y),
         optimizer,
-        objective="mix",
+        loss="mix",
         eps=0.2,
         bounds=(0.0, 1.0),
         epochs=EPOCHS,

@@ -67,7 +67,7 @@ def _one(precision: str, seed: int, parts: list[Any], options: argparse.Namespac
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     begin = time.process_time()
     artplus.fit(
-        model, (x_train, y_train), optimizer, objective=options.loss, eps=EPS,
+        model, (x_train, y_train), optimizer, loss=options.loss, eps=EPS,
         epochs=options.epochs, batch_size=64, precision=precision, seed=seed, progress=False,
     )  # fmt: skip
     seconds = time.process_time() - begin

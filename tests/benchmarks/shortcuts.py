@@ -99,10 +99,8 @@ def options(eps: float) -> dict[str, Option]:
         "PGD-2, WarmStart": Option(two, callbacks=(WarmStart(None),)),
         f"PGD-{STEPS}, patience 0 to 2": Option(patient, callbacks=(PatienceRamp(),)),
         "PGD-1": Option(random),
-        f"mix, PGD-{STEPS}": Option(whole, {"objective": "mix"}),
-        f"mix, PGD-{STEPS}, attack_share 0.5": Option(
-            whole, {"objective": "mix", "attack_share": 0.5}
-        ),
+        f"mix, PGD-{STEPS}": Option(whole, {"loss": "mix"}),
+        f"mix, PGD-{STEPS}, attack_share 0.5": Option(whole, {"loss": "mix", "attack_share": 0.5}),
         f"PGD-{STEPS}, AWP (more work)": Option(whole, {"step": AWP()}),
     }
 
@@ -121,7 +119,7 @@ def train(found: Task, option: Option, epochs: int, seed: int, n: int | None = N
         net, (x[:n], y[:n]), torch.optim.Adam(net.parameters(), RATE), attack=option.attack,
         batch_size=BATCH, epochs=max(1, epochs // option.shorter), scheduler=triangle, seed=seed,
         callbacks=[EpsWarmup(fraction=0.25), *option.callbacks], progress=False,
-        **{"objective": "at"} | option.settings,
+        **{"loss": "at"} | option.settings,
     )  # fmt: skip
     return net
 

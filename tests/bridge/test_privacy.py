@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import artplus
 from artplus.bridge.privacy import Guesses, Privacy, area
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import Report, Section
 from artplus.evaluation.section import Table
 from artplus.model import LossModel
+from artplus.tasks import task_for
 from tests.toys import arrays, classifier
 
 
@@ -144,6 +144,6 @@ def test_refusals() -> None:
         found(classifier(), Privacy(*members), (others[0][:5], others[1][:5]))
     with pytest.raises(ConfigurationError, match="attack_model_type must be one of rf"):
         Privacy(*members, attack_model_type="oracle")
-    model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="privacy needs a classifier"):
         found(model, Privacy(*members), (others[0], others[1].astype(np.float32)))

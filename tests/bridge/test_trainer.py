@@ -20,7 +20,7 @@ from artplus.errors import ConfigurationError, SlowPathWarning
 from artplus.losses import list_losses, make_loss, mix
 from artplus.trainers import Recipe, trainers
 from artplus.training.callbacks import Callback, EpsWarmup
-from tests.toys import arrays, classifier, net, regressor, same, weights
+from tests.toys import arrays, classifier, net, regressor, same, weights, wrong
 
 X, Y = arrays()
 
@@ -114,8 +114,8 @@ def test_worst_keeps_per_example_what_hurts_most():
     (worst,) = ours.method.craft(view, x, y)
     each = [attack(view, x, y, space=ours.method.space) for attack in attacks]
     own = torch.stack([view.loss(view(z), y) for z in each])
-    wrong = torch.stack([view.wrong(view(z), y) for z in each])
-    best = torch.where(wrong.any(0), torch.where(wrong, own, -torch.inf), own).amax(0)
+    errs = torch.stack([wrong(view, view(z), y) for z in each])
+    best = torch.where(errs.any(0), torch.where(errs, own, -torch.inf), own).amax(0)
     torch.testing.assert_close(view.loss(view(worst), y), best)
 
 

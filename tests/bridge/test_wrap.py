@@ -53,7 +53,7 @@ def test_one_output_and_real_targets_make_a_regression(y):
 
 def test_a_regression_loss_decides():
     """Whole-number targets are targets if the loss says so."""
-    assert type(quiet(ONE, X, Y.astype(np.float32), loss=nn.HuberLoss())) is PyTorchRegressor
+    assert type(quiet(ONE, X, Y.astype(np.float32), criterion=nn.HuberLoss())) is PyTorchRegressor
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32])
@@ -82,7 +82,7 @@ def test_what_is_given_is_kept():
     before, flags = weights(model), [m.training for m in model.modules()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss = nn.CrossEntropyLoss(label_smoothing=0.1)
-    estimator = quiet(model, X, Y, optimizer=optimizer, loss=loss)
+    estimator = quiet(model, X, Y, optimizer=optimizer, criterion=loss)
     assert estimator.model is model
     assert estimator.optimizer is optimizer and estimator.loss is loss
     assert same(before, weights(model))

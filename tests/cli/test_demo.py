@@ -40,9 +40,7 @@ def test_plain_objective_is_plain_training():
     ours, bare = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     bare.load_state_dict(ours.state_dict())
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (ours, bare)]
-    artplus.fit(
-        ours, [(x, y)] * 3, optimizers[0], objective=story.plain(), epochs=1, progress=False
-    )
+    artplus.fit(ours, [(x, y)] * 3, optimizers[0], loss=story.plain(), epochs=1, progress=False)
     for _ in range(3):
         optimizers[1].zero_grad()
         torch.nn.functional.cross_entropy(bare(x), y).backward()

@@ -31,11 +31,12 @@ from artplus.attacks import (
     members,
     mim,
 )
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.geometry import geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
+from tests.toys import wrong as misclassified
 
 SHAPE, CLASSES, N = (2, 6, 6), 4, 6
 BOX = InputSpace(0.0, 1.0)
@@ -364,7 +365,7 @@ def test_impossible_settings_of_pgd_are_refused(options, match: str) -> None:
 
 def test_restarts_work_outside_classification() -> None:
     """A regression keeps the restart of largest error, targeted or not."""
-    model = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(4, 1), task_for(nn.MSELoss()))
     x, y = torch.randn(5, 4), torch.randn(5, 1)
     for targeted in (False, True):
         one, many = (
@@ -422,7 +423,7 @@ class TestCombinations:
         runs = [attack(model, x, y, space=BOX) for attack in pair]
         worst = WorstOf(pair)(model, x, y, space=BOX)
         losses = torch.stack([model.loss(net(z), y) for z in runs])
-        wrong = torch.stack([model.wrong(net(z), y) for z in runs])
+        wrong = torch.stack([misclassified(model, net(z), y) for z in runs])
         best = torch.where(wrong, losses + 1e3, losses).argmax(0)
         assert torch.equal(worst, torch.stack(runs)[best, torch.arange(N)])
         assert len(best.unique()) > 1

@@ -11,8 +11,9 @@ from torch import nn
 from artplus.criterion import criterion, mean
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.functional import smooth_labels
-from artplus.losses import Objective, Terms, list_losses, make_loss, register_loss
+from artplus.losses import Context, Objective, Terms, list_losses, make_loss, register_loss
 from artplus.model import LossModel
+from artplus.tasks import task_for
 
 NAMES = list_losses()
 # Their fixed term is the plain loss on the clean batch, so λ = 0 is plain training.
@@ -38,7 +39,7 @@ def attacked(toy_batch):
 def evaluate(objective: Objective, model: LossModel, x, x_adv, y, *, lam=None, weights=None):
     """The scalar that training minimises."""
     lam = objective.weight(0.5) if lam is None else lam
-    return mean(objective.terms(model, x, x_adv, y).total(lam), weights)
+    return mean(objective.terms(Context(model, x, x_adv, y)).total(lam), weights)
 
 
 def grads(net: nn.Module) -> list[torch.Tensor]:
@@ -52,7 +53,7 @@ def test_terms_are_one_finite_value_per_example(name, kind, device, tiny_net, at
     """Each term is (batch,) and finite, on the device of the inputs."""
     net = tiny_net(kind, batch_norm=True, dropout=0.3).to(device)
     x, x_adv, y = (v.to(device) for v in attacked(kind))
-    terms = make_loss(name).terms(LossModel(net), x, x_adv, y)
+    terms = make_loss(name).terms(Context(LossModel(net), x, x_adv, y))
     for term in (terms.scaled, terms.fixed):
         if term is not None:
             assert term.shape == (len(x),) and term.device.type == device.type
@@ -75,8 +76,8 @@ def test_an_example_keeps_its_value_wherever_it_stands(name, tiny_net, attacked)
     x, x_adv, y = attacked()
     order = torch.randperm(len(x))
     objective = make_loss(name)
-    straight = objective.terms(model, x, x_adv, y).total(0.7)
-    shuffled = objective.terms(model, x[order], x_adv[order], y[order]).total(0.7)
+    straight = objective.terms(Context(model, x, x_adv, y)).total(0.7)
+    shuffled = objective.terms(Context(model, x[order], x_adv[order], y[order])).total(0.7)
     torch.testing.assert_close(shuffled, straight[order])
 
 
@@ -91,7 +92,7 @@ def test_terms_change_nothing_they_were_given(name, tiny_net, attacked):
     before = [v.clone() for v in (x, x_adv, y)]
     weights = copy.deepcopy(list(net.parameters()))
     modes = [m.training for m in net.modules()]
-    make_loss(name).terms(LossModel(net), x, x_adv, y)
+    make_loss(name).terms(Context(LossModel(net), x, x_adv, y))
     assert all(torch.equal(a, b) for a, b in zip(before, (x, x_adv, y), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
     assert [m.training for m in net.modules()] == modes
@@ -116,7 +117,7 @@ def test_a_seed_repeats_the_terms(name, tiny_net, attacked):
 @every_loss
 def test_lam_multiplies_the_scaled_term_alone(name, tiny_net, attacked):
     """total(2λ) - total(λ) is λ times the scaled term."""
-    terms = make_loss(name).terms(LossModel(tiny_net()), *attacked())
+    terms = make_loss(name).terms(Context(LossModel(tiny_net()), *attacked()))
     for lam in (0.25, 1.0, 3.0):
         gained = terms.total(2 * lam) - terms.total(lam)
         torch.testing.assert_close(gained, lam * terms.scaled, rtol=1e-4, atol=1e-5)
@@ -196,7 +197,7 @@ def test_class_weights_weigh_whole_examples(name, tiny_net, attacked):
         each = criterion(nn.CrossEntropyLoss(weight=torch.tensor(weight)))
         return evaluate(
             objective,
-            LossModel(net, each),
+            LossModel(net, task_for(each)),
             x[keep],
             x_adv[keep],
             y[keep],
@@ -228,7 +229,7 @@ def test_the_attacked_pass_uses_its_own_batch_statistics(name, tiny_net, attacke
     net = tiny_net(batch_norm=True)
     net[1].running_mean.fill_(50.0)  # would ruin the predictions if it were used
     x, x_adv, y = attacked()
-    terms = make_loss(name).terms(LossModel(net), x, x_adv, y)
+    terms = make_loss(name).terms(Context(LossModel(net), x, x_adv, y))
     if terms.adversarial is None:
         pytest.skip("no attacked pass")
     torch.testing.assert_close(terms.adversarial, copy.deepcopy(net).train()(x_adv))
@@ -265,7 +266,7 @@ def test_two_passes_share_one_dropout_mask(name, tiny_net, attacked):
     """At x' = x both passes predict the same, dropout or not."""
     net = tiny_net(dropout=0.5)
     x, _, y = attacked()
-    terms = make_loss(name).terms(LossModel(net), x, x, y)
+    terms = make_loss(name).terms(Context(LossModel(net), x, x, y))
     if terms.clean is None or terms.adversarial is None:
         pytest.skip("one pass only")
     assert torch.equal(terms.clean, terms.adversarial)
@@ -353,7 +354,8 @@ def test_a_registered_loss_is_found_by_its_name(tiny_net, attacked):
 
     @register_loss("twice_clean")
     def twice_clean(*, lam: float = 2.0) -> Objective:
-        def terms(model, x, x_adv, y):
+        def terms(ctx):
+            model, x, y = ctx.model, ctx.x, ctx.y
             return Terms(scaled=model.loss(model(x), y))
 
         return Objective("twice_clean", terms, lam=lam)

@@ -72,7 +72,7 @@ def train(engine: Any, model: nn.Module | None = None, **options: Any) -> dict[s
     rate = options.pop("lr", 0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     settings: dict[str, Any] = {
-        "objective": "at", "attack": Nudged(), "epochs": 2, "batch_size": 16, "seed": 0,
+        "loss": "at", "attack": Nudged(), "epochs": 2, "batch_size": 16, "seed": 0,
         "progress": False, "engine": engine,
     }  # fmt: skip
     settings |= options
@@ -95,7 +95,7 @@ def figures(history: Any) -> list[dict[str, float]]:
 
 def loss(name: str) -> dict[str, Any]:
     objective = replace(make_loss(name), start_noise=0.0)
-    return {"objective": objective, "attack": Nudged() if objective.attacked else None}
+    return {"loss": objective, "attack": Nudged() if objective.attacked else None}
 
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0])

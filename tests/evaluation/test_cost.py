@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import PGD, Square, fgm
-from artplus.criterion import criterion
 from artplus.evaluation import MinimumNorm, Report, attack_run, judge, wording
 from artplus.evaluation.report import Report as Whole
 from artplus.evaluation.threats import ThreatReport
 from artplus.model import LossModel
 from artplus.reporting import card, html, markdown
+from artplus.tasks import task_for
 from tests.evaluation.test_resumed_evaluation import run
 
 N, K = 20, 5
@@ -190,7 +190,7 @@ def test_accuracies_that_are_cumulative_are_said_to_be() -> None:
         made = judge(net, x, y, attacks, progress=False, only_survivors=survivors)
         for text in (str(made), markdown.render(made), card.render(made), html.render(made)):
             assert (words in text) == (survivors and len(attacks) > 1)
-    line = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss()))
+    line = LossModel(nn.Linear(4, 1), task_for(nn.MSELoss()))
     made = judge(line, x, torch.rand(8, 1), several, progress=False, only_survivors=True)
     assert not made.only_survivors and {result.attacked for result in made.attacks} == {8}
     assert words not in str(made) and "<dd>every example</dd>" in html.render(made)

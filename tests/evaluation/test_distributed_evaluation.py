@@ -17,11 +17,11 @@ from torch import Tensor, nn
 import artplus
 from artplus import distributed
 from artplus.attacks import APGD, PGD, fgm
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.evaluation import MinimumNorm, Report, attack_run, judge, progress
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 from tests.evaluation.test_resumed_evaluation import Beyond, Fails
 from tests.reports import assert_same
 from tests.toys import arrays, net
@@ -44,7 +44,7 @@ def report(kind: str, folder: Path | None = None, **options: Any) -> Report:
         "checkpoint": folder, "checkpoint_every": 0.0,
     }  # fmt: skip
     if kind == "regression":
-        model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+        model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
         return judge(model, x, torch.rand(N, 1), attacks, **settings | options)
     attacks["targeted"] = APGD(eps=EPS, steps=3, loss="dlr", targets=2)
     attacks["near"] = MinimumNorm(fgm(eps=0.1), EPS)
@@ -107,7 +107,7 @@ def counted(folder: Path) -> str:
         attack = {"pgd": PGD(eps=EPS, steps=1)}
         x, y = (torch.from_numpy(v) for v in arrays(N))
         torch.manual_seed(1)
-        model = LossModel(net().eval(), criterion())
+        model = LossModel(net().eval(), task_for())
         judge(model, x, model(x).argmax(1), attack, batch_size=SIZE, progress=False)
     finally:
         attack_run._craft = craft

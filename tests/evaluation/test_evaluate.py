@@ -285,7 +285,7 @@ def test_regression_through_both_doors() -> None:
     x, y = np.random.rand(30, 5).astype(np.float32), np.random.rand(30).astype(np.float32)
     art = PyTorchRegressor(module, nn.MSELoss(), input_shape=(5,), clip_values=(0, 1))
     first = quiet(art, x, y, eps=0.1)
-    second = quiet(module, x, y, eps=0.1, loss=nn.MSELoss(), clip_values=(0, 1))
+    second = quiet(module, x, y, eps=0.1, criterion=nn.MSELoss(), clip_values=(0, 1))
     assert first.robust_accuracy is None
     errors = module(torch.from_numpy(x))[:, 0].detach().numpy() - y
     assert first.clean_loss == pytest.approx((errors**2).mean())
@@ -304,7 +304,7 @@ def test_one_logit_is_a_classifier_of_two(shape: tuple[int, ...]) -> None:
     options: dict[str, Any] = {"attacks": ["pgd", "fab_t"], "eps": 0.1}
     box = {"clip_values": (0.0, 1.0)}
     loss = nn.BCEWithLogitsLoss()
-    bare = quiet(net, x, y.reshape(shape), loss=loss, **box, **options)
+    bare = quiet(net, x, y.reshape(shape), criterion=loss, **box, **options)
     art = PyTorchClassifier(net, loss, input_shape=(5,), nb_classes=2, clip_values=(0, 1))
     through = quiet(art, x.numpy(), y.numpy(), **options)
     pair = quiet(two, x, y.long(), **box, **options)
@@ -315,8 +315,12 @@ def test_one_logit_is_a_classifier_of_two(shape: tuple[int, ...]) -> None:
         assert np.array_equal(bare.correct_robust, other.correct_robust)
         assert np.allclose(bare.losses_robust, other.losses_robust, atol=1e-5)
     labels = (x[:, :3] > 0.5).float()
-    several = quiet(nn.Linear(5, 3), x, labels, attacks=["pgd"], eps=0.1, loss=loss, **box)
-    assert several.clean_accuracy is None  # several labels at once are no classes
+    several_net = nn.Linear(5, 3)
+    several = quiet(several_net, x, labels, attacks=["pgd"], eps=0.1, criterion=loss, **box)
+    # An example is right if all its labels are: there are no classes, but there is right and wrong.
+    right = ((several_net(x) > 0) == (labels > 0.5)).all(1)
+    assert several.clean_accuracy == pytest.approx(float(right.float().mean()))
+    assert several.predictions_clean is None
 
 
 def test_an_estimator_that_votes_over_noise_is_named() -> None:
@@ -441,8 +445,12 @@ def test_what_cannot_be_judged_is_refused(
     other = PyTorchClassifier(strange, nn.CrossEntropyLoss(), (1, 6, 6), 4)
     fgsm = FastGradientMethod(classifier, eps=0.1)
     for target, options, message in (
-        (classifier, {"loss": nn.CrossEntropyLoss(), "eps": 0.1}, "loss= is for a torch.nn.Module"),
-        (classifier, {"clip_values": (0, 1), "eps": 0.1}, "clip_values= is for"),
+        (
+            classifier,
+            {"criterion": nn.CrossEntropyLoss(), "eps": 0.1},
+            "criterion= is for a torch.nn",
+        ),
+        (classifier, {"clip_values": (0, 1), "eps": 0.1}, "bounds= is for a torch.nn"),
         (classifier, {"attacks": [FastGradientMethod(other)]}, "attacks another model"),
         (classifier, {"attacks": [FastGradientMethod]}, "objects, got the class"),
         (classifier, {"attacks": [Cycle([PGD(eps=0.1)])]}, "is for training"),
@@ -488,7 +496,7 @@ def test_one_output_under_cross_entropy_is_refused(attacks: Any) -> None:
             quiet(target, x, labels, attacks=attacks, eps=0.1)
     with pytest.raises(UnsupportedEstimatorError, match=remedy):
         judge(LossModel(module), x, 0 * y, {"pgd": PGD(eps=0.1)}, progress=False)
-    clipped = {"loss": nn.BCEWithLogitsLoss(), "clip_values": (0.0, 1.0)}
+    clipped = {"criterion": nn.BCEWithLogitsLoss(), "clip_values": (0.0, 1.0)}
     assert quiet(module, x, y, attacks=attacks, eps=0.1, **clipped).clean_accuracy is not None
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from artplus import evaluate
 from artplus.attacks import APGD, PGD, Chain, Square
 from artplus.attacks._base import look
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import Check, Report, Threat, indicators, judge, make_suite, probe
 from artplus.evaluation.check import overall
@@ -27,6 +26,7 @@ from artplus.evaluation.validation import make_data
 from artplus.model import LossModel
 from artplus.reporting import compare
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 
 from . import defences
 from .defences import EPS, Around
@@ -433,7 +433,7 @@ def test_other_norms(norm):
 def test_regression_gets_the_checks_that_apply():
     """Without classes: broken attacks, gradients, randomness."""
     torch.manual_seed(0)
-    model = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss(reduction="none")))
+    model = LossModel(nn.Linear(4, 1), task_for(nn.MSELoss(reduction="none")))
     x, y = torch.rand(20, 4), torch.rand(20, 1)
     report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, checks=True, progress=False)
     assert report.verdict == "trusted"

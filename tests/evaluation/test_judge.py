@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from artplus.attacks import PGD, Relative, WorstOf
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import MinimumNorm, judge
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 
 BOX = InputSpace(0.0, 1.0)
 N, EPS = 40, 0.1
@@ -156,7 +156,7 @@ def test_the_ball_of_a_broken_attack_is_not_the_reports(
 
 def test_a_broken_attack_hurts_nothing_in_regression() -> None:
     """There are no mistakes to verify, so neither losses nor the worst attack speak of it."""
-    model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
     x = torch.rand(12, 6)
 
     def act(part: Tensor) -> Tensor:
@@ -351,7 +351,7 @@ def test_linear_regression_has_its_exact_robust_loss() -> None:
     with torch.no_grad():
         error = (linear(x)[:, 0] - y).abs()
         worst = (error + 0.1 * linear.weight.abs().sum()) ** 2
-    model = LossModel(linear, criterion(nn.MSELoss()))
+    model = LossModel(linear, task_for(nn.MSELoss()))
     attack = PGD(eps=0.1, steps=20, restarts=3)
     report = judge(model, x, y, {"pgd": attack}, progress=False)
     assert report.clean_accuracy is None and report.robust_accuracy is None
@@ -366,7 +366,7 @@ def test_linear_regression_has_its_exact_robust_loss() -> None:
 
 def test_regression_worst_case_takes_each_example_at_its_largest_loss() -> None:
     """The worst case mixes attacks per example, and never falls below the clean loss."""
-    model = LossModel(nn.Linear(3, 2), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(3, 2), task_for(nn.MSELoss()))
     x, y = torch.rand(20, 3), torch.randn(20, 2)
     report = judge(
         model, x, y, {"up": shifted(0.09), "down": shifted(-0.09)}, space=BOX, progress=False
@@ -489,7 +489,7 @@ def test_targeted_attack_gets_wrong_classes(net: LossModel, data: tuple[Tensor, 
 
 def test_targeted_attack_on_a_regression_is_broken() -> None:
     """Without classes there is no target."""
-    model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
     attack = Planted(lambda x: x, targeted=True)
     report = judge(model, torch.rand(4, 6), torch.rand(4), {"a": attack}, progress=False)
     assert report.attacks[0].broken is not None and "targeted" in report.attacks[0].broken
@@ -649,7 +649,7 @@ def test_labels_in_any_form_and_own_idea_of_a_mistake(
     rows = nn.functional.one_hot(data[1], 4)
     numbers, onehot = run(net, data), run(net, (data[0], rows))
     assert np.array_equal(numbers.correct_robust, onehot.correct_robust)
-    model = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
     x = torch.rand(20, 6)
     report = judge(
         model,
@@ -665,7 +665,7 @@ def test_labels_in_any_form_and_own_idea_of_a_mistake(
 
 def test_reducing_loss_is_said() -> None:
     """A loss that returns only a mean makes the worst case one per batch: the report says so."""
-    model = LossModel(nn.Linear(3, 1), criterion(lambda p, y: (p - y).square().mean()))
+    model = LossModel(nn.Linear(3, 1), task_for(lambda p, y: (p - y).square().mean()))
     report = judge(model, torch.rand(4, 3), torch.rand(4, 1), {"pgd": PGD(eps=0.1)}, progress=False)
     assert any("per batch" in note for note in report.notes)
 
@@ -741,7 +741,7 @@ def test_models_that_cannot_be_judged_are_refused() -> None:
     flat = LossModel(nn.Flatten(0))
     with pytest.raises(DataError, match=r"must predict \(batch, classes\)"):
         judge(flat, x, torch.zeros(3).long(), {"a": PGD(eps=0.1)}, progress=False)
-    regression = LossModel(nn.Linear(4, 1), criterion(nn.MSELoss()))
+    regression = LossModel(nn.Linear(4, 1), task_for(nn.MSELoss()))
     with pytest.raises(DataError, match="y must be finite"):
         judge(regression, x, torch.full((3,), torch.nan), {"a": PGD(eps=0.1)}, progress=False)
     with pytest.raises(DataError, match="targets have shape"):
@@ -768,14 +768,17 @@ def test_device_is_recorded(net: LossModel, data: tuple[Tensor, Tensor]) -> None
 
 
 def test_loss_over_whole_labels_that_is_no_classification() -> None:
-    """Binary cross-entropy on one output keeps its own labels: losses, no accuracy, no RMSE."""
-    model = LossModel(nn.Linear(3, 1), criterion(nn.BCEWithLogitsLoss()))
+    """Binary cross-entropy on one output keeps its own labels: right or wrong, but no RMSE."""
+    model = LossModel(nn.Linear(3, 1), task_for(nn.BCEWithLogitsLoss()))
     x, y = torch.rand(10, 3), torch.arange(10) % 2
     report = judge(model, x, y, {"pgd": PGD(eps=0.1)}, progress=False)
     own = nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
     assert report.clean_loss == pytest.approx(float(own.detach()), rel=1e-5)
     assert report.robust_loss > report.clean_loss
-    assert set(report.clean_metrics) == {"loss"} == set(report.robust_metrics)
+    names = {"loss", "label_accuracy"}
+    assert set(report.clean_metrics) == names == set(report.robust_metrics)
+    right = (model(x)[:, 0] > 0) == (y == 1)
+    assert report.clean_accuracy == pytest.approx(float(right.float().mean()))
 
 
 def test_partly_unchanged_output_is_flagged(net: LossModel, data: tuple[Tensor, Tensor]) -> None:

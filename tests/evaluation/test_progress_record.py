@@ -83,7 +83,7 @@ def enter(record: ProgressRecord, batch: int, wrong: Any = None) -> None:
     size = record.size(batch)
     part = torch.arange(14)[record.rows(batch)]
     fooled = part % 2 == 0 if wrong is None else torch.tensor([wrong] * size)
-    scores = Scores(losses=part.double(), wrong=fooled, predictions=part % 4, errors=None)
+    scores = Scores(losses=part.double(), wrong=fooled, predictions=part % 4)
     none = torch.zeros(size, dtype=torch.bool)
     found = Findings(torch.ones(size).double(), none, none, ~none)
     x = part[:, None].float()

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from artplus.attacks import PGD
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import AttackResult, Report, judge, wilson, wording
 from artplus.model import LossModel
+from artplus.tasks import task_for
 
 
 def classifier_report(**options: Any) -> Report:
@@ -34,7 +34,7 @@ def classifier_report(**options: Any) -> Report:
 
 
 def regression_report() -> Report:
-    model = LossModel(nn.Linear(3, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(3, 1), task_for(nn.MSELoss()))
     x, y = torch.rand(12, 3), torch.rand(12)
     return judge(model, x, y, {"pgd": PGD(eps=0.1)}, progress=False)
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import artplus
 from artplus.attacks import APGD, PGD, fgm
-from artplus.criterion import criterion
 from artplus.errors import CheckpointError, ConfigurationError
 from artplus.evaluation import MinimumNorm, attack_run, judge
 from artplus.evaluation.saved import HEAD
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 from tests.benchmarks.chaos import evaluation_chaos
 from tests.reports import assert_same
 from tests.toys import arrays, classifier, net
@@ -67,7 +67,7 @@ def subject(kind: str) -> tuple[LossModel, Tensor, Tensor]:
     torch.manual_seed(1)
     x, y = (torch.from_numpy(v) for v in arrays(N))
     if kind == "regression":
-        return LossModel(nn.Linear(6, 1), criterion(nn.MSELoss())), x, torch.rand(N, 1)
+        return LossModel(nn.Linear(6, 1), task_for(nn.MSELoss())), x, torch.rand(N, 1)
     model = net().eval()
     return LossModel(model, forward=lambda z: model(z) + 0.01 * torch.randn(len(z), 3)), x, y
 

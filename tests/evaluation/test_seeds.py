@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from artplus.attacks import PGD
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.evaluation import Report, judge, over_seeds, wilson
 from artplus.evaluation.seeds import Spread
 from artplus.model import LossModel
+from artplus.tasks import task_for
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_one_report_has_no_spread(reports: list[Report]) -> None:
     """Nor have regressions an accuracy."""
     with pytest.raises(ConfigurationError, match="at least two reports, got 1"):
         over_seeds(reports[:1])
-    model = LossModel(nn.Linear(3, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(3, 1), task_for(nn.MSELoss()))
     x, y = torch.rand(6, 3), torch.rand(6)
     other = [judge(model, x, y, {"p": PGD(eps=0.1)}, seed=s, progress=False) for s in (0, 1)]
     with pytest.raises(ConfigurationError, match="must be of a classifier"):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from artplus.attacks import APGD, FAB, PGD, Attack, Chain, Square
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.evaluation import (
     Threat,
@@ -25,6 +24,7 @@ from artplus.evaluation import (
 from artplus.evaluation.named import attacks
 from artplus.evaluation.suites import suites
 from artplus.model import LossModel
+from artplus.tasks import task_for
 
 IMAGES = Threat(eps=0.1, classes=10, shape=(3, 32, 32))
 
@@ -54,7 +54,7 @@ def test_every_suite_runs_on_every_threat(name: str, threat: Threat) -> None:
     outputs = threat.classes or 1
     module = nn.Sequential(nn.Flatten(), nn.Linear(36, outputs))
     loss = None if threat.classes else nn.MSELoss()
-    model = LossModel(module, criterion(loss))
+    model = LossModel(module, task_for(loss))
     x = torch.rand(4, *threat.shape)
     y = model(x).argmax(1) if threat.classes else torch.rand(4)
     suite = make_suite(name, threat)

@@ -133,7 +133,7 @@ def test_broken_attacks_and_regression() -> None:
     some = artplus.evaluate(estimator, x, y, threats=THREATS, **options)
     assert [r.attacks[0].eps for r in some.reports] == [0.05, 0.08]
     model, x, _ = subject()
-    options = {"attacks": ["pgd"], "loss": nn.MSELoss(), "progress": False}
+    options = {"attacks": ["pgd"], "criterion": nn.MSELoss(), "progress": False}
     losses = artplus.evaluate(model, x, torch.rand(200, 3), threats=THREATS, **options)
     assert losses.robust_accuracy is None and losses.correct_robust is None
     assert "Under L2 ≤ 0.08 alone the mean loss is" in losses.summary

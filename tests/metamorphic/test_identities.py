@@ -13,9 +13,9 @@ from torch import nn
 
 from artplus import AdversarialTrainerPlus, LossModel, fit, make_method
 from artplus.attacks import PGD, Average
-from artplus.criterion import criterion
 from artplus.losses import list_losses
 from artplus.seeding import derived
+from artplus.tasks import task_for
 from tests.toys import arrays, classifier, net, same, weights
 
 SEED, EPOCHS = 5, 3
@@ -67,7 +67,7 @@ def test_at_with_eps_zero_is_plain_training_bit_for_bit():
     start = net(dropout=0.4)
     reference, ours = copy.deepcopy(start), copy.deepcopy(start)
     plain_training(reference, fixed_batches())
-    hardened(ours, fixed_batches(), objective="at", attack=PGD(eps=0.0, random_start=True))
+    hardened(ours, fixed_batches(), loss="at", attack=PGD(eps=0.0, random_start=True))
     assert same(weights(ours), weights(reference))
     assert not same(weights(ours), weights(start))
 
@@ -79,7 +79,7 @@ def test_two_pass_losses_at_lam_zero_are_plain_training_bit_for_bit(name):
     reference, ours = copy.deepcopy(start), copy.deepcopy(start)
     plain_training(reference, fixed_batches())
     attack = {} if name == "input_gradient" else {"eps": 0.04}
-    hardened(ours, fixed_batches(), objective=name, lam=0.0, **attack)
+    hardened(ours, fixed_batches(), loss=name, lam=0.0, **attack)
     assert same(weights(ours), weights(reference))
 
 
@@ -95,7 +95,7 @@ def test_averaged_attacks_at_lam_zero_are_plain_training_too():
     reference, ours = copy.deepcopy(start), copy.deepcopy(start)
     plain_training(reference, fixed_batches())
     both = Average([PGD(eps=0.04, steps=2), PGD(eps=0.04, norm=2, steps=2)])
-    hardened(ours, fixed_batches(), objective="mix", lam=0.0, attack=both)
+    hardened(ours, fixed_batches(), loss="mix", lam=0.0, attack=both)
     assert same(weights(ours), weights(reference))
 
 
@@ -106,7 +106,7 @@ def test_lam_above_zero_is_not_plain_training(name):
     reference, ours = copy.deepcopy(start), copy.deepcopy(start)
     plain_training(reference, fixed_batches())
     attack = {} if name == "input_gradient" else {"eps": 0.04}
-    hardened(ours, fixed_batches(), objective=name, lam=1.0, **attack)
+    hardened(ours, fixed_batches(), loss=name, lam=1.0, **attack)
     assert not same(weights(ours), weights(reference))
 
 
@@ -124,7 +124,7 @@ def test_linear_model_has_the_closed_form(eps):
         return F.softplus(-(2.0 * y - 1) * z.squeeze(1))
 
     method = make_method("at", attack=PGD(eps=eps, steps=3, random_start=False))
-    seen = LossModel(model, criterion(logistic))
+    seen = LossModel(model, task_for(logistic))
     method.loss(seen, x, y).backward()
 
     free = w.clone().requires_grad_(True), b.clone().requires_grad_(True)
@@ -185,7 +185,7 @@ def test_three_doors_give_the_same_weights(name):
         two,
         batches,
         adam(two),
-        objective=name,
+        loss=name,
         attack=attack,
         epochs=EPOCHS,
         seed=SEED,
@@ -226,7 +226,7 @@ def test_the_order_of_a_shuffling_loader_is_not_moved_by_the_look_before_trainin
     start = net()
     reference, ours = copy.deepcopy(start), copy.deepcopy(start)
     plain_training(reference, loader())
-    hardened(ours, loader(), objective="at", eps=0.0)
+    hardened(ours, loader(), loss="at", eps=0.0)
     assert same(weights(ours), weights(reference))
 
 

@@ -34,7 +34,7 @@ from artplus.training.callbacks import (
     StuckAtChance,
     Validation,
 )
-from artplus.training.data import Arrays, Loaded, tensor_pair
+from artplus.training.data import Arrays, Loaded, TensorPair
 from tests.toys import arrays, classifier, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(26))
@@ -91,7 +91,7 @@ def everything(*more, data=(X, Y), resume=None, start=START, **options):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     scheduler = options.pop("scheduler", one_cycle)
     settings = {
-        "objective": "trades", "eps": 0.2, "bounds": (0, 1), "epochs": EPOCHS, "batch_size": 8,
+        "loss": "trades", "eps": 0.2, "bounds": (0, 1), "epochs": EPOCHS, "batch_size": 8,
         "seed": 1, "validation": HELD_OUT, "progress": False,
     }  # fmt: skip
     callbacks = options.pop("callbacks", [EMA(0.9), EarlyStopping(2), GradientClipping(1.0)])
@@ -275,7 +275,7 @@ def test_shuffled_validation_data_comes_in_the_order_it_would_have(tmp_path):
     def run(*more, **options):
         g = torch.Generator().manual_seed(3)
         loaded = DataLoader(TensorDataset(*HELD_OUT), 5, shuffle=True, generator=g)
-        held_out = Loaded(loaded, tensor_pair(InputSpace()), device=torch.device("cpu"))
+        held_out = Loaded(loaded, TensorPair(InputSpace()), device=torch.device("cpu"))
         callbacks = [First(held_out, None), *more]
         return everything(callbacks=callbacks, validation=None, **options)
 
@@ -296,8 +296,8 @@ def test_parameters_beside_the_model_are_part_of_the_run(tmp_path):
             return nn.functional.cross_entropy(logits * heat, y, reduction="none")
 
         optimizer = torch.optim.SGD([*model.parameters(), heat], lr=0.1)
-        history = fit(model, (X, Y), optimizer, loss=loss, eps=0.02, epochs=2, batch_size=8, seed=0,
-                      progress=False, callbacks=more, resume=resume)  # fmt: skip
+        history = fit(model, (X, Y), optimizer, criterion=loss, eps=0.02, epochs=2, batch_size=8,
+                      seed=0, progress=False, callbacks=more, resume=resume)  # fmt: skip
         return Result(model, optimizer, history), float(heat.detach())
 
     reference = run(None, Checkpoint(tmp_path, every_steps=1, keep=99))
@@ -346,7 +346,7 @@ def test_the_seconds_of_an_epoch_add_up(tmp_path, monkeypatch):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        history = fit(model, (X, Y), optimizer, objective="trades", eps=0.2, bounds=(0, 1),
+        history = fit(model, (X, Y), optimizer, loss="trades", eps=0.2, bounds=(0, 1),
                       epochs=1, batch_size=8, seed=1, validation=HELD_OUT, scheduler=one_cycle,
                       callbacks=[EMA(0.9), EarlyStopping(2), GradientClipping(1.0)], resume=path,
                       progress=False)  # fmt: skip
@@ -482,7 +482,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number, raised, step, event):
 
     with warnings.catch_warnings(), pytest.raises(raised) as stop:
         warnings.simplefilter("ignore", UserWarning)
-        fit(model, (X, Y), optimizer, objective="trades", eps=0.2, bounds=(0, 1), epochs=EPOCHS,
+        fit(model, (X, Y), optimizer, loss="trades", eps=0.2, bounds=(0, 1), epochs=EPOCHS,
             batch_size=8, seed=1, validation=HELD_OUT, progress=False, scheduler=one_cycle,
             callbacks=[EMA(0.9), EarlyStopping(2), GradientClipping(1.0),
                        Signal(number, step, event), Watch(), Checkpoint(tmp_path)])  # fmt: skip

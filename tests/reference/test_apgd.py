@@ -17,11 +17,12 @@ from artplus.attacks import APGD
 from artplus.attacks._ascent import checkpoints
 from artplus.bridge.attacks import translate
 from artplus.bridge.estimator import view
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.functional import dlr, targeted_dlr
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
+from tests.toys import wrong
 
 N, SHAPE, CLASSES = 8, (2, 4, 4), 5
 BOX = InputSpace(0.0, 1.0)
@@ -226,7 +227,7 @@ def test_targeted_dlr_finds_what_untargeted_losses_miss() -> None:
     options = {"eps": 0.4, "steps": 20, "random_start": False, "step_size": 0.05}
 
     def fooled(**more) -> bool:
-        return bool(model.wrong(model(APGD(**options, **more)(model, x, y)), y))
+        return bool(~model.task.correct(model(APGD(**options, **more)(model, x, y)), y))
 
     assert not fooled(loss="targeted_dlr", targets=1)
     assert fooled(loss="targeted_dlr", targets=2)
@@ -271,7 +272,7 @@ def test_a_fooling_point_beats_one_of_larger_loss() -> None:
     attack = APGD(eps=0.1, steps=1, step_size=0.1, random_start=False)
     x_adv = attack(model, x, y)
     largest = attack(model, x, y, inner=lambda m, x, y: lambda z: m.loss(m(z), y))
-    assert model.wrong(model(x_adv), y) and not model.wrong(model(largest), y)
+    assert wrong(model, model(x_adv), y) and not wrong(model, model(largest), y)
     assert model.loss(model(largest), y) > model.loss(model(x_adv), y)
 
 
@@ -281,7 +282,7 @@ def test_targeted_dlr_with_three_classes_climbs_cross_entropy_to_the_target() ->
     model, x = LossModel(linear), torch.rand(6, 5)
     y = linear(x).argmax(1)
     x_adv = APGD(eps=1.0, steps=20, loss="targeted_dlr")(model, x, y)
-    assert model.wrong(linear(x_adv), y).all()
+    assert wrong(model, linear(x_adv), y).all()
 
 
 @pytest.mark.parametrize(("loss", "classes"), [("dlr", 2), ("targeted_dlr", 2)])
@@ -303,7 +304,7 @@ def test_a_loss_of_its_own_beside_an_inner_loss_is_refused() -> None:
 
 def test_a_loss_that_is_one_mean_is_refused() -> None:
     """Without a loss per example there is no step length per example."""
-    model = LossModel(nn.Linear(3, 4), criterion(lambda logits, y: logits.sum()))
+    model = LossModel(nn.Linear(3, 4), task_for(lambda logits, y: logits.sum()))
     with pytest.raises(ConfigurationError, match="one mean for the batch"):
         APGD(eps=0.1)(model, torch.rand(2, 3), torch.tensor([0, 1]))
 
@@ -311,7 +312,7 @@ def test_a_loss_that_is_one_mean_is_refused() -> None:
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin", "targeted_dlr"])
 def test_named_losses_need_classes(loss) -> None:
     """A regression has no logits to compare."""
-    model = LossModel(nn.Linear(3, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(3, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="defined on class logits"):
         APGD(eps=0.1, loss=loss)(model, torch.rand(2, 3), torch.rand(2, 1))
 
@@ -319,7 +320,7 @@ def test_named_losses_need_classes(loss) -> None:
 def test_on_a_regression_apgd_raises_the_models_own_loss() -> None:
     """A linear regression's squared error is largest where the closed form says."""
     linear = nn.Linear(4, 1)
-    model, x, y = LossModel(linear, criterion(nn.MSELoss())), torch.randn(5, 4), torch.randn(5, 1)
+    model, x, y = LossModel(linear, task_for(nn.MSELoss())), torch.randn(5, 4), torch.randn(5, 1)
     residual = (linear(x) - y).abs().squeeze(1)
     expected = (residual + 0.2 * linear.weight.abs().sum()) ** 2
     x_adv = APGD(eps=0.2, steps=40, restarts=3)(model, x, y)
@@ -358,7 +359,7 @@ def test_later_restarts_run_on_the_survivors_only(net, batch) -> None:
     one = APGD(eps=0.05, steps=4)(
         model, x, y, space=BOX, generator=torch.Generator().manual_seed(0)
     )
-    fooled = model.wrong(net(one), y)
+    fooled = wrong(model, net(one), y)
     assert 0 < fooled.sum() < N
     sizes.clear()
     two = APGD(eps=0.05, steps=4, restarts=2)(
@@ -382,9 +383,9 @@ def test_leaving_fooled_examples_fools_the_same(net, norm: float, loss) -> None:
     whole, left = (
         a(model, x, y, space=BOX, start=start) for a in (attack, replace(attack, until_fooled=True))
     )
-    fooled = model.wrong(net(whole), y)
+    fooled = wrong(model, net(whole), y)
     assert 5 < fooled.sum() < 35
-    assert torch.equal(model.wrong(net(left), y), fooled)
+    assert torch.equal(wrong(model, net(left), y), fooled)
     torch.testing.assert_close(left[~fooled], whole[~fooled], atol=1e-9, rtol=0)
 
 

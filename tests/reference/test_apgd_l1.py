@@ -12,6 +12,7 @@ from artplus.errors import ConfigurationError
 from artplus.geometry import geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from tests.toys import wrong as misclassified
 
 N, SHAPE, CLASSES = 6, (1, 6, 6), 5
 BOX = InputSpace(0.0, 1.0)
@@ -102,7 +103,7 @@ def test_it_is_stronger_than_steps_of_one_feature(net) -> None:
         attack(model, x, y, space=BOX)
         for attack in (APGD(eps=1.0, norm=1, steps=40), PGD(eps=1.0, norm=1, steps=40))
     )
-    wrong = [model.wrong(net(z), y).double().mean() for z in (sparse, single)]
+    wrong = [misclassified(model, net(z), y).double().mean() for z in (sparse, single)]
     losses = [model.loss(net(z), y).mean() for z in (sparse, single)]
     assert wrong[0] >= wrong[1] and losses[0] > losses[1]
     assert ((sparse != x).flatten(1).sum(1) < 36).any(), "few features are changed"

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from artplus.attacks import APGD, FAB, Relative
 from artplus.attacks._hyperplane import crossing
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
 from artplus.geometry import geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
+from tests.toys import wrong
 
 NORMS = [math.inf, 2.0, 1.0]
 N, D, CLASSES = 8, 10, 4
@@ -101,7 +102,7 @@ def test_fooled_are_those_whose_distance_is_within_the_radius(norm: float) -> No
     x_adv = FAB(eps=eps, norm=norm, steps=40)(model, x, y, space=BOX)
     length = torch.linalg.vector_norm(x_adv - x, norm, dim=1)
     assert (length <= eps * (1 + 1e-9)).all()
-    fooled = model.wrong(linear(x_adv), y)
+    fooled = wrong(model, linear(x_adv), y)
     assert fooled[best < eps / 1.01].all() and not fooled[best > eps].any()
     assert (margin(linear(x_adv), y) > margin(linear(x), y)).all(), "pulled back, not given up"
 
@@ -170,7 +171,7 @@ def test_it_agrees_with_apgd_on_who_can_be_fooled(net, batch) -> None:
     for scale, verdict in ((1.05, True), (0.9, False)):
         eps = (distance * scale)[:, None]
         x_adv = APGD(eps=eps, steps=60, loss="margin", random_start=False)(model, x, y, space=BOX)
-        share = model.wrong(net(x_adv), y).double().mean()
+        share = wrong(model, net(x_adv), y).double().mean()
         assert share > 0.8 if verdict else share < 0.2
 
 
@@ -248,7 +249,7 @@ def test_leaving_changes_no_other_examples_path(net, batch, norm: float, targets
     x_adv = replace(attack, eps=eps)(model, x, y, space=space)
     inside = distance <= eps
     assert 0 < inside.sum() < N
-    assert torch.equal(model.wrong(net(x_adv), y), inside)
+    assert torch.equal(wrong(model, net(x_adv), y), inside)
     far = (distance < math.inf) & ~inside
     pulled = geometry(norm).retraction(x, eps, space)(found)
     torch.testing.assert_close(x_adv[far], pulled[far], atol=1e-8, rtol=0)
@@ -328,6 +329,6 @@ def test_what_it_cannot_attack_is_refused(net, batch) -> None:
     assert FAB(eps=0.1).climbs_own
     with pytest.raises(ConfigurationError, match="FAB follows the boundary .* and climbs no loss"):
         FAB(eps=0.1)(LossModel(net), x, y, inner=lambda m, x, y: lambda z: m.loss(m(z), y))
-    model = LossModel(nn.Linear(D, 1).double(), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(D, 1).double(), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="FAB needs class logits"):
         FAB(eps=0.1)(model, x, torch.rand(N, 1).double())

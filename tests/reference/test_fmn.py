@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import FMN
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 
 DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 every_norm = pytest.mark.parametrize("norm", list(DUAL))
@@ -138,7 +138,7 @@ def test_refusals(net: nn.Module) -> None:
     with pytest.raises(ConfigurationError, match="climbs no other loss"):
         FMN(eps=0.1)(LossModel(net), x, y, inner=lambda *_: lambda z: z.sum(1))
     with pytest.raises(ConfigurationError, match="needs class logits"):
-        FMN(eps=0.1)(LossModel(net, criterion(nn.MSELoss())), x, y)
+        FMN(eps=0.1)(LossModel(net, task_for(nn.MSELoss())), x, y)
     with pytest.raises(ConfigurationError, match="same for every feature"):
         FMN(eps=torch.full((2, 10), 0.1))(LossModel(net), x, y)
     assert FMN(eps=0.1).climbs_own

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from artplus.criterion import criterion, mean
-from artplus.losses import Objective, make_loss
+from artplus.criterion import mean
+from artplus.losses import Context, Objective, make_loss
 from artplus.losses._base import losses
 from artplus.model import LossModel
+from artplus.tasks import task_for
 
 Net = Callable[[Tensor], Tensor]
 
@@ -133,7 +134,7 @@ def gradients(loss: Tensor, net: nn.Module) -> Tensor:
 
 def total(objective: Objective, net: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
     """The objective's scalar at the end of training."""
-    return mean(objective.terms(LossModel(net), x, x_adv, y).total(objective.weight(1.0)))
+    return mean(objective.terms(Context(LossModel(net), x, x_adv, y)).total(objective.weight(1.0)))
 
 
 @pytest.fixture(params=["mlp", "cnn"])
@@ -171,7 +172,7 @@ def test_value_and_gradients_are_the_papers(name, lam, problem):
 def test_the_hinge_opens_and_closes(problem):
     """The hinge problem holds examples on both sides, so its twin tests both."""
     net, x, x_adv, y = problem
-    scaled = make_loss("hinge").terms(LossModel(net), x, x_adv, y).scaled
+    scaled = make_loss("hinge").terms(Context(LossModel(net), x, x_adv, y)).scaled
     assert bool((scaled == 0).any()) and bool((scaled > 0).any())
 
 
@@ -194,7 +195,7 @@ def test_input_gradient_penalty_is_differentiated_correctly(norm, squared, tiny_
     def loss(*values: Tensor) -> Tensor:
         weights = dict(zip(names, values, strict=True))
         model = LossModel(net, forward=lambda v: torch.func.functional_call(net, weights, (v,)))
-        return mean(objective.terms(model, x, x, y).total(objective.weight(0.0)))
+        return mean(objective.terms(Context(model, x, x, y)).total(objective.weight(0.0)))
 
     values = [p.detach().clone().requires_grad_(True) for p in net.parameters()]
     assert torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-5)
@@ -214,8 +215,10 @@ def test_input_gradient_penalty_is_the_norm_of_finite_differences(norm, size, ti
     x, y = toy_batch(n=2)
     x = x.double()
     model, h = LossModel(net), 1e-6
-    plain = make_loss("input_gradient", norm=norm).terms(model, x, x, y).scaled
-    square = make_loss("input_gradient", norm=norm, squared=True).terms(model, x, x, y).scaled
+    plain = make_loss("input_gradient", norm=norm).terms(Context(model, x, x, y)).scaled
+    square = (
+        make_loss("input_gradient", norm=norm, squared=True).terms(Context(model, x, x, y)).scaled
+    )
     for i in range(len(x)):
         slope = []
         for k in range(x.shape[1]):
@@ -232,7 +235,7 @@ def test_a_flat_model_has_no_penalty_and_a_finite_gradient(toy_batch):
     net = nn.Linear(6, 4)
     nn.init.zeros_(net.weight)
     x, y = toy_batch()
-    terms = make_loss("input_gradient").terms(LossModel(net), x, x, y)
+    terms = make_loss("input_gradient").terms(Context(LossModel(net), x, x, y))
     assert bool((terms.scaled == 0).all())
     mean(terms.total(1.0)).backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters())
@@ -243,11 +246,11 @@ def test_linearised_worst_case_of_a_linear_model():
     w = torch.tensor([[0.5, -2.0, 1.0]], dtype=torch.float64)
     model = LossModel(
         nn.Linear(3, 1, bias=False).double(),
-        criterion(nn.L1Loss()),
+        task_for(nn.L1Loss()),
         forward=lambda v: (v @ w.T + 10).squeeze(1),
     )
     x, y = torch.rand(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    terms = make_loss("input_gradient", norm=1).terms(model, x, x, y)
+    terms = make_loss("input_gradient", norm=1).terms(Context(model, x, x, y))
     worst = model.loss(model(x + 0.1 * w.sign()), y)
     torch.testing.assert_close(terms.total(0.1), worst)
 

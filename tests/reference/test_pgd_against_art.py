@@ -23,6 +23,7 @@ from artplus.attacks import PGD, fgm
 from artplus.bridge.attacks import translate
 from artplus.bridge.estimator import view
 from artplus.spaces import InputSpace
+from tests.toys import wrong as misclassified
 
 N, SHAPE, CLASSES = 9, (2, 5, 5), 4
 NORMS = [np.inf, 2, 1]
@@ -216,7 +217,7 @@ def test_restarts_never_lose_to_arts(classifier, batch) -> None:
     )
 
     def fooled(z: Tensor) -> Tensor:
-        return seen.model.wrong(seen.model(z), y)
+        return misclassified(seen.model, seen.model(z), y)
 
     assert (fooled(many) | ~fooled(one)).all()
     same = fooled(many) == fooled(one)

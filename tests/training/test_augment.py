@@ -107,7 +107,8 @@ def run(*callbacks, model=None, epochs=2, **options):
         model = cnn()
     seen = options.pop("step", None) or Watch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    common = {"objective": "at", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    common = {"loss": "at", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    common["bounds"] = (0.0, 1.0)
     fit(model, options.pop("data", (X, Y)), optimizer, callbacks=callbacks, epochs=epochs,
         step=seen, **common | options)  # fmt: skip
     return seen, weights(model)

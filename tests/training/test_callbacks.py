@@ -23,6 +23,7 @@ from artplus.errors import (
 )
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import Classification
 from artplus.training import make_method
 from artplus.training.callbacks import (
     EMA,
@@ -74,7 +75,8 @@ class Scripted(Validation):
 
 def run(model, *callbacks, lr: float = 0.1, epochs: int = 3, data=(X, Y), **options):
     optimizer = options.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=lr)
-    settings = {"objective": "at", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    settings = {"loss": "at", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    settings["bounds"] = (0.0, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StuckAtChanceWarning)
         return fit(model, data, optimizer, callbacks=callbacks, epochs=epochs, **settings | options)
@@ -478,7 +480,7 @@ def test_stuck_at_chance_warns_once_with_the_remedy():
             model,
             (X, y),
             optimizer,
-            objective="mix",
+            loss="mix",
             eps=0.02,
             epochs=12,
             batch_size=2,
@@ -495,12 +497,12 @@ def test_robust_accuracy_below_chance_is_no_guessing():
     model = nn.Linear(6, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     data = tuple(torch.from_numpy(v) for v in arrays(200))
-    fit(model, data, optimizer, objective="at", eps=0.0, epochs=15, seed=0, progress=False)
+    fit(model, data, optimizer, loss="at", eps=0.0, epochs=15, seed=0, progress=False)
     history = fit(
         model,
         data,
         torch.optim.SGD(model.parameters(), lr=1e-6),
-        objective="at",
+        loss="at",
         eps=0.6,
         epochs=6,
         batch_size=60,
@@ -532,7 +534,7 @@ class _State:
     def __init__(self, step=100, **row):
         self.row = {"clean_accuracy": 0.3} | row
         self.step = step
-        self.model = LossModel(nn.Linear(1, 1), classes=3)
+        self.model = LossModel(nn.Linear(1, 1), Classification(classes=3))
         self.epoch = 1
         self.history = type("H", (), {"notes": []})()
 
@@ -542,7 +544,7 @@ class _State:
 
 def test_progress_shows_figures_on_standard_error_and_closes(capfd):
     """Loss, clean and adversarial accuracy while training, validation after each epoch."""
-    run(net(), progress=True, objective="mix", validation=arrays(12, seed=1), epochs=2)
+    run(net(), progress=True, loss="mix", validation=arrays(12, seed=1), epochs=2)
     out, err = capfd.readouterr()
     assert out == ""
     for part in ("epoch 1/2", "epoch 2/2", "loss=", "clean=", "adv=", "val clean=", "val adv="):
@@ -634,7 +636,7 @@ def test_validation_every_so_often_and_always_at_the_end(every, measured):
 def test_validation_is_the_accuracy_of_a_plain_loop():
     """Clean and robust figures equal a count over the examples, batches of any size."""
     model = net().eval()
-    seen = LossModel(model, classes=3)
+    seen = LossModel(model, Classification(classes=3))
     attack = PGD(eps=0.2, steps=3, random_start=False)
     held_out = Arrays(X, Y, 7, None, device=torch.device("cpu"))
     found = Validation(held_out, attack, space=InputSpace(0, 1)).measure(seen)

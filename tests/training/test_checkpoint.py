@@ -52,7 +52,8 @@ def run(folder=None, *, model=None, resume=None, callbacks=(), data=(X, Y), **op
     model = net() if model is None else model
     optimizer = options.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
     saver = [] if folder is None else [Checkpoint(folder, **options.pop("saving", {}))]
-    settings = {"objective": "mix", "eps": 0.02, "epochs": 2, "batch_size": 8, "seed": 0}
+    settings = {"loss": "mix", "eps": 0.02, "epochs": 2, "batch_size": 8, "seed": 0}
+    settings["bounds"] = (0.0, 1.0)
     fit(model, data, optimizer, callbacks=[*callbacks, *saver], resume=resume, progress=False,
         **settings | options)  # fmt: skip
     return model
@@ -429,7 +430,7 @@ def relu():
         ({"optimizer": torch.optim.Adam}, "optimizer: SGD in the checkpoint, Adam now"),
         ({"optimizer": functools.partial(torch.optim.SGD, lr=0.2)},
          "optimizer.group 0.lr: 0.1 in the checkpoint, 0.2 now"),
-        ({"objective": "trades"}, "method.objective.name: mix in the checkpoint, trades now"),
+        ({"loss": "trades"}, "method.objective.name: mix in the checkpoint, trades now"),
         ({"lam": 2.0}, "method.objective.lam.0: 1 in the checkpoint, 2 now"),
         ({"lam": lambda t: 1 + t}, "method.objective.lam.1: 1 in the checkpoint, 1.25 now"),
         ({"eps": 0.03}, "method.attack.eps: 0.02 in the checkpoint, 0.03 now"),
@@ -535,14 +536,16 @@ def margin_of(margin, unset=False):
     if unset:
         del margin
 
-    def terms(model, x, x_adv, y):
+    def terms(ctx):
+        model, x, x_adv, y = ctx.model, ctx.x, ctx.x_adv, ctx.y
         clean, adversarial = model.pair(x, x_adv)
         return Terms(fixed=model.loss(clean, y), scaled=margin * model.loss(adversarial, y))
 
     return terms
 
 
-def scaled(model, x, x_adv, y, *, by):
+def scaled(ctx, *, by):
+    model, x, x_adv, y = ctx.model, ctx.x, ctx.x_adv, ctx.y
     clean, adversarial = model.pair(x, x_adv)
     return Terms(fixed=model.loss(clean, y), scaled=by * model.loss(adversarial, y))
 
@@ -570,10 +573,10 @@ def scaled(model, x, x_adv, y, *, by):
 )
 def test_numbers_inside_a_loss_are_part_of_the_run(tmp_path, first, then, difference):
     """Closures and partials are looked into, tensors are known by their values."""
-    run(tmp_path, objective=Objective("own", first))
-    run(resume=tmp_path, objective=Objective("own", first))
+    run(tmp_path, loss=Objective("own", first))
+    run(resume=tmp_path, loss=Objective("own", first))
     with pytest.raises(CheckpointError, match=difference):
-        run(resume=tmp_path, objective=Objective("own", then))
+        run(resume=tmp_path, loss=Objective("own", then))
 
 
 def test_addresses_empty_cells_and_endless_parts_make_no_difference(tmp_path):
@@ -589,7 +592,7 @@ def test_addresses_empty_cells_and_endless_parts_make_no_difference(tmp_path):
 
     def go(**options):
         model = nn.Sequential(nn.Linear(6, 3), Odd())
-        run(model=model, eps=eps, objective=Objective("own", margin_of(1.0)), **options)
+        run(model=model, eps=eps, loss=Objective("own", margin_of(1.0)), **options)
 
     go(folder=tmp_path)
     go(resume=tmp_path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from artplus import fit
 from artplus.errors import ConfigurationError
+from artplus.losses import Objective, Terms, make_loss
 from artplus.training.callbacks import Callback, Checkpoint, CleanFloor
 from tests.toys import net
 
@@ -28,7 +30,7 @@ class Told(Callback):
 def run(*callbacks, epochs: int = 4, resume=None, **options):
     torch.manual_seed(0)
     model = net()
-    settings = {"objective": "trades", "eps": 0.02, "seed": 0, "progress": False} | options
+    settings = {"loss": "trades", "eps": 0.02, "seed": 0, "progress": False} | options
     history = fit(
         model, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1), epochs=epochs, batch_size=8,
         callbacks=callbacks, resume=resume, **settings,
@@ -87,7 +89,7 @@ def test_a_resumed_run_goes_on_with_its_lam(tmp_path):
     [
         ({"lam": 0.0}, "must begin as a number above 0"),
         ({"lam": lambda progress: 1.0}, "must begin as a number above 0"),
-        ({"objective": "at"}, "'at' has no clean term"),
+        ({"loss": "at"}, "'at' has no clean term"),
     ],
 )
 def test_what_cannot_be_steered_is_refused(options, match):
@@ -100,3 +102,18 @@ def test_settings_that_cannot_work_are_refused():
         CleanFloor(0.5, least=2, greatest=1)
     with pytest.raises(ConfigurationError, match="floor"):
         CleanFloor(1.5)
+
+
+@pytest.mark.parametrize("name", ["at", "mine"])
+def test_the_terms_decide_and_not_the_name(name):
+    """A loss without a fixed term is refused, and one with a fixed term is taken, however named."""
+
+    def terms(ctx):
+        adversarial = ctx.model(ctx.x_adv)
+        return Terms(scaled=ctx.loss(adversarial), adversarial=adversarial)
+
+    with pytest.raises(ConfigurationError, match=f"'{name}' has no clean term"):
+        run(CleanFloor(0.8), loss=Objective(name, terms, has_fixed_term=False))
+    values = Told(0.9, 0.7, 0.95, 0.8)
+    mix = replace(make_loss("mix"), name=name)
+    assert run(values, CleanFloor(0.8), loss=mix)[1]["lam"][1] != 1.0

@@ -14,7 +14,7 @@ from artplus.errors import ConversionWarning, DataError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.training import make_method
-from artplus.training.data import Arrays, Loaded, batches, tensor_pair
+from artplus.training.data import Arrays, Loaded, TensorPair, batches
 from artplus.training.probe import probe
 from tests.toys import arrays, net
 
@@ -62,7 +62,7 @@ def test_a_look_at_the_head_does_not_move_the_order():
 def test_a_data_set_is_batched_like_arrays():
     """Same order, same joined last batch."""
     x, y = numbered(13)
-    prepare = tensor_pair(InputSpace())
+    prepare = TensorPair(InputSpace())
     common = {"batch_size": 4, "device": CPU}
     a, b = (
         batches(data, prepare, generator=torch.Generator().manual_seed(1), **common)
@@ -83,7 +83,7 @@ def test_a_stream_has_no_length_and_trains_all_the_same():
     """An iterable data set comes in its own order, and progress goes by epochs."""
     source = batches(
         Stream(),
-        tensor_pair(InputSpace()),
+        TensorPair(InputSpace()),
         batch_size=4,
         generator=torch.Generator(),
         device=CPU,
@@ -133,7 +133,7 @@ def test_a_look_at_a_loader_does_not_move_its_order(where):
 
     model, method = LossModel(net()), make_method("at", eps=0.1)
     expected = [y.tolist() for _, y in make()]
-    source = Loaded(make(), tensor_pair(InputSpace()), device=CPU)
+    source = Loaded(make(), TensorPair(InputSpace()), device=CPU)
     probe(model, source, method)
     assert [b.y.tolist() for b in source] == expected
 
@@ -162,7 +162,7 @@ def test_plain_inputs_are_cast_to_the_models_dtype_and_said_so():
 
 def test_plain_labels_are_int64_whatever_whole_number_they_were():
     """int32, uint8 and lists index classes; soft rows stay floats."""
-    prepare = tensor_pair(InputSpace())
+    prepare = TensorPair(InputSpace())
     x = torch.rand(2, 3)
     for y in (np.int32([1, 0]), np.uint8([1, 0]), [1, 0]):
         assert prepare(x, y)[1].dtype == torch.int64
@@ -183,5 +183,5 @@ def test_a_data_set_without_a_length_is_left_to_torch():
     """What torch refuses is refused by torch."""
     with pytest.raises(TypeError):
         batches(
-            Lazy(), tensor_pair(InputSpace()), batch_size=2, generator=None, device=CPU
+            Lazy(), TensorPair(InputSpace()), batch_size=2, generator=None, device=CPU
         ).__len__()

@@ -65,12 +65,12 @@ def test_attacks_are_those_of_the_plain_model(attack):
 def test_training_is_that_of_the_plain_model(objective):
     """Weights equal to the bit, dropout masks included."""
     eps = None if objective == "input_gradient" else 0.05
-    expected = train(Blocks(), objective=objective, eps=eps)
-    assert same(train(Blocks(False), objective=objective, eps=eps), expected)
+    expected = train(Blocks(), loss=objective, eps=eps)
+    assert same(train(Blocks(False), loss=objective, eps=eps), expected)
 
 
 @pytest.mark.parametrize("options", [{"step": AWP()}, {"step": Free(), "attack": PGD(eps=0.05),
-                                     "eps": None, "objective": "at"}, {"micro_batch": 4}],
+                                     "eps": None, "loss": "at"}, {"micro_batch": 4}],
                          ids=["awp", "free", "parts"])  # fmt: skip
 def test_other_steps_too(options):
     """Two passes, a perturbation carried along, parts of a batch."""

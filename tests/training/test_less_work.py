@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from artplus import fit, make_method
 from artplus.attacks import APGD, PGD, Average, Cycle, Microbatched, Square, WorstOf
 from artplus.attacks.combine import each
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.geometry import geometry
 from artplus.losses import Objective, Terms, make_loss
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 from artplus.training import checkpoint
 from artplus.training.callbacks import (
     Augment,
@@ -31,6 +31,7 @@ from artplus.training.callbacks import (
 )
 from artplus.training.steps import Free
 from tests.toys import arrays, net, same, weights
+from tests.toys import wrong as misclassified
 
 X, Y = (torch.from_numpy(v) for v in arrays(26))
 BOX = InputSpace(0.0, 1.0)
@@ -40,7 +41,8 @@ def run(*callbacks, model=None, data=(X, Y), epochs=3, lr=0.1, **options):
     """A short training; returns the model and its history."""
     torch.manual_seed(0)
     model = net() if model is None else model
-    settings = {"objective": "at", "batch_size": 8, "seed": 1, "progress": False}
+    settings = {"loss": "at", "batch_size": 8, "seed": 1, "progress": False}
+    settings["bounds"] = (0.0, 1.0)
     if "attack" not in options:
         settings["eps"] = 0.04
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -103,7 +105,7 @@ def test_patience_is_the_authors_loop_example_by_example(tau, norm):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     whole = PGD(eps=eps, norm=norm, step_size=step, steps=12, random_start=False)
     assert not torch.allclose(found, whole(model, X, Y, space=BOX))
-    wrong = model.wrong(model(found), Y)
+    wrong = misclassified(model, model(found), Y)
     assert bool(wrong.any()) and not bool(wrong.all())
 
 
@@ -128,7 +130,8 @@ def test_patience_of_zero_fools_whom_pgd_passes_over_on_its_way():
     model = trained()
     options = {"eps": 0.15, "steps": 10, "step_size": 0.1, "random_start": False}
     wrong = [
-        model.wrong(model(PGD(**options, patience=p)(model, X, Y, space=BOX)), Y) for p in (None, 0)
+        ~model.task.correct(model(PGD(**options, patience=p)(model, X, Y, space=BOX)), Y)
+        for p in (None, 0)
     ]
     assert bool((wrong[1] | ~wrong[0]).all())
 
@@ -164,7 +167,7 @@ def test_patience_works_in_slices_with_masks_and_restarts():
 
 def test_patience_needs_classes_and_a_look_at_x_adv():
     """What cannot be counted is refused."""
-    regression = LossModel(nn.Linear(6, 1), criterion(nn.MSELoss()))
+    regression = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="not over classes"):
         PGD(eps=0.1, patience=0)(regression, X, X[:, :1])
     with pytest.raises(ConfigurationError, match="patience must be"):
@@ -278,7 +281,8 @@ def test_a_step_repeated_for_want_of_memory_begins_where_it_began():
     """What the failed attempt found is not counted."""
     failed = []
 
-    def terms(model, x, x_adv, y):
+    def terms(ctx):
+        model, x, x_adv, y = ctx.model, ctx.x, ctx.x_adv, ctx.y
         if len(x) > 4:
             failed.append(len(x))
             raise torch.OutOfMemoryError("simulated")
@@ -289,7 +293,7 @@ def test_a_step_repeated_for_want_of_memory_begins_where_it_began():
     results = []
     for size in (None, 4):
         model = copy.deepcopy(start)
-        run(WarmStart(None), model=model, attack=attack, objective=Objective("own", terms),
+        run(WarmStart(None), model=model, attack=attack, loss=Objective("own", terms),
             micro_batch=size)  # fmt: skip
         results.append(weights(model))
     assert failed == [8]
@@ -422,7 +426,7 @@ def test_ramps_go_on_where_they_were(tmp_path):
         (lambda: StepsRamp(1), {"attack": Square(eps=0.1, queries=4)}, "changes the steps"),
         (
             lambda: StepsRamp(1),
-            {"objective": "input_gradient", "eps": None},
+            {"loss": "input_gradient", "eps": None},
             "no attack whose steps",
         ),
         (lambda: PatienceRamp(), {}, "changes the patience"),
@@ -444,8 +448,8 @@ def test_a_share_of_one_is_the_method_without_it(name):
     """Bit for bit, random draws too."""
     start = net(dropout=0.3)
     models = [copy.deepcopy(start) for _ in range(2)]
-    run(model=models[0], objective=name)
-    run(model=models[1], objective=name, attack_share=1.0)
+    run(model=models[0], loss=name)
+    run(model=models[1], loss=name, attack_share=1.0)
     assert same(*map(weights, models))
 
 
@@ -512,7 +516,7 @@ def test_a_share_in_parts_and_with_weights_is_the_whole(name):
     results = []
     for size in (None, 3):
         model = copy.deepcopy(start)
-        run(model=model, objective=name, attack_share=0.5, micro_batch=size,
+        run(model=model, loss=name, attack_share=0.5, micro_batch=size,
             attack=PGD(eps=0.05, steps=2, random_start=False), label_smoothing=0.1,
             class_weight=torch.tensor([1.0, 2.0, 0.5]))  # fmt: skip
         results.append(weights(model))

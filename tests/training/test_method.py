@@ -11,11 +11,11 @@ from torch import nn
 
 from artplus import make_method
 from artplus.attacks import APGD, PGD, Average, Cycle, WorstOf
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError, UnknownNameError
 from artplus.losses import Objective, Terms, list_losses
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 from artplus.training import Method
 from tests.toys import arrays, net, same, weights
 
@@ -82,7 +82,7 @@ def test_the_losss_own_weights_and_ignored_labels_count():
     model = nn.Linear(6, 3)
     weight, more = torch.tensor([1.0, 3.0, 0.25]), torch.tensor([2.0, 1.0, 1.0])
     loss = nn.CrossEntropyLoss(weight=weight, ignore_index=2)
-    seen = LossModel(model, criterion(loss))
+    seen = LossModel(model, task_for(loss))
     at = make_method("at", attack=fixed(0.0))
     torch.testing.assert_close(at.loss(seen, X, Y), loss(model(X), Y))
     both = make_method("at", attack=fixed(0.0), class_weight=more)
@@ -227,7 +227,8 @@ def test_methods_that_cannot_work(options, error, match):
 def test_an_own_objective_needs_no_registration():
     """Objective and Terms are all there is to it."""
 
-    def terms(model, x, x_adv, y):
+    def terms(ctx):
+        model, x_adv, y = ctx.model, ctx.x_adv, ctx.y
         return Terms(scaled=model.loss(model(x_adv), y) ** 2)
 
     method = Method(objective=Objective("squared", terms), attack=fixed(0.0), space=InputSpace())

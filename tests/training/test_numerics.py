@@ -15,6 +15,7 @@ from artplus import fit, make_method
 from artplus.attacks import PGD, Microbatched
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
+from artplus.spaces import InputSpace
 from artplus.training import autotune, checkpoint
 from artplus.training.callbacks import Callback, Checkpoint
 from artplus.training.data import Batch
@@ -37,7 +38,8 @@ CPU = torch.device("cpu")
 
 def trained(model, *callbacks, data=(X, Y), lr=0.1, **options):
     """A few steps of ``fit``."""
-    settings = {"objective": "trades", "eps": 0.04, "batch_size": 8, "epochs": 2, "seed": 1}
+    settings = {"loss": "trades", "eps": 0.04, "batch_size": 8, "epochs": 2, "seed": 1}
+    settings["bounds"] = (0.0, 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     history = fit(model, data, optimizer, callbacks=callbacks, progress=False, **settings | options)
     return history
@@ -323,11 +325,11 @@ def test_gradients_of_the_attack_are_counted():
     """Steps of the attack in turn, of what it is made of, or a guess."""
 
     def count(attack):
-        return autotune._gradients(make_method("at", attack=attack))
+        return autotune._attack(make_method("at", attack=attack)).gradients
 
     assert count(PGD(eps=0.1, steps=7)) == 7
     assert count(Microbatched(PGD(eps=0.1, steps=3), 4)) == 3
-    assert autotune._gradients(make_method("input_gradient")) == 0
+    assert autotune._attack(make_method("input_gradient")).gradients == 0
 
 
 def test_a_failed_compilation_is_survived(monkeypatch):
@@ -388,14 +390,11 @@ def test_a_candidate_that_fails_late_is_out(monkeypatch):
         autotune._measure(LossModel(net()), Batch(X, Y), both, 1)
 
 
-def test_half_precision_is_tried_on_gpus_alone():
+def test_half_precision_is_tried_on_gpus_alone(monkeypatch):
     """On processors fp16 is slower; layouts are tried with each precision."""
 
-    class Images:
-        ndim = 4
-        device = torch.device("cuda")
-
-    found = autotune._candidates(Numerics(precision="auto"), Batch(Images(), None))
+    monkeypatch.setattr(autotune, "device_of", lambda tree: torch.device("cuda"))
+    found = autotune._candidates(Numerics(precision="auto"), Batch(*IMAGES))
     assert [(n.precision, n.channels_last) for n in found] == [
         (precision, last) for precision in ("fp32", "bf16", "fp16") for last in (False, True)
     ]
@@ -409,9 +408,10 @@ def test_a_trial_of_half_precision_scales_the_weights_gradients(monkeypatch):
     monkeypatch.setattr(Engine, "unscale", lambda e, o: (seen.append("back"), unscale(e, o)))
     model, half = net(), Numerics(precision="fp16")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    autotune._step(LossModel(model), Batch(X, Y), Numerics(), optimizer, 1)
+    one = autotune._Attack(1, InputSpace())
+    autotune._step(LossModel(model), Batch(X, Y), Numerics(), optimizer, one)
     full = [p.grad.clone() for p in model.parameters()]
-    autotune._step(LossModel(model), Batch(X, Y), half, optimizer, 1)
+    autotune._step(LossModel(model), Batch(X, Y), half, optimizer, one)
     assert seen == ["scale", "back"] * 2
     for parameter, slope in zip(model.parameters(), full, strict=True):
         torch.testing.assert_close(parameter.grad, slope, rtol=0.05, atol=1e-3)
@@ -477,7 +477,7 @@ def test_a_compiled_run_is_the_plain_one_to_rounding(name):
     for compiles in (False, True):
         model = copy.deepcopy(start)
         attack = PGD(eps=0.05, steps=2, step_size=0.01)
-        history = trained(model, objective=name, attack=attack, eps=None, compile=compiles)
+        history = trained(model, loss=name, attack=attack, eps=None, compile=compiles)
         assert all(p.requires_grad for p in model.parameters())
         results.append((weights(model), history.rows[-1]["loss"]))
     for key, value in results[0][0].items():
@@ -494,7 +494,7 @@ def test_second_derivatives_are_not_compiled(monkeypatch, mode):
         with pytest.raises(
             ConfigurationError, match="'input_gradient' takes .* leave out compile="
         ):
-            trained(model, objective="input_gradient", eps=None, **engine)
+            trained(model, loss="input_gradient", eps=None, **engine)
 
 
 def test_second_derivatives_are_never_tried_compiled(monkeypatch):
@@ -506,7 +506,7 @@ def test_second_derivatives_are_never_tried_compiled(monkeypatch):
         return step(model, batch, numerics, *args)[0], 60.0
 
     monkeypatch.setattr(autotune, "_step", watch)
-    history = trained(net(), objective="input_gradient", eps=None, compile="auto")
+    history = trained(net(), loss="input_gradient", eps=None, compile="auto")
     assert set(tried) == {Numerics()}
     assert history.notes[0].endswith("not tried, as loss 'input_gradient' takes second derivatives")
 

@@ -15,6 +15,7 @@ from artplus.attacks import PGD, fgm
 from artplus.errors import ConfigurationError, TrainingDivergedError
 from artplus.losses import Objective, Terms, list_losses, make_loss
 from artplus.model import LossModel
+from artplus.tasks import Classification
 from artplus.training import checkpoint, make_method
 from artplus.training.callbacks import Callback, Checkpoint, EpsWarmup
 from artplus.training.data import Batch
@@ -35,7 +36,7 @@ def state_of(model, method, *, lr=0.1, micro_batch=None) -> State:
     """A run over ``(X, Y)`` that has not begun."""
     model.train()
     return State(
-        model=LossModel(model, classes=3),
+        model=LossModel(model, Classification(classes=3)),
         optimizer=torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
         method=method,
         epochs=1,
@@ -53,7 +54,8 @@ def method_of(name, **options):
 
 def trained(model, **options):
     """A few steps of ``fit``."""
-    settings = {"objective": "at", "eps": 0.04, "batch_size": 8, "epochs": 2, "seed": 1}
+    settings = {"loss": "at", "eps": 0.04, "batch_size": 8, "epochs": 2, "seed": 1}
+    settings["bounds"] = (0.0, 1.0)
     settings |= {"progress": False} | options
     if "attack" in options:
         del settings["eps"]
@@ -149,7 +151,8 @@ class Sick:
     def __init__(self, at: int, error: Exception) -> None:
         self.calls, self.at, self.error = 0, at, error
 
-    def __call__(self, model, x, x_adv, y):
+    def __call__(self, ctx):
+        model, x_adv, y = ctx.model, ctx.x_adv, ctx.y
         self.calls += 1
         if self.calls == self.at:
             raise self.error
@@ -209,7 +212,7 @@ def test_free_is_the_papers_loop(norm):
     batches = list(zip(X.split(9), Y.split(9), strict=True))  # the last one is short
     optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
     attack = fgm(eps, norm=norm)
-    fit(ours, batches, optimizer, objective="at", attack=attack, step=Free(m), epochs=2,
+    fit(ours, batches, optimizer, loss="at", attack=attack, step=Free(m), epochs=2,
         callbacks=[EpsWarmup(0)], seed=0, progress=False)  # fmt: skip
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     carried = torch.zeros(9, 6)
@@ -264,8 +267,8 @@ def test_free_is_resumed_with_its_perturbation(tmp_path):
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"step": Free(2), "objective": "input_gradient", "eps": None}, "needs a radius"),
-        ({"step": Free(2), "objective": "mix", "lam": 0.0}, "nothing for Free to climb"),
+        ({"step": Free(2), "loss": "input_gradient", "eps": None}, "needs a radius"),
+        ({"step": Free(2), "loss": "mix", "lam": 0.0}, "nothing for Free to climb"),
     ],
 )
 def test_free_refuses_what_it_cannot_climb(options, match):
@@ -331,7 +334,8 @@ class Tight:
         self.room, self.error = room, error or torch.OutOfMemoryError("simulated")
         self.failed: list[int] = []
 
-    def __call__(self, model, x, x_adv, y):
+    def __call__(self, ctx):
+        model, x, x_adv, y = ctx.model, ctx.x, ctx.x_adv, ctx.y
         predictions = model(x_adv)  # dropout has drawn, statistics have moved
         if len(x) > self.room:
             self.failed.append(len(x))
@@ -349,7 +353,7 @@ def test_a_run_that_ran_out_is_the_run_begun_with_smaller_parts(dropout):
         torch.manual_seed(5)
         history = fit(
             model, (X, Y), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-            objective=Objective("tight", tight), eps=0.04, batch_size=12, epochs=2,
+            loss=Objective("tight", tight), eps=0.04, batch_size=12, epochs=2, bounds=(0.0, 1.0),
             micro_batch=size, progress=False,
         )  # fmt: skip
         results.append((weights(model), torch.get_rng_state()))
@@ -389,7 +393,8 @@ def test_an_error_after_the_weights_moved_is_raised():
     """Free moves them several times a batch, which cannot be taken back."""
     calls = []
 
-    def terms(model, x, x_adv, y):
+    def terms(ctx):
+        model, x, x_adv, y = ctx.model, ctx.x, ctx.x_adv, ctx.y
         calls.append(len(x))
         if len(calls) == 2:
             raise torch.OutOfMemoryError("simulated")
@@ -446,8 +451,9 @@ def test_errors_about_memory_are_known(error, memory):
 def test_a_loss_that_is_no_number_still_ends_the_run():
     """Smaller parts are no way around the guard."""
 
-    def terms(model, x, x_adv, y):
+    def terms(ctx):
+        model, x_adv, y = ctx.model, ctx.x_adv, ctx.y
         return Terms(scaled=model.loss(model(x_adv), y) * torch.nan)
 
     with pytest.raises(TrainingDivergedError, match="became nan"):
-        trained(net(), objective=Objective("nan", terms), micro_batch=4)
+        trained(net(), loss=Objective("nan", terms), micro_batch=4)

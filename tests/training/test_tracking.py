@@ -61,7 +61,8 @@ def run(*callbacks, model=None, epochs=3, **options):
     torch.manual_seed(0)
     model = model or net()
     optimizer = options.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1)
-    common = {"objective": "trades", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    common = {"loss": "trades", "eps": 0.02, "batch_size": 8, "seed": 0, "progress": False}
+    common["bounds"] = (0.0, 1.0)
     return fit(model, (X, Y), optimizer, callbacks=callbacks, epochs=epochs, **common | options)
 
 
@@ -130,7 +131,7 @@ def test_settings_say_how_it_was_trained():
         "precision": "fp32", "epochs": "1", "batches_per_epoch": "3", "device": "cpu",
     } == own.settings  # fmt: skip
     assert all(isinstance(value, str) for value in own.settings.values())
-    run(own, epochs=1, objective="input_gradient", eps=None)
+    run(own, epochs=1, loss="input_gradient", eps=None)
     assert own.settings["method"] == "input_gradient" and "eps" not in own.settings
 
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from artplus.attacks import APGD, PGD, Chain, Cycle, Relative, Square
 from artplus.attacks.combine import each
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
+from tests.toys import wrong
 
 SPACE = InputSpace(0.0, 1.0)
 
@@ -76,7 +77,7 @@ def test_restarts_begin_anew_on_what_still_stands() -> None:
     assert [len(call["x"]) for call in first.calls] == [3, 1, 1]
     assert [len(call["x"]) for call in then.calls] == [2, 1, 1]
     assert [call["start"] is None for call in first.calls] == [False, True, True]
-    model = LossModel(nn.Linear(1, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(1, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="no classes and so no mistakes"):
         Chain(first, then, restarts=2)(model, x, torch.zeros(3, 1))
 
@@ -84,7 +85,7 @@ def test_restarts_begin_anew_on_what_still_stands() -> None:
 def test_in_regression_and_with_a_radius_per_example_all_go_on() -> None:
     """There is no verdict in the one, and in the other the radius belongs to the batch."""
     x, then = torch.tensor([[0.4], [0.1]]), Shifted(0.1, [])
-    model = LossModel(nn.Linear(1, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(1, 1), task_for(nn.MSELoss()))
     Chain(Shifted(0.2, []), then)(model, x, torch.zeros(2, 1))
     radii = torch.tensor([[0.5], [0.5]])
     Chain(Shifted(0.2, [], radii), Shifted(0.1, then.calls, radii))(ramp(), x, torch.tensor([0, 0]))
@@ -108,9 +109,9 @@ def test_it_leads_out_of_a_region_without_gradients() -> None:
     model = LossModel(Masked())
     x, y = torch.zeros(3, 1), torch.zeros(3, dtype=torch.long)
     blind = APGD(eps=0.5, steps=10, loss="margin", random_start=False)
-    assert not model.wrong(model(blind(model, x, y, space=SPACE)), y).any()
+    assert not ~model.task.correct(model(blind(model, x, y, space=SPACE)), y).any()
     led = Chain(Shifted(0.2, []), blind)(model, x, y, space=SPACE)
-    assert model.wrong(model(led), y).all()
+    assert wrong(model, model(led), y).all()
 
 
 def test_scaling_and_changing_reach_both() -> None:

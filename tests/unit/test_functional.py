@@ -106,7 +106,9 @@ def test_targeted_dlr_by_hand():
 def test_squared_gaps_by_hand(seed):
     """Sums of squares over classes; the probability gap lies in [0, 2]."""
     z, w, _ = batch(seed)
-    torch.testing.assert_close(f.squared_logit_gap(z, w), (z - w).norm(dim=1) ** 2)
+    torch.testing.assert_close(
+        f.mean_squared_logit_gap(z, w), (z - w).norm(dim=1) ** 2 / z.shape[1]
+    )
     p, q = Categorical(logits=z).probs, Categorical(logits=w).probs
     gap = f.squared_probability_gap(z, w)
     torch.testing.assert_close(gap, (p - q).norm(dim=1) ** 2)
@@ -129,7 +131,7 @@ def pairs(name: str):
         "dlr": lambda z, w: f.dlr(z, y),
         "targeted_dlr": lambda z, w: f.targeted_dlr(z, y, target),
         "squared_probability_gap": f.squared_probability_gap,
-        "squared_logit_gap": f.squared_logit_gap,
+        "mean_squared_logit_gap": f.mean_squared_logit_gap,
     }[name]
 
 
@@ -142,7 +144,7 @@ def pairs(name: str):
         "dlr",
         "targeted_dlr",
         "squared_probability_gap",
-        "squared_logit_gap",
+        "mean_squared_logit_gap",
     ],
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])

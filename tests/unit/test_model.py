@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, as_loss_model, device_of
+from artplus.tasks import task_for
 
 
 def test_predictions_come_from_the_module_or_its_forward(tiny_net, toy_batch):
@@ -26,7 +26,7 @@ def test_loss_is_cross_entropy_unless_told_otherwise(tiny_net, toy_batch):
     net, (x, y) = tiny_net(), toy_batch()
     expected = nn.functional.cross_entropy(net(x), y, reduction="none")
     torch.testing.assert_close(LossModel(net).loss(net(x), y), expected)
-    margins = LossModel(net, criterion(nn.MultiMarginLoss())).loss(net(x), y)
+    margins = LossModel(net, task_for(nn.MultiMarginLoss())).loss(net(x), y)
     expected = nn.functional.multi_margin_loss(net(x), y, reduction="none")
     torch.testing.assert_close(margins, expected)
 
@@ -102,18 +102,20 @@ def test_wrong_is_misclassification(toy_batch):
     """Against class numbers and rows alike."""
     model = LossModel(nn.Identity())
     z = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
-    assert model.wrong(z, torch.tensor([0, 0])).tolist() == [False, True]
-    assert model.wrong(z, torch.tensor([[0.9, 0.1], [0.6, 0.4]])).tolist() == [False, True]
+    assert model.task.correct(z, torch.tensor([0, 0])).tolist() == [True, False]
+    assert model.task.correct(z, torch.tensor([[0.9, 0.1], [0.6, 0.4]])).tolist() == [True, False]
 
 
 def test_as_loss_model_wraps_modules_once(tiny_net):
     """A module gets its loss; a ready model passes through; a second loss is refused."""
     net = tiny_net()
     model = as_loss_model(net, nn.MultiMarginLoss())
-    assert model.module is net and not model.criterion.soft
-    assert as_loss_model(net).criterion.soft
+    assert model.module is net and not model.task.soft
+    assert as_loss_model(net).task.soft
     assert as_loss_model(model) is model
-    with pytest.raises(ConfigurationError, match="already has a loss; leave out loss="):
+    with pytest.raises(
+        ConfigurationError, match="already has a task and a loss; leave out criterion="
+    ):
         as_loss_model(model, nn.CrossEntropyLoss())
     with pytest.raises(ConfigurationError, match="must be a torch.nn.Module, got str"):
         as_loss_model("net")

@@ -13,12 +13,12 @@ from artplus.attacks import Square
 from artplus.attacks._l1_ball import projection
 from artplus.attacks._patterns import Canvas, bumps
 from artplus.attacks._search import search
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.functional import margin
 from artplus.geometry import clip
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import task_for
 
 BOX = InputSpace(0.0, 1.0)
 
@@ -380,7 +380,7 @@ def test_what_square_cannot_do_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="climbs the margin .* no other loss"):
         Square(eps=0.1)(model, x, y, inner=lambda m, x, y: lambda z: z.sum((1, 2, 3)))
     with pytest.raises(ConfigurationError, match="needs class logits"):
-        Square(eps=0.1)(LossModel(nn.Linear(3, 1), criterion(nn.MSELoss())), x, y)
+        Square(eps=0.1)(LossModel(nn.Linear(3, 1), task_for(nn.MSELoss())), x, y)
     with pytest.raises(ConfigurationError, match="draws pyramids on images"):
         Square(eps=0.1, norm=2)(linear(7)[0], torch.rand(2, 7), y)
     with pytest.raises(ConfigurationError, match="at least 3 x 3 pixels"):

@@ -45,6 +45,11 @@ def check(analyses: Sequence[Analysis], setting: Setting) -> None:
         ConfigurationError: with the reason of the first that does not apply.
     """
     for analysis in analyses:
+        if setting.data.structured and not getattr(analysis, "structured", False):
+            raise ConfigurationError(
+                f"analysis {type(analysis).__name__} looks at inputs that are one tensor of floats "
+                "each; it does not support inputs of several columns or hidden perturbations"
+            )
         ask = getattr(analysis, "check", None)
         if ask is not None:
             ask(setting)

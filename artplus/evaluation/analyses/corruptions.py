@@ -92,7 +92,7 @@ class Corruptions(BaseAnalysis):
     def check(self, setting: Setting) -> None:
         super().check(setting)
         data = setting.data
-        if data.space.low is None or data.space.high is None:
+        if data.box.low is None or data.box.high is None:
             raise ConfigurationError(
                 "corruptions needs the range of valid inputs, by which their strength is measured: "
                 "clip_values=(low, high)"

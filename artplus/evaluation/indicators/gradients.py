@@ -49,7 +49,7 @@ def unavailable_gradients(probe: Probe) -> Check:
 def gradients_at_test_time(probe: Probe) -> Check | None:
     """Does a prediction itself run backward passes? AutoAttack's flag for dynamic defences.
 
-    StepOutput by the tensors that a backward pass takes back out of a graph; a model that follows
+    Seen by the tensors that a backward pass takes back out of a graph; a model that follows
     gradients without autograd is not seen.
     """
     taken = 0

@@ -19,7 +19,8 @@ WITHHELD = 0.45
 
 def random_outputs(probe: Probe) -> Check:
     """Largest L2 distance between normalised outputs of 5 passes; AutoAttack's flag, above 1e-4."""
-    passes = [probe.predictions(f"pass {k}").flatten(1).double() for k in range(CALLS)]
+    # One number an example is a row of one, not none.
+    passes = [probe.predictions(f"pass {k}").reshape(len(probe), -1).double() for k in range(CALLS)]
     unit = [out / (out.norm(dim=1, keepdim=True) + 1e-10) for out in passes]
     spread = max(
         float((a - b).norm(dim=1).max()) for k, a in enumerate(unit) for b in unit[k + 1 :]

@@ -11,7 +11,8 @@ from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import percent
 from artplus.functional import margin
 from artplus.geometry import clip
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
+from artplus.tree import Tree, take
 
 DRAWS = 20
 RADIUS = 8 / 255
@@ -30,18 +31,21 @@ def unstable_predictions(probe: Probe) -> Check | None:
     the cut at 1 is made for each draw, so that an example beside the boundary counts once and not
     a hundredfold.
     """
-    if not probe.classifies:
-        return None
     width = span(probe)
+    if not probe.classifies or width is None:
+        return None
 
-    def change(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+    def change(x: Tree, y: Tree, space: Space) -> Tensor:
+        z = space.lift(probe.data.model, x)
+        region = space.region(x, z)
         with torch.no_grad():
             before = margin(probe.data.model(x), y)
             scale = torch.where(before == 0, 1.0, before.abs())
             total = torch.zeros_like(before)
             for _ in range(DRAWS):
-                noise = (torch.rand_like(x) - 0.5) * RADIUS * width
-                after = margin(probe.data.model(clip(x + space.restrict(noise), space)), y)
+                noise = (torch.rand_like(z) - 0.5) * RADIUS * width
+                point = space.insert(x, clip(z + region.restrict(noise), region))
+                after = margin(probe.data.model(point), y)
                 total += ((after - before).abs() / scale).clamp_max(1.0)
         return total / DRAWS
 
@@ -69,19 +73,25 @@ def misleading_gradients(probe: Probe) -> Check | None:
     where it jumps, as k-winners-take-all and rounding do. Our own; measured on digits it is 0.1
     for plain and hardened networks and 0.95 for k-WTA.
     """
-    if not probe.classifies or probe.gradients is None:
-        return None
     model, width = probe.data.model, span(probe)
+    if not probe.classifies or probe.gradients is None or width is None:
+        return None
 
-    def missed(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
-        before, _, slope = look(lambda z: (margin(model(z), y), z), x)
+    def missed(x: Tree, y: Tree, space: Space) -> Tensor:
+        z = space.lift(model, x)
+        region = space.region(x, z)
+
+        def margins(at: Tensor) -> Tensor:
+            return margin(model(space.insert(x, at)), y)
+
+        before, _, slope = look(lambda at: (margins(at), at), z)
         unforeseen, total = torch.zeros_like(before), torch.zeros_like(before)
         with torch.no_grad():
             for _ in range(DRAWS):
-                noise = (torch.rand_like(x) - 0.5) * TINY * width
-                point = clip(x + space.restrict(noise), space)
-                change = margin(model(point), y) - before
-                foreseen = (slope * (point - x)).flatten(1).sum(1)
+                noise = (torch.rand_like(z) - 0.5) * TINY * width
+                point = clip(z + region.restrict(noise), region)
+                change = margins(point) - before
+                foreseen = (slope * (point - z)).flatten(1).sum(1)
                 unforeseen += (change - foreseen).abs()
                 total += change.abs()
         return torch.stack([unforeseen, total], 1)
@@ -102,8 +112,13 @@ def misleading_gradients(probe: Probe) -> Check | None:
     )
 
 
-def span(probe: Probe) -> float:
-    """Width of the range of valid inputs; of the examples themselves where it is unbounded."""
-    width = probe.data.space.width()
-    x = probe.data.x[:]
-    return width or float(x.max() - x.min())
+def span(probe: Probe) -> float | None:
+    """Width of the range of valid inputs; of the examples themselves where it is unbounded.
+
+    ``None`` in a hidden space, which has no range.
+    """
+    space = probe.data.space
+    if not isinstance(space, InputSpace):
+        return None
+    z = space.lift(None, take(probe.data.x, slice(0, None)))
+    return space.width() or float(z.max() - z.min())

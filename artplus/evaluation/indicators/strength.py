@@ -15,6 +15,7 @@ from artplus.evaluation.indicators.stability import span
 from artplus.evaluation.probe import STEPS, Probe
 from artplus.evaluation.report import Report
 from artplus.evaluation.wording import percent, plural
+from artplus.spaces import InputSpace
 
 GAP = 0.002
 LEFT, MUCH = 0.05, 0.5
@@ -126,12 +127,15 @@ def unconstrained_attack(probe: Probe) -> Check | None:
     turned into one that gets another answer. So it has no meaning where features are held by a
     mask, nor for a model with one answer to all the examples, which may have no other.
     """
-    if probe.gradients is None or not probe.classifies or probe.data.space.mask is not None:
+    space, width = probe.data.space, span(probe)
+    if probe.gradients is None or not probe.classifies or width is None:
+        return None
+    if not isinstance(space, InputSpace) or space.mask is not None:
         return None
     answers = probe.report.predictions_clean
     if answers is None or (answers == answers[0]).all():
         return None
-    attack = APGD(eps=span(probe), norm=torch.inf, steps=STEPS, loss="margin", random_start=False)
+    attack = APGD(eps=width, norm=torch.inf, steps=STEPS, loss="margin", random_start=False)
     share = 1 - float(probe.wrong_after(attack, "unconstrained").double().mean())
     name = "unconstrained attack"
     text = f"{percent(share)} withstand a gradient attack that may change the input at will."

@@ -9,7 +9,9 @@ from artplus.evaluation.check import Check
 from artplus.evaluation.indicators._compare import outdone
 from artplus.evaluation.probe import Probe
 from artplus.evaluation.wording import percent
-from artplus.spaces import InputSpace
+from artplus.functional import class_index
+from artplus.spaces import Space
+from artplus.tree import Tree
 
 
 def transfer_failure(probe: Probe) -> Check | None:
@@ -23,10 +25,10 @@ def transfer_failure(probe: Probe) -> Check | None:
         return None
     attack = probe.stronger()
 
-    def crafted(x: Tensor, y: Tensor, space: InputSpace) -> Tensor:
+    def crafted(x: Tree, y: Tree, space: Space) -> Tensor:
         x_adv = attack(other, x, y, space=space)
         with torch.no_grad():
-            elsewhere = other.wrong(other(x_adv), y).cpu()
+            elsewhere = (other(x_adv).argmax(1) != class_index(y)).cpu()
         return torch.stack([elsewhere, probe.judged(x, x_adv, y, space, attack)], 1)
 
     there, here = probe.over(crafted, "transfer").unbind(1)

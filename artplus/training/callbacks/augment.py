@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from artplus.errors import ConfigurationError, DataError
-from artplus.geometry import clip
 from artplus.seeding import derived, seeded
+from artplus.spaces import InputSpace
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Batch
 from artplus.training.state import State
@@ -67,11 +67,23 @@ class Augment(Callback):
     def on_batch(self, state: State, batch: Batch) -> Batch:
         # The generator was seeded by the run and the process; a checkpoint brings its seed along.
         seed = derived(state.generator.initial_seed(), f"augment {state.step}")
-        x = batch.x
+        space = state.method.bound(batch.x)
+        if not isinstance(space, InputSpace):
+            raise ConfigurationError(
+                "Augment changes inputs that are floats; in an embedding or latent space leave it "
+                "out, or change the data in its loader"
+            )
+        column = space.floats(batch.x)
+        if not isinstance(column, Tensor):
+            raise ConfigurationError(
+                "Augment changes a tensor of inputs, got a list of images; change them in the "
+                "data set"
+            )
+        x = column
         with seeded(seed), torch.no_grad():
             for transform in self.transforms:
-                x = _checked(transform(x), batch.x, transform)
-        return replace(batch, x=clip(x, state.method.space))
+                x = _checked(transform(x), column, transform)
+        return replace(batch, x=space.clipped(space.replaced(batch.x, x)))
 
 
 def _checked(x: Any, before: Tensor, transform: Transform) -> Tensor:

@@ -102,19 +102,20 @@ class StuckAtChance(Callback):
         self._epochs, self._warned = 0, False
 
     def on_epoch_end(self, state: State) -> None:
-        if state.row.get("eps_scale", 1.0) < 1.0 or state.model.classes is None:
+        classes = state.model.classes if state.model.task.over_classes else None
+        if state.row.get("eps_scale", 1.0) < 1.0 or classes is None:
             return
         accuracy = state.row.get("clean_accuracy")  # robust accuracy may well be below chance
         if accuracy is None or state.step < GRACE:
             return
-        at_chance = accuracy <= 1.2 / state.model.classes
+        at_chance = accuracy <= 1.2 / classes
         self._epochs = self._epochs + 1 if at_chance else 0
         if self._epochs < self.patience or self._warned:
             return
         self._warned = True
         message = (
             f"after epoch {state.epoch} the model still only guesses (accuracy {accuracy:.1%}, "
-            f"chance {1 / state.model.classes:.1%}). Usual remedies, in order: a longer warm-up of "
+            f"chance {1 / classes:.1%}). Usual remedies, in order: a longer warm-up of "
             "eps (callbacks=[EpsWarmup(epochs=...)]), a lower learning rate, a smaller eps; then "
             "check that labels match inputs, that x is in the range of clip_values, and that the "
             "model outputs logits, not softmax."

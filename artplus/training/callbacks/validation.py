@@ -13,12 +13,13 @@ from artplus.attacks import APGD, PGD, Attack, members
 from artplus.attacks._base import Budget
 from artplus.errors import DataError
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
 from artplus.training.profiling import region
 from artplus.training.state import State
+from artplus.tree import device_of
 
 
 class Validation(Callback):
@@ -30,7 +31,7 @@ class Validation(Callback):
     Args:
         data: Batches ``(x, y)`` on the model's device, iterated once per measurement.
         attack: See :func:`validation_attack`.
-        space: Bounds of valid inputs.
+        space: What the attack may perturb.
         every: Epochs between measurements; the last epoch is always measured.
         seed: Of the attack, the same at every measurement, so that epochs compare.
     """
@@ -40,7 +41,7 @@ class Validation(Callback):
         data: Iterable[Batch],
         attack: Attack | None,
         *,
-        space: InputSpace = InputSpace(),
+        space: Space = InputSpace(),
         every: int = 1,
         seed: int = 0,
     ) -> None:
@@ -70,32 +71,35 @@ class Validation(Callback):
 
     def measure(self, model: LossModel) -> dict[str, float]:
         """The figures for a model as it stands."""
-        over_classes = model.criterion.over_classes
-        figure = "accuracy" if over_classes else "loss"
         sums: dict[str, Tensor] = {}
-        n = 0
+        n, weight = 0, torch.zeros(())
         for batch in self._data:
-            generator = torch.Generator(batch.x.device).manual_seed(self._seed + n)
+            device = device_of(batch.x)
+            generator = torch.Generator(device).manual_seed(self._seed + n)
             examples = {"clean": batch.x}
+            weights = model.task.weights(batch.y)
+            weights = torch.ones(len(batch), device=device) if weights is None else weights.float()
             if self._attack is not None:
                 examples["adversarial"] = self._attack(
                     model, batch.x, batch.y, space=self._space, generator=generator
                 )
-            n += len(batch.x)
+            n += len(batch)
             for kind, x in examples.items():
                 with torch.no_grad():
                     predictions = model(x)
-                    values = (
-                        ~model.wrong(predictions, batch.y)
-                        if over_classes
-                        else model.loss(predictions, batch.y)
-                    )
+                    right = model.task.correct(predictions, batch.y)
+                    if right is None:
+                        figure, values = "loss", model.loss(predictions, batch.y) * weights
+                    else:
+                        figure, values = "accuracy", right
+                        weights = torch.ones_like(weights)
                 name = f"val_{kind}_{figure}"
                 sums[name] = sums.get(name, 0) + values.float().sum()
+            weight = weight + weights.sum().cpu()
         if n == 0:
             raise DataError("the validation data gave no batch; is it empty, or read only once?")
         # Each process has measured its part of every batch.
-        whole = float(distributed.all_reduce(torch.tensor(float(n), dtype=torch.float64)))
+        whole = float(distributed.all_reduce(weight.double()))
         return {
             name: float(distributed.all_reduce(total.double())) / whole
             for name, total in sums.items()
@@ -124,7 +128,7 @@ def validation_attack(
         eps, norm = radius, trained.norm
     if eps is None:
         return None
-    if isinstance(trained, APGD) or not model.criterion.over_classes:
+    if isinstance(trained, APGD) or not model.task.over_classes:
         return PGD(eps=eps, norm=norm, steps=20)
     return APGD(eps=eps, norm=norm, steps=20, loss="margin")
 

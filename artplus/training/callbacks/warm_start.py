@@ -9,12 +9,13 @@ from torch import Tensor
 
 from artplus import _checks, distributed
 from artplus.attacks import APGD, PGD
-from artplus.attacks._base import column, resolve
+from artplus.attacks._base import column
+from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
-from artplus.geometry import geometry
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Batch
 from artplus.training.state import State
+from artplus.tree import Tree
 
 CHUNK = 1 << 22
 """Numbers that the processes exchange in one message."""
@@ -82,6 +83,11 @@ class WarmStart(Callback):
                 "WarmStart remembers one perturbation for each example and gives it to PGD or "
                 f"APGD as its start; got {state.method.attack!r}"
             )
+        if state.method.space is not None and state.method.space.hidden:
+            raise ConfigurationError(
+                "WarmStart keeps a perturbation for each example's input; hidden states move with "
+                "the weights and with padding, so leave it out in an embedding or latent space"
+            )
         if state.starts is not None:
             raise ConfigurationError("callbacks hold more than one WarmStart; give one")
         state.starts = self
@@ -107,7 +113,7 @@ class WarmStart(Callback):
         self._deltas = self._own = self._pending = None
         state.starts = None
 
-    def first(self, state: State, batch: Batch) -> Tensor | None:
+    def first(self, state: State, batch: Batch) -> Tree | None:
         """First iterates; see :class:`~artplus.training.state.Starts`."""
         if batch.index is None:
             raise ConfigurationError(
@@ -118,16 +124,26 @@ class WarmStart(Callback):
         attack = state.method.attack
         if fresh or self._deltas is None or not isinstance(attack, (PGD, APGD)):
             return None
-        x, ball = batch.x, geometry(attack.norm)
+        problem = make_problem(
+            state.engine.attacked,
+            batch.x,
+            batch.y,
+            eps=attack.eps,
+            norm=attack.norm,
+            space=state.method.bound(batch.x),
+        )
+        x = problem.z0
         delta = self._deltas[batch.index.to(x.device)].to(x.dtype)
-        retract = ball.retraction(x, resolve(attack.eps, x, ball), state.method.space)
-        return retract(x + delta)
+        return problem.insert(problem.retraction()(x + delta))
 
-    def found(self, batch: Batch, x_adv: Tensor, rows: Tensor | None) -> None:
+    def found(self, state: State, batch: Batch, x_adv: Tree, rows: Tensor | None) -> None:
         """Remember; see :class:`~artplus.training.state.Starts`."""
         if batch.index is None:
             return
-        index, delta = batch.index.to(x_adv.device), (x_adv - batch.x).to(self.dtype)
+        space = state.method.bound(batch.x)
+        z = space.extract(x_adv)
+        index = batch.index.to(z.device)
+        delta = (z - space.lift(state.engine.attacked, batch.x)).to(self.dtype)
         self._pending = (index, delta) if rows is None else (index[rows], delta[rows])
 
     def state_dict(self) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def default_warmup(method: Method) -> EpsWarmup | None:
     Large means at least :data:`LARGE` of the range per feature: :math:`\epsilon / (h - l)` for
     L∞. For L2 and L1 the range of a feature is compared too, since one feature may take all of it.
     """
-    attack, width = method.attack, method.space.width()
+    attack = method.attack
+    width = None if method.space is None else method.space.width()
     eps = getattr(attack, "eps", None)
     if attack is None or width is None or eps is None or isinstance(eps, Relative):
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch.optim import Optimizer
 from artplus import convolution, distributed, modes
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel, device_of
+from artplus.spaces import run
 from artplus.training.numerics import (
     Compile,
+    Forward,
     Numerics,
     Precision,
     Whole,
@@ -23,8 +26,7 @@ from artplus.training.numerics import (
     gradients_scaled,
     low_precision,
 )
-
-Forward = Callable[[Tensor], Tensor]
+from artplus.tree import Tree, map_tensors
 
 
 class Engine:
@@ -87,7 +89,7 @@ class Engine:
             # torch's stubs leave out the overload with a memory format alone
             model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._divide(model.module, optimizer)
-        predict: Forward = model.module if model.forward is None else model.forward
+        predict: Forward = partial(run, model.module) if model.forward is None else model.forward
         if self.numerics.compile:
             predict = compiled(Whole(model), self.numerics)
         forward = low_precision(predict, self.numerics, device)
@@ -98,11 +100,13 @@ class Engine:
         self._scaler = torch.amp.GradScaler(device.type) if half else None
         self.prepared = True
 
-    def place(self, x: Tensor) -> Tensor:
+    def place(self, x: Tree) -> Tree:
         """A batch in the memory layout that the network likes."""
-        if self.numerics.channels_last and x.ndim == 4:
-            return x.contiguous(memory_format=torch.channels_last)
-        return x
+        if not self.numerics.channels_last:
+            return x
+        return map_tensors(
+            lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x
+        )
 
     @contextmanager
     def attacking(self) -> Iterator[None]:

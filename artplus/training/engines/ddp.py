@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from artplus import distributed
 from artplus.model import LossModel
-from artplus.training.engines._base import Forward, Launched
-from artplus.training.numerics import Whole
+from artplus.training.engines._base import Launched
+from artplus.training.numerics import Forward, Whole
 
 
 class DDP(Launched):

@@ -11,7 +11,8 @@ from torch import Tensor
 from artplus import distributed, modes
 from artplus.training.data import Batch
 from artplus.training.profiling import region
-from artplus.training.state import State
+from artplus.training.state import Meter, State
+from artplus.tree import Tree, concat, detach, device_of, take
 
 Gradients = Callable[[], None]
 """Called between the backward pass and the optimizer: callbacks clip or inspect gradients."""
@@ -28,11 +29,11 @@ class Crafted:
     """Adversarial examples for a batch.
 
     Attributes:
-        x_advs: One tensor for each attack whose turn it is.
+        x_advs: One tree for each attack whose turn it is.
         rows: Numbers of the attacked examples; ``None`` is all. The rest is as in the batch.
     """
 
-    x_advs: tuple[Tensor, ...]
+    x_advs: tuple[Tree, ...]
     rows: Tensor | None = None
 
 
@@ -42,14 +43,14 @@ class StepOutput:
 
     Attributes:
         loss: The objective on this process's examples, weighed as in the whole batch.
-        clean: Predictions for ``x``, where the objective made some.
+        clean: Predictions for ``x``, where the objective made some, else ``None``.
         adversarial: Predictions for the first ``x_adv``, likewise.
         rows: Numbers of the attacked examples; ``None`` is all.
     """
 
     loss: Tensor
-    clean: Tensor | None
-    adversarial: Tensor | None
+    clean: Tree
+    adversarial: Tree
     rows: Tensor | None
 
 
@@ -67,10 +68,11 @@ def craft(state: State, batch: Batch) -> Crafted:
             rows=rows,
             start=None if starts is None else starts.first(state, batch),
             step=state.step,
+            progress=state.progress,
             generator=state.generator,
         )
     if starts is not None:
-        starts.found(batch, x_advs[0], rows)
+        starts.found(state, batch, x_advs[0], rows)
     return Crafted(x_advs, rows)
 
 
@@ -82,12 +84,14 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     over parts p of at most ``state.micro_batch`` examples and over all processes, so that their
     number changes nothing but rounding. BatchNorm alone sees parts: it normalises by each.
     """
-    method, engine, n = state.method, state.engine, len(batch.x)
+    method, engine, n = state.method, state.engine, len(batch)
     count, x_advs = parts(state, n), crafted.x_advs
     emphasis = method.emphasis(batch.x, crafted.rows)
     if count == 1 and distributed.world_size() == 1:
         with region("artplus: terms"):
-            terms = method.terms(engine.trained, batch.x, x_advs, batch.y, emphasis)
+            terms = method.terms(
+                engine.trained, batch.x, x_advs, batch.y, emphasis, progress=state.progress
+            )
             loss = method.reduce(engine.trained, terms, batch.y, state.progress)
         with region("artplus: backward"):
             engine.backward(loss)
@@ -95,9 +99,9 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
             loss.detach(), _detached(terms.clean), _detached(terms.adversarial), crafted.rows
         )
     weights = method.weights(engine.trained, batch.y)
-    size = batch.x.new_tensor(float(n))
-    own = size if weights is None else weights.sum().to(size)
-    whole, examples = distributed.all_reduce(torch.stack([own, size]))
+    count_here = torch.tensor(float(n), device=device_of(batch.x))
+    weight = count_here if weights is None else weights.sum().to(count_here)
+    whole, examples = distributed.all_reduce(torch.stack([weight, count_here]))
     # Data parallelism averages the processes' gradients, so each is multiplied by their number.
     share = distributed.world_size() / whole
     loss, clean, adversarial = torch.zeros_like(share), [], []
@@ -105,10 +109,13 @@ def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
         rows = distributed.part(n, k, count)
         last, second = k == count - 1, method.objective.second_order
         with engine.accumulating(last=last, second_order=second):
-            y, part = batch.y[rows], tuple(x_adv[rows] for x_adv in x_advs)
-            own_emphasis = None if emphasis is None else emphasis[rows]
+            x, y = take(batch.x, rows), take(batch.y, rows)
+            part = tuple(take(x_adv, rows) for x_adv in x_advs)
+            part_emphasis = None if emphasis is None else emphasis[rows]
             with region("artplus: terms"):
-                terms = method.terms(engine.trained, batch.x[rows], part, y, own_emphasis)
+                terms = method.terms(
+                    engine.trained, x, part, y, part_emphasis, progress=state.progress
+                )
                 summed = method.total(engine.trained, terms, y, state.progress) * share
             with region("artplus: backward"):
                 engine.backward(summed)
@@ -141,26 +148,33 @@ def move(state: State, gradients: Gradients) -> None:
 def measure(state: State, batch: Batch, seen: StepOutput) -> None:
     """Live figures from predictions that are there anyway; a clean pass now and then if not."""
     meter, model = state.meter, state.model
-    meter.add("loss", seen.loss.expand(len(batch.x)))
-    if not model.criterion.over_classes:
-        return
+    meter.add("loss", seen.loss.expand(len(batch)))
+    right = model.task.correct
     with torch.no_grad():
         clean = seen.clean
-        if clean is None and ("clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0):
+        due = "clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0
+        if clean is None and due and model.task.over_classes:
             with state.engine.attacking(), modes.attack_mode(model.module):
                 clean = state.engine.attacked(batch.x)
         if clean is not None:
-            meter.add("clean_accuracy", ~model.wrong(clean, batch.y))
+            _count(meter, "clean_accuracy", right(clean, batch.y))
         if seen.adversarial is not None:
-            attacked = slice(None) if seen.rows is None else seen.rows
-            wrong = model.wrong(seen.adversarial[attacked], batch.y[attacked])
-            meter.add("adversarial_accuracy", ~wrong)
+            attacked, y = seen.adversarial, batch.y
+            if seen.rows is not None:
+                attacked, y = take(attacked, seen.rows), take(y, seen.rows)
+            _count(meter, "adversarial_accuracy", right(attacked, y))
 
 
-def _detached(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.detach()
+def _count(meter: Meter, name: str, right: Tensor | None) -> None:
+    """Into the meter, where predictions are right or wrong at all."""
+    if right is not None:
+        meter.add(name, right)
 
 
-def _joined(found: list[Tensor | None]) -> Tensor | None:
-    present = [values for values in found if values is not None]
-    return torch.cat(present) if present else None
+def _detached(predictions: Tree) -> Tree:
+    return None if predictions is None else detach(predictions)
+
+
+def _joined(parts: list[Tree]) -> Tree:
+    present = [part for part in parts if part is not None]
+    return concat(present) if present else None

@@ -13,6 +13,7 @@ from artplus import _checks, modes
 from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Crafted, Gradients, craft, descend, measure, move
+from artplus.tree import device_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class AWP:
     def _worst(self, state: State, batch: Batch, crafted: Crafted) -> dict[Tensor, Tensor]:
         """What to add to each weight tensor."""
         module = state.model.module
-        stream = modes.RandomState(batch.x.device)
+        stream = modes.RandomState(device_of(batch.x))
         before = stream.get()
         state.optimizer.zero_grad(set_to_none=True)
         with modes.frozen_batchnorm_stats(module):

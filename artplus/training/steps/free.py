@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from artplus import _checks
+from artplus import _checks, modes
 from artplus.attacks import PGD
-from artplus.attacks._base import Budget, resolve
+from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
-from artplus.geometry import geometry
 from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Crafted, Gradients, descend, measure, move
@@ -53,24 +52,32 @@ class Free:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One batch; see :data:`~artplus.training.steps.Step`."""
-        eps, norm = _ball(state)
-        x, ball, space = batch.x, geometry(norm), state.method.space
-        radius = resolve(eps, x, ball)
-        retract = ball.retraction(x, radius, space)
+        attack = _attack(state)
+        space = state.method.bound(batch.x)
+        with state.engine.attacking(), modes.attack_mode(state.model.module):
+            problem = make_problem(
+                state.engine.attacked,
+                batch.x,
+                batch.y,
+                eps=attack.eps,
+                norm=attack.norm,
+                space=space,
+            )
+        x, region, retract = problem.z0, problem.region, problem.retraction()
         delta = self._carried(state, x)
         for replay in range(self.replays):
-            x_adv = retract(x + space.restrict(delta)).detach().requires_grad_(True)
+            z = retract(x + region.restrict(delta)).detach().requires_grad_(True)
             state.optimizer.zero_grad(set_to_none=True)
-            seen = descend(state, batch, Crafted((x_adv,)))
-            slope = x_adv.grad
+            seen = descend(state, batch, Crafted((space.insert(batch.x, z),)))
+            slope = z.grad
             if slope is None:
                 raise ConfigurationError(
                     f"loss {state.method.objective.name!r} does not depend on adversarial "
                     "examples, so there is nothing for Free to climb; use the ordinary step"
                 )
             with torch.no_grad():
-                ascent = radius * ball.steepest(space.restrict(torch.nan_to_num(slope)))
-                delta = retract(x_adv + ascent) - x
+                direction = problem.ball.steepest(region.restrict(torch.nan_to_num(slope)))
+                delta = retract(z + problem.eps * direction) - x
             move(state, gradients)
             if replay == self.replays - 1:
                 measure(state, batch, seen)
@@ -95,7 +102,7 @@ class Free:
         return before
 
 
-def _ball(state: State) -> tuple[Budget, float]:
+def _attack(state: State) -> PGD:
     attack = state.method.attack
     if not isinstance(attack, PGD):
         raise ConfigurationError(
@@ -110,4 +117,4 @@ def _ball(state: State) -> tuple[Budget, float]:
                 f"Free carries its own perturbation and climbs it on every example, so {name} has "
                 "no meaning here; leave it out, or use the ordinary step"
             )
-    return attack.eps, attack.norm
+    return attack

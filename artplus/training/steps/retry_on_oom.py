@@ -13,6 +13,7 @@ from artplus.errors import ConfigurationError
 from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Gradients, Step
+from artplus.tree import device_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class RetryOnOOM:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""
-        streams = modes.RandomState(batch.x.device)
+        streams = modes.RandomState(device_of(batch.x))
         while True:
             held = _Held(state, streams)
             try:
@@ -50,7 +51,7 @@ class RetryOnOOM:
             # Outside the handler: its traceback would keep the failed pass's tensors alive.
             held.put_back()
             state.optimizer.zero_grad(set_to_none=True)
-            if batch.x.is_cuda:
+            if device_of(batch.x).type == "cuda":
                 torch.cuda.empty_cache()
             state.micro_batch = max(SMALLEST, _size(state, batch) // 2)
             note = (
@@ -100,4 +101,4 @@ def _copied(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 def _size(state: State, batch: Batch) -> int:
-    return min(state.micro_batch or len(batch.x), len(batch.x))
+    return min(state.micro_batch or len(batch), len(batch))

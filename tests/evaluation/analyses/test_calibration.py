@@ -15,6 +15,7 @@ from artplus.evaluation.analyses import Calibration
 from artplus.evaluation.analyses.calibration import binning
 from artplus.functional import probabilities
 from artplus.model import LossModel
+from artplus.tasks import Classification
 from tests.evaluation.analyses.subjects import (
     curve,
     inside,
@@ -115,7 +116,7 @@ def test_before_stands_beside() -> None:
 def test_without_gradients_an_attack_must_be_given() -> None:
     """A model that only answers has no PGD."""
     net, x = linear(), inside(5)
-    model = LossModel(nn.Identity(), forward=lambda x: net(x).detach(), classes=2)
+    model = LossModel(nn.Identity(), Classification(classes=2), forward=lambda x: net(x).detach())
     with pytest.raises(ConfigurationError, match="calibration needs gradients"):
         looked(model, x, labelled(net, x), Calibration())
     with pytest.raises(ConfigurationError, match="bins"):

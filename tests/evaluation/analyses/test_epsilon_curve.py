@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from artplus.attacks import PGD, Square
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.evaluation import judge, wilson
 from artplus.evaluation.analyses import EpsilonCurve
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import Classification, task_for
 from tests.evaluation.analyses.subjects import (
     BOX,
     curve,
@@ -170,7 +170,7 @@ def test_without_gradients_square_can_be_given() -> None:
     def answers(x: torch.Tensor) -> torch.Tensor:
         return net(x).detach()
 
-    model = LossModel(nn.Identity(), forward=answers, classes=2)
+    model = LossModel(nn.Identity(), Classification(classes=2), forward=answers)
     attack = Square(eps=0.05, queries=20)
     y = labelled(net, x)
     with pytest.raises(ConfigurationError, match="epsilon_curve needs gradients"):
@@ -194,7 +194,7 @@ def test_refusals_come_before_any_attack_runs() -> None:
         looked(net, x, y, EpsilonCurve(attacks=[PGD(eps=1.0, norm=2)]), attack=Spy(eps=0.1))
     with pytest.raises(ConfigurationError, match="radius that is one number"):
         looked(net, x, y, EpsilonCurve(), attack=Spy(eps=np.full(12, 0.1)))
-    regression = LossModel(nn.Linear(12, 1), criterion(nn.MSELoss()))
+    regression = LossModel(nn.Linear(12, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="needs a classifier"):
         looked(regression, x, torch.rand(5), EpsilonCurve(), attack=Spy(eps=0.1))
     assert ran == []

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from artplus.attacks import FAB, FMN, PGD
-from artplus.criterion import criterion
 from artplus.errors import ConfigurationError
 from artplus.evaluation.analyses import MinimumNorms
 from artplus.model import LossModel
+from artplus.tasks import task_for
 from tests.evaluation.analyses.subjects import (
     curve,
     distances,
@@ -112,7 +112,7 @@ def test_refusals() -> None:
         MinimumNorms(attacks=[PGD(eps=0.1)])
     with pytest.raises(ConfigurationError, match="about L∞, but FAB .* about L2"):
         looked(net, x, y, MinimumNorms(attacks=[FAB(eps=0.1, norm=2)]))
-    regression = LossModel(nn.Linear(12, 1), criterion(nn.MSELoss()))
+    regression = LossModel(nn.Linear(12, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match="needs a classifier"):
         looked(regression, x, torch.rand(5), MinimumNorms())
     assert MinimumNorms(attacks=[FMN(eps=0.1)]).attacks is not None

@@ -35,6 +35,7 @@ from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Gallery, Matrix, Passages, Scatter, Section, Table
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
+from artplus.tasks import Classification
 
 
 def linear(weight: Any, bias: Any = None) -> nn.Module:
@@ -64,18 +65,20 @@ def subject(
     if classes is not None:
         with torch.no_grad():
             classes = module.eval()(x[:1]).shape[1]
-    model = LossModel(module, classes=classes)
+    model = LossModel(module, Classification(classes=classes))
     attack = PGD(eps=eps, norm=norm, steps=5)
     report = judge(model, x, y, {"pgd": attack}, space=space, examples=examples, progress=False)
     data = EvaluationData(
         model=model, x=x, y=y, space=space, batch_size=4, device=torch.device("cpu"),
-        mistakes=model.wrong, classes=classes,
+        mistakes=None, classes=classes,
     )  # fmt: skip
     return Subject(
         data=data,
         attacks={"pgd": attack},
         report=report,
-        before=None if before is None else LossModel(before.eval(), classes=classes),
+        before=None
+        if before is None
+        else LossModel(before.eval(), Classification(classes=classes)),
         **options,
     )
 
@@ -370,10 +373,16 @@ def test_tokens_explain_texts_and_rows_of_ids() -> None:
     x = torch.tensor([[4.0, 1, 3], [4, 2, 3], [1, 1, 3], [2, 2, 3]])
     model = Bag().eval()
     data = EvaluationData(
-        model=LossModel(model, classes=2), x=x, y=torch.tensor([1, 0, 1, 0]), space=InputSpace(),
+        model=LossModel(model, Classification(classes=2)), x=x, y=torch.tensor([1, 0, 1, 0]),
+        space=InputSpace(),
         batch_size=2, device=torch.device("cpu"), mistakes=None, classes=2,
     )  # fmt: skip
-    seen = Subject(data=data, attacks={}, report=None, before=LossModel(Bag().eval(), classes=2))  # type: ignore[arg-type]
+    seen = Subject(
+        data=data,
+        attacks={},
+        report=None,
+        before=LossModel(Bag().eval(), Classification(classes=2)),
+    )  # type: ignore[arg-type]
     analysis = Tokens(texts=["the good film", "bad film"], tokenizer=Tokenizer())
     analysis.check(seen)
     shown = [one for one in analysis(seen).blocks if isinstance(one, Passages)]

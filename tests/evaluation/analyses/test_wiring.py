@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import artplus
 from artplus.attacks import PGD
-from artplus.criterion import criterion
 from artplus.errors import ArtplusWarning, ConfigurationError, UnknownNameError
 from artplus.evaluation import Report, Section, Subject, list_analyses, make_analysis
 from artplus.evaluation.analyses import (
@@ -25,6 +24,7 @@ from artplus.evaluation.analyses import (
 )
 from artplus.evaluation.analyses._base import analyses as registry
 from artplus.model import LossModel
+from artplus.tasks import task_for
 from tests.evaluation.analyses.subjects import inside, labelled, linear, looked
 from tests.toys import arrays, classifier
 
@@ -201,7 +201,7 @@ def test_contract(name: str, images: tuple[nn.Sequential, Tensor, Tensor]) -> No
 @pytest.mark.parametrize("name", OWN)
 def test_regressions_are_refused(name: str) -> None:
     """What asks for right and wrong says so of a model that has neither."""
-    model = LossModel(nn.Linear(12, 1), criterion(nn.MSELoss()))
+    model = LossModel(nn.Linear(12, 1), task_for(nn.MSELoss()))
     with pytest.raises(ConfigurationError, match=f"{name} needs a classifier"):
         looked(model, inside(4), torch.rand(4), name)
 

@@ -1,4 +1,4 @@
-"""The best example met so far, for each of a batch: a fooled one first, then by loss."""
+"""The best example met so far, for each of a batch: a fooled one first, then by value."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from artplus.attacks._base import Climb, column
-from artplus.model import LossModel
+from artplus.attacks._base import column
+from artplus.attacks._problem import Problem
 
 
 @dataclass(frozen=True)
-class Found:
+class Best:
     """Candidates and how good they are; none is edited in place.
 
     Attributes:
-        x_adv: ``(batch, *input)``.
+        z: ``(batch, ...)``.
         value: What the attack climbs, ``(batch,)``.
-        fooled: Which candidates reach the attack's aim, ``(batch,)`` booleans; all false outside
-            classification.
+        fooled: Which candidates reach the attack's aim, ``(batch,)`` booleans; all false where
+            nothing is right or wrong.
     """
 
-    x_adv: Tensor
+    z: Tensor
     value: Tensor
     fooled: Tensor
 
-    def better(self, other: Found) -> Found:
+    def better(self, other: Best) -> Best:
         """Per example the better of the two; the present one if they are equal.
 
         With more than two classes the largest loss is not always a mistake, so a fooled example
@@ -35,39 +35,37 @@ class Found:
         take = (other.fooled & ~self.fooled) | (
             (other.fooled == self.fooled) & (other.value > self.value)
         )
-        return Found(
-            torch.where(column(take, self.x_adv), other.x_adv, self.x_adv),
+        return Best(
+            torch.where(column(take, self.z), other.z, self.z),
             torch.where(take, other.value, self.value),
             self.fooled | other.fooled,
         )
 
-    def standing(self) -> Tensor:
+    def robust(self) -> Tensor:
         """Numbers of the examples not fooled yet, ``(m,)``; waits for the device."""
         return (~self.fooled).nonzero().squeeze(1)
 
-    def take(self, rows: Tensor) -> Found:
+    def take(self, rows: Tensor) -> Best:
         """Those of the examples ``rows``."""
-        return Found(self.x_adv[rows], self.value[rows], self.fooled[rows])
+        return Best(self.z[rows], self.value[rows], self.fooled[rows])
 
-    def replaced(self, other: Found, rows: Tensor) -> Found:
+    def replaced(self, other: Best, rows: Tensor) -> Best:
         """``other`` for the examples ``rows``, the present ones for the rest."""
-        return Found(
-            self.x_adv.index_copy(0, rows, other.x_adv),
+        return Best(
+            self.z.index_copy(0, rows, other.z),
             self.value.index_copy(0, rows, other.value),
             self.fooled.index_copy(0, rows, other.fooled),
         )
 
-    def merged(self, other: Found, rows: Tensor) -> Found:
+    def merged(self, other: Best, rows: Tensor) -> Best:
         """The better of the two where ``other`` holds only the examples ``rows``."""
         return self.replaced(self.take(rows).better(other), rows)
 
 
-def judge(
-    model: LossModel, x_adv: Tensor, climb: Climb, y: Tensor, *, targeted: bool = False
-) -> Found:
-    """``x_adv`` with its values and with whether it reaches the attack's aim."""
+def evaluated(problem: Problem, z: Tensor) -> Best:
+    """``z`` with its values and with whether it reaches the attack's aim."""
     with torch.no_grad():
-        value = climb(x_adv)
-        if not model.criterion.over_classes:
-            return Found(x_adv, value, torch.zeros_like(value, dtype=torch.bool))
-        return Found(x_adv, value, model.wrong(model(x_adv), y) ^ targeted)
+        value = problem.value(z)
+        if not problem.over_classes:
+            return Best(z, value, torch.zeros_like(value, dtype=torch.bool))
+        return Best(z, value, problem.fooled(problem.predict(z)))

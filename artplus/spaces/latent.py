@@ -1,0 +1,154 @@
+"""Perturbations of hidden states: latent adversarial training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from artplus.errors import ConfigurationError
+from artplus.geometry import Geometry, geometry
+from artplus.spaces._base import Model, Per
+from artplus.spaces.embedding import check_per, delta_of, named
+from artplus.spaces.hidden import Perturbed, attached, output_shapes, token_mask
+from artplus.spaces.region import Region
+from artplus.tree import Tree, device_of
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    r"""Add a float32 perturbation to the output of one or several layers [Sheshadri24]_.
+
+    .. math:: h_l \leftarrow h_l + \delta_l, \qquad \|\delta\| \le \epsilon
+
+    Several layers must have outputs of one shape; ``z`` is then ``(batch, layers, ...)``, and a
+    radius per example bounds all of it together, one per token each layer's each token. Padded
+    tokens (``attention_mask``) are never touched where the output has one row a token.
+
+    Args:
+        layers: Names of sub-modules, as in ``model.named_modules()`` (the end of a name is enough
+            if it is unique), or numbers of the model's longest list of layers, as ``[8, 16]``.
+        per: ``"example"`` or ``"token"``: what the radius bounds; tokens are rows of the last axis.
+        relative: The radius is a multiple of the mean row norm of these outputs, measured on the
+            first batch that the space is used on. Two models then differ in their unit, so compare
+            them at an absolute radius.
+
+    Raises:
+        ConfigurationError: at construction without layers; when first used, for a name that does
+            not exist, a layer that runs twice or never, or layers of different shapes.
+
+    References:
+        .. [Sheshadri24] Sheshadri et al., "Latent adversarial training improves robustness to
+           persistent harmful behaviors in LLMs", 2024, https://arxiv.org/abs/2407.15549
+
+    Example:
+        >>> import torch
+        >>> from artplus.attacks import PGD
+        >>> from artplus.model import LossModel
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> x, y = torch.rand(3, 4), torch.tensor([0, 1, 0])
+        >>> x_adv = PGD(eps=0.5, norm=2, steps=3)(LossModel(net), x, y, space=LatentSpace(["1"]))
+        >>> x_adv.delta.shape
+        torch.Size([3, 8])
+    """
+
+    layers: Sequence[str | int]
+    per: Per = "example"
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        layers = (self.layers,) if isinstance(self.layers, (str, int)) else tuple(self.layers)
+        object.__setattr__(self, "layers", layers)
+        check_per(self.per)
+        if not layers:
+            raise ConfigurationError("LatentSpace needs at least one layer, as ['layer1']")
+
+    @property
+    def hidden(self) -> bool:
+        """True: the perturbation is added inside the model."""
+        return True
+
+    def geometry(self, norm: float | str) -> Geometry:
+        """The norm's geometry over an example, or over each token."""
+        return geometry(norm, self.per)
+
+    def lift(self, model: Model, inputs: Tree) -> Tensor:
+        """Zeros in the shape of the layers' outputs."""
+        with attached(model.module, self) as hooks:
+            shapes = output_shapes(hooks, model, inputs)
+        if len(set(shapes)) > 1:
+            raise ConfigurationError(
+                "the layers of a LatentSpace must have outputs of one shape, got "
+                f"{', '.join(str(tuple(shape)) for shape in shapes)}; perturb them one at a time"
+            )
+        shape = shapes[0]
+        if self.per == "token" and len(shape) < 3:
+            raise ConfigurationError(
+                f"per='token' needs outputs (batch, tokens, width), but the layer gives "
+                f"{tuple(shape)}; use per='example'"
+            )
+        if len(shapes) > 1:
+            shape = torch.Size((shape[0], len(shapes), *shape[1:]))
+        return torch.zeros(shape, device=device_of(inputs))
+
+    def insert(self, inputs: Tree, z: Tensor) -> Perturbed:
+        """The inputs with ``z`` beside them."""
+        return Perturbed(inputs, z, self)
+
+    def extract(self, perturbed: Tree) -> Tensor:
+        """What is added to the hidden states."""
+        return delta_of(perturbed)
+
+    def region(self, inputs: Tree, z: Tensor) -> Region:
+        """No bounds; a mask of padded tokens where the outputs have one row a token."""
+        mask = token_mask(inputs, None, ())
+        tokens = z.shape[-2] if z.ndim > 2 else None
+        if mask is None or mask.shape[1] != tokens:
+            return Region()
+        mask = mask.unsqueeze(-1).to(z)
+        return Region(mask=mask if z.ndim == 3 else mask.unsqueeze(1).expand(z.shape))
+
+    def on(self, z: Tensor) -> LatentSpace:
+        """Itself: it has no bounds, and its mask comes with the inputs."""
+        return self
+
+    def unit(self, model: Model) -> float:
+        """The mean row norm of the outputs for a relative radius, else 1."""
+        if not self.relative:
+            return 1.0
+        with attached(model.module, self) as hooks:
+            if hooks.unit is None:
+                raise ConfigurationError("lift the inputs first: the unit is measured on them")
+            return hooks.unit
+
+    def sites(self, module: nn.Module) -> tuple[nn.Module, ...]:
+        """The layers."""
+        return tuple(
+            named(module, layer) if isinstance(layer, str) else _numbered(module, layer)
+            for layer in self.layers
+        )
+
+    def take(self, rows: slice | Tensor, inputs: Tree) -> LatentSpace:
+        """Itself: masks come with the inputs."""
+        return self
+
+    def width(self) -> float | None:
+        """``None``: hidden states are unbounded."""
+        return None
+
+
+def _numbered(module: nn.Module, number: int) -> nn.Module:
+    """Layer ``number`` of the longest list of layers, a negative one from the end."""
+    lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise ConfigurationError(
+            f"layer {number} of {type(module).__name__}: it has no nn.ModuleList; name the layer"
+        )
+    longest = max(lists, key=len)
+    if not -len(longest) <= number < len(longest):
+        raise ConfigurationError(
+            f"layer {number}: the model's longest list of layers has {len(longest)}"
+        )
+    return longest[number]

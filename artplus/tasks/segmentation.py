@@ -1,0 +1,140 @@
+"""A class for each pixel, or for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from artplus.criterion import Criterion
+from artplus.criterion import criterion as as_criterion
+from artplus.errors import DataError, UnsupportedEstimatorError
+from artplus.functional import GAPS
+from artplus.tasks._base import Gap, Metric, Task, ratio, register_task
+from artplus.tree import Tree
+
+
+@register_task("segmentation")
+@dataclass(frozen=True)
+class Segmentation(Task):
+    """Predictions are logits ``(batch, classes, ...)``; targets class numbers ``(batch, ...)``.
+
+    Logits with their classes last, as token classifiers give them, are recognised by the shape of
+    the targets. Labels equal to the criterion's ``ignore_index`` count for nothing. The loss of an
+    example is the mean over its pixels, and an example weighs by their number, so the batch's mean
+    is the model's own.
+
+    Attributes:
+        criterion: Cross-entropy unless told otherwise; ``CrossEntropyLoss(ignore_index=255)``.
+        classes: Number of classes, where known.
+    """
+
+    criterion: Criterion = as_criterion()
+
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the pixels that count, ``(batch,)``."""
+        return self.criterion(_classes_second(predictions, targets), targets)
+
+    def divergence(
+        self, reference: Tensor, predictions: Tensor, targets: Tensor, *, of: Gap = "kl"
+    ) -> Tensor:
+        """The mean gap over the pixels that count."""
+        gaps = GAPS[of](_classes_second(reference, targets), _classes_second(predictions, targets))
+        return masked_mean(gaps, self.counts(targets))
+
+    def counts(self, targets: Tensor) -> Tensor:
+        """Which pixels count, booleans like the targets."""
+        ignored = self.criterion.ignore_index
+        return torch.ones_like(targets, dtype=torch.bool) if ignored is None else targets != ignored
+
+    def bind(self, predictions: Tree, targets: Tree) -> Segmentation:
+        """With the number of classes.
+
+        Raises:
+            UnsupportedEstimatorError: if the shapes of logits and labels do not belong together.
+        """
+        if not isinstance(predictions, Tensor):
+            raise UnsupportedEstimatorError(
+                f"segmentation needs a tensor of logits, got {type(predictions).__name__}"
+            )
+        logits = _classes_second(predictions, targets)
+        return replace(self, classes=logits.shape[1])
+
+    def check_targets(self, targets: Tensor) -> None:
+        """Whole class numbers in range, but for ignored ones."""
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim < 2:
+            raise DataError(
+                "labels of a segmentation must be whole class numbers (batch, height, width), or "
+                "(batch, tokens)"
+            )
+        kept = targets[self.counts(targets)]
+        if kept.numel() == 0:
+            return
+        least, greatest = int(kept.min()), int(kept.max())
+        if least < 0 or (self.classes is not None and greatest >= self.classes):
+            raise DataError(
+                f"labels must lie in 0..{(self.classes or greatest + 1) - 1}, got values in "
+                f"[{least}, {greatest}]. Is a value meant to be ignored? Give "
+                "criterion=CrossEntropyLoss(ignore_index=...)."
+            )
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Share of pixels that are right, and mean intersection over union."""
+        found = {"pixel_accuracy": Metric(self._right, ratio)}
+        if self.classes is not None:
+            found["miou"] = Metric(partial(self._overlap, classes=self.classes), _mean_iou)
+        return found
+
+    def answers(self, predictions: Tensor) -> Tensor:
+        """The predicted class of each pixel."""
+        return predictions.argmax(1)
+
+    def _right(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        kept = self.counts(targets)
+        right = (_classes_second(predictions, targets).argmax(1) == targets) & kept
+        return torch.stack([right.flatten(1).sum(1), kept.flatten(1).sum(1)], 1).float()
+
+    def _overlap(self, predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
+        """Intersections and unions of each class, ``(batch, 2 * classes)``."""
+        kept = self.counts(targets)
+        guess = _classes_second(predictions, targets).argmax(1)
+        columns = []
+        for k in range(classes):
+            here, there = (guess == k) & kept, (targets == k) & kept
+            columns.append(((here & there).flatten(1).sum(1), (here | there).flatten(1).sum(1)))
+        both, either = zip(*columns, strict=True)
+        return torch.stack([*both, *either], 1).float()
+
+
+def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean of each example's values that count, ``(batch,)``; zero where none does."""
+    kept = counts.flatten(1).to(values.dtype)
+    return (values.flatten(1) * kept).sum(1) / kept.sum(1).clamp_min(1)
+
+
+def _classes_second(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits ``(batch, classes, ...)``, whichever axis holds the classes."""
+    if logits.ndim != targets.ndim + 1 or len(logits) != len(targets):
+        raise UnsupportedEstimatorError(
+            f"labels {tuple(targets.shape)} need logits with one more axis, for the classes; the "
+            f"model gives {tuple(logits.shape)}"
+        )
+    if logits.shape[2:] == targets.shape[1:]:
+        return logits
+    if logits.shape[1:-1] == targets.shape[1:]:
+        return logits.movedim(-1, 1)
+    raise UnsupportedEstimatorError(
+        f"the model gives logits {tuple(logits.shape)} for labels {tuple(targets.shape)}: each "
+        "label needs one place. Does the model predict at a lower resolution? Scale its output up "
+        "in a wrapper (torch.nn.functional.interpolate)."
+    )
+
+
+def _mean_iou(rows: Tensor) -> float:
+    """The mean over the classes that occur."""
+    both, either = rows.double().sum(0).chunk(2)
+    occurs = either > 0
+    return float((both[occurs] / either[occurs]).mean()) if bool(occurs.any()) else 0.0

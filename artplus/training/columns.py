@@ -1,0 +1,153 @@
+"""Batches in any form as inputs and targets: pairs, and mappings of named columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from artplus.errors import DataError
+from artplus.spaces.hidden import RESERVED
+from artplus.training.tables import LABELS, pair
+from artplus.tree import Tree
+
+BESIDE = (*RESERVED, "lengths")
+"""Columns that a space or a task reads, whatever the module's arguments are."""
+
+PADDING = {"labels": -100, "label": -100, "y": -100}
+"""What sequences of a column are padded with; others with zero."""
+
+
+def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
+    """Inputs and targets of a batch.
+
+    Args:
+        batch: A pair, or a mapping whose label column is ``labels``, ``label`` or ``y`` and whose
+            other columns are the module's keyword arguments; columns that the module does not take
+            are left out.
+        arguments: Names of the arguments of the module's forward pass; without them, or where no
+            column has such a name, inputs are the column with a usual name
+            (:data:`~artplus.training.tables.INPUTS`).
+
+    Raises:
+        DataError: naming the columns there are, if one is missing or several would do.
+
+    Example:
+        >>> split({"input_ids": [[1]], "idx": 7, "labels": [0]}, ("input_ids", "attention_mask"))
+        ([[1]], [0])
+    """
+    if isinstance(batch, Mapping):
+        return _of_columns(batch, arguments)
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise DataError(
+            "a batch must be a pair (x, y), or a mapping with a column of each, got "
+            f"{type(batch).__name__}. Wrap the data set so that it yields pairs."
+        )
+    return batch[0], batch[1]
+
+
+def _of_columns(batch: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Tree, Tree]:
+    label = next((name for name in LABELS if name in batch), None)
+    taken = {k: v for k, v in batch.items() if k != label and (k in arguments or k in BESIDE)}
+    named = [name for name in taken if name in arguments]
+    if not named:
+        return pair(batch)
+    if label is None:
+        raise DataError(
+            f"no column has a usual name of labels ({', '.join(LABELS)}); there are "
+            f"{', '.join(map(str, batch))}"
+        )
+    if len(taken) == 1 and named[0] == arguments[0]:
+        return taken[named[0]], batch[label]
+    return taken, batch[label]
+
+
+def with_targets(x: Tree, y: Tree, arguments: Sequence[str]) -> Tree:
+    """Inputs of a model that is given the targets too and returns its losses.
+
+    Raises:
+        DataError: if its forward pass has no argument for them.
+    """
+    if isinstance(x, Mapping):
+        name = next((name for name in ("labels", "targets", "label", "y") if name in arguments), "")
+        if not name:
+            raise DataError(
+                "this task's model computes its own loss and must be given the targets, but its "
+                f"forward pass has no argument labels or targets; it has {', '.join(arguments)}"
+            )
+        return {**x, name: y}
+    if len(arguments) < 2:
+        raise DataError(
+            "this task's model computes its own loss and must be given the targets as its second "
+            f"argument, but its forward pass takes {', '.join(arguments) or 'nothing'}"
+        )
+    if arguments[1] in ("labels", "targets", "target", "y"):
+        return (x, y)
+    named = next((name for name in ("labels", "targets") if name in arguments), None)
+    return (x, y) if named is None else {arguments[0]: x, named: y}
+
+
+def collate(rows: Sequence[Any]) -> Any:
+    """Rows of a data set as a batch; sequences of different lengths are padded at their end.
+
+    Labels that are sequences are padded with -100, everything else with zero, and a mask of what
+    is no padding is added where ids or waveforms have none. Rows of images with boxes become lists.
+
+    Example:
+        >>> collate([{"input_ids": [5, 6], "labels": 1}, {"input_ids": [7], "labels": 0}])
+        {'input_ids': tensor([[5, 6],
+                [7, 0]]), 'labels': tensor([1, 0]), 'attention_mask': tensor([[1, 1],
+                [1, 0]])}
+    """
+    first = rows[0]
+    if isinstance(first, Mapping):
+        batch = {name: _column([row[name] for row in rows], name) for name in first}
+        for name in ("input_ids", "input_values"):
+            if name in batch and "attention_mask" not in batch:
+                lengths = [len(row[name]) for row in rows]
+                if len(set(lengths)) > 1:
+                    batch["attention_mask"] = _lengths_mask(lengths)
+        return batch
+    if isinstance(first, (tuple, list)):
+        return [_column([row[k] for row in rows], "y" if k else "x") for k in range(len(first))]
+    return default_collate(list(rows))
+
+
+def _column(values: list[Any], name: str) -> Any:
+    if isinstance(values[0], Mapping):
+        if any(key in values[0] for key in ("boxes", "class_labels")):
+            return values
+        return default_collate(values)
+    tensors = [_tensor(value) for value in values]
+    if any(tensor is None for tensor in tensors):
+        return default_collate(values)
+    shapes = {tensor.shape for tensor in tensors if tensor is not None}
+    if len(shapes) == 1:
+        return default_collate(values) if isinstance(values[0], Tensor) else _stacked(tensors)
+    if any(len(shape) == 3 for shape in shapes):  # images of different sizes
+        return tensors
+    padding = PADDING.get(name, 0)
+    return torch.nn.utils.rnn.pad_sequence(
+        [tensor for tensor in tensors if tensor is not None],
+        batch_first=True,
+        padding_value=float(padding),
+    )
+
+
+def _stacked(tensors: list[Any]) -> Tensor:
+    return torch.stack(tensors)
+
+
+def _tensor(value: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _lengths_mask(lengths: list[int]) -> Tensor:
+    steps = torch.arange(max(lengths))
+    return (steps[None] < torch.tensor(lengths)[:, None]).long()
