@@ -1,4 +1,4 @@
-"""The third door: a loop that stays yours; only the line that computes the loss changes."""
+"""Your own training loop: only the line that computes the loss changes."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -6,7 +6,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from artplus import make_method
-from artplus.spaces import InputSpace
 
 x, y = load_digits(return_X_y=True)
 images = torch.tensor(x / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)  # pixels in [0, 1]
@@ -17,7 +16,7 @@ model = nn.Sequential(
     nn.Flatten(), nn.Linear(256, 10),
 )  # fmt: skip
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-method = make_method("trades", eps=0.1, space=InputSpace(0.0, 1.0))
+method = make_method("trades", eps=0.1, bounds=(0.0, 1.0))  # attacked pixels stay in [0, 1]
 
 means = []
 for epoch in range(4):

@@ -1,4 +1,4 @@
-"""The second door: your model, your loader, your optimizer; no ART object in sight."""
+"""Plain PyTorch: your model, your loader and your optimizer, without an ART estimator."""
 
 import torch
 from sklearn.datasets import load_digits
