@@ -95,7 +95,11 @@ def take(tree: Tree, rows: slice | Tensor) -> Tree:
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
-    """The same tree with ``function`` applied to every tensor."""
+    """The same tree with ``function`` applied to every tensor.
+
+    Raises:
+        TypeError: for rows of a memory map, which are taken first.
+    """
     if isinstance(tree, Rows):
         raise TypeError("a memory map's rows are taken before they are changed: take(tree, rows)")
     if isinstance(tree, Tensor):
@@ -117,11 +121,18 @@ def detach(tree: Tree) -> Tree:
     return tree.detach() if isinstance(tree, Tensor) else map_tensors(Tensor.detach, tree)
 
 
-def concat(trees: Sequence[Tree]) -> Tree:
+def concat(trees: Sequence[Tree], *, padding: float = 0) -> Tree:
     """The examples of several trees of one structure, one after the other.
 
-    Tensors whose second axis differs (sequences padded to different lengths) are padded with zeros
-    at the end first.
+    Tensors whose second axis differs (sequences padded to different lengths) are padded at the end
+    first. What belongs to no example, such as a single number, is the first tree's.
+
+    Args:
+        trees: At least one.
+        padding: What is added to shorter sequences.
+
+    Raises:
+        DataError: if the trees differ in structure, or tensors in another axis than the second.
 
     Example:
         >>> concat([{"x": torch.zeros(2, 3)}, {"x": torch.ones(1, 3)}])["x"].shape
@@ -131,14 +142,24 @@ def concat(trees: Sequence[Tree]) -> Tree:
     if len(trees) == 1:
         return first
     if isinstance(first, Tensor):
-        return _padded_cat(trees)
+        return _padded_cat(trees, padding) if first.ndim else first
+    if isinstance(first, Rows):
+        return concat([rows[:] for rows in trees])
     if isinstance(first, list):
         return [value for tree in trees for value in tree]
-    if isinstance(first, Mapping):
-        return {key: concat([tree[key] for tree in trees]) for key in first}
+    parts = [_members(tree) for tree in trees]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise DataError(
+            "batches of one data set must have the same parts, got "
+            + " and ".join(sorted({describe(tree) for tree in trees}))
+        )
+    whole = {key: concat([part[key] for part in parts], padding=padding) for key in parts[0]}
     if isinstance(first, tuple):
-        return tuple(concat([tree[k] for tree in trees]) for k in range(len(first)))
-    return first
+        return tuple(whole.values())
+    if isinstance(first, Node):
+        members = iter(whole.values())
+        return first.rebuilt(lambda _: next(members))
+    return whole if isinstance(first, Mapping) else first
 
 
 def first_tensor(tree: Tree) -> Tensor | Rows:
@@ -172,20 +193,26 @@ def describe(tree: Tree) -> str:
         return "(" + ", ".join(map(describe, tree)) + ")"
     if isinstance(tree, list):
         return f"list of {len(tree)}" + (f" such as {describe(tree[0])}" if tree else "")
-    return type(tree).__name__
+    name = type(tree).__name__
+    return f"{name}{describe(tree.members())}" if isinstance(tree, Node) else name
 
 
-def _padded_cat(tensors: Sequence[Tensor]) -> Tensor:
-    if len({tensor.shape[1:] for tensor in tensors}) == 1 or tensors[0].ndim == 1:
-        return torch.cat(list(tensors))
-    longest = max(tensor.shape[1] for tensor in tensors)
+def _padded_cat(tensors: Sequence[Tensor], padding: float) -> Tensor:
     first = tensors[0]
-    joined = first.new_zeros(sum(map(len, tensors)), longest, *first.shape[2:])
+    if len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(list(tensors))
+    if len({(tensor.ndim, tensor.shape[2:]) for tensor in tensors}) > 1:
+        raise DataError(
+            "batches can be put together if they differ in their second axis alone, got "
+            + " and ".join(sorted({describe(tensor) for tensor in tensors}))
+        )
+    longest = max(tensor.shape[1] for tensor in tensors)
+    whole = first.new_full((sum(map(len, tensors)), longest, *first.shape[2:]), padding)
     start = 0
     for tensor in tensors:
-        joined[start : start + len(tensor), : tensor.shape[1]] = tensor
+        whole[start : start + len(tensor), : tensor.shape[1]] = tensor
         start += len(tensor)
-    return joined
+    return whole
 
 
 def _members(tree: Tree) -> dict[Any, Tree]:

@@ -25,7 +25,7 @@ from artplus.spaces import InputSpace, Space
 from artplus.spaces.hidden import parameters
 from artplus.tasks import Classification, Task, make_task
 from artplus.tasks._infer import is_detection, refine
-from artplus.training.columns import collate, split, with_targets
+from artplus.training.columns import PADDING, collate, split, with_targets
 from artplus.training.data import map_leaves
 from artplus.training.tables import is_table, rows_of
 from artplus.tree import Tree, concat, describe, size, take, to
@@ -180,7 +180,8 @@ def gathered(data: Any, y: Any, arguments: tuple[str, ...]) -> tuple[Any, Any]:
         batches = [split(batch, arguments) for batch in loader]
         if not batches:
             raise DataError("the data gave no batch; is it empty?")
-        return concat([x for x, _ in batches]), concat([targets for _, targets in batches])
+        targets = concat([targets for _, targets in batches], padding=PADDING)
+        return concat([x for x, _ in batches]), targets
     if y is not None:
         return data, y
     if isinstance(data, Mapping):

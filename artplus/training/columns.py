@@ -17,8 +17,8 @@ from artplus.tree import Tree
 BESIDE = (*RESERVED, "lengths")
 """Columns that a space or a task reads, whatever the module's arguments are."""
 
-PADDING = {"labels": -100, "label": -100, "y": -100}
-"""What sequences of a column are padded with; others with zero."""
+PADDING = -100
+"""What sequences of labels are padded with, as in Transformers; all others with zero."""
 
 
 def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
@@ -107,9 +107,7 @@ def collate(rows: Sequence[Any]) -> Any:
         batch = {name: _column([row[name] for row in rows], name) for name in first}
         for name in ("input_ids", "input_values"):
             if name in batch and "attention_mask" not in batch:
-                lengths = [len(row[name]) for row in rows]
-                if len(set(lengths)) > 1:
-                    batch["attention_mask"] = _lengths_mask(lengths)
+                batch["attention_mask"] = _lengths_mask([len(row[name]) for row in rows])
         return batch
     if isinstance(first, (tuple, list)):
         return [_column([row[k] for row in rows], "y" if k else "x") for k in range(len(first))]
@@ -117,35 +115,21 @@ def collate(rows: Sequence[Any]) -> Any:
 
 
 def _column(values: list[Any], name: str) -> Any:
-    if isinstance(values[0], Mapping):
-        if any(key in values[0] for key in ("boxes", "class_labels")):
-            return values
+    if isinstance(values[0], Mapping) and not set(values[0]).isdisjoint(("boxes", "class_labels")):
+        return values
+    if isinstance(values[0], tuple) and any(isinstance(part, Tensor) for part in values[0]):
+        return tuple(_column(list(parts), name) for parts in zip(*values, strict=True))
+    try:
+        tensors = [torch.as_tensor(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):  # strings, mappings, whatever torch can collate
         return default_collate(values)
-    tensors = [_tensor(value) for value in values]
-    if any(tensor is None for tensor in tensors):
-        return default_collate(values)
-    shapes = {tensor.shape for tensor in tensors if tensor is not None}
+    shapes = {tensor.shape for tensor in tensors}
     if len(shapes) == 1:
-        return default_collate(values) if isinstance(values[0], Tensor) else _stacked(tensors)
+        return default_collate(tensors)
     if any(len(shape) == 3 for shape in shapes):  # images of different sizes
         return tensors
-    padding = PADDING.get(name, 0)
-    return torch.nn.utils.rnn.pad_sequence(
-        [tensor for tensor in tensors if tensor is not None],
-        batch_first=True,
-        padding_value=float(padding),
-    )
-
-
-def _stacked(tensors: list[Any]) -> Tensor:
-    return torch.stack(tensors)
-
-
-def _tensor(value: Any) -> Tensor | None:
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
+    padding = float(PADDING if name in LABELS else 0)
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 def _lengths_mask(lengths: list[int]) -> Tensor:
