@@ -236,7 +236,8 @@ def output_shapes(hooks: Hooks, model: Any, inputs: Tree) -> tuple[torch.Size, .
     if key not in hooks.shapes:
         hooks.outputs = {}
         try:
-            with torch.no_grad():
+            # Compiled code leaves shapes alone, so this one pass is not compiled.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 model(inputs)
             outputs = hooks.outputs
         finally:

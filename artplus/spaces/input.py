@@ -122,9 +122,20 @@ class InputSpace(Region):
         return self.lift(None, perturbed)
 
     def region(self, inputs: Tree, z: Tensor) -> Region:
-        """Bounds and mask beside ``z``; padding of a list of images is masked."""
-        region = self.on(z)
+        """Bounds and mask beside ``z``.
+
+        Padding is masked: of a list of images, and of sequences by an ``attention_mask`` or a
+        ``perturbation_mask`` column of their shape.
+        """
+        region: Region = self.on(z)
         values = self._column(inputs)
+        if isinstance(inputs, Mapping):
+            for name in ("attention_mask", "perturbation_mask"):
+                column = inputs.get(name)
+                if isinstance(column, Tensor) and column.shape == z.shape[: column.ndim]:
+                    shape = (*column.shape, *(1,) * (z.ndim - column.ndim))
+                    mask = (column != 0).view(shape).to(z).expand(z.shape)
+                    region = region.masked(mask if region.mask is None else mask * region.mask)
         if isinstance(values, list) and any(image.shape != z.shape[1:] for image in values):
             inside = torch.zeros_like(z)
             for row, image in zip(inside, values, strict=True):
