@@ -72,7 +72,7 @@ class CleanFloor(Callback):
             raise ConfigurationError(
                 f"CleanFloor steers λ, which must begin as a number above 0, got {objective.lam!r}"
             )
-        if not getattr(objective, "has_fixed_term", objective.name != "at"):
+        if not objective.has_fixed_term:
             raise ConfigurationError(
                 f"loss {objective.name!r} has no clean term, so λ only scales it; use 'mix' or "
                 "'trades'"
