@@ -20,8 +20,9 @@ from artplus.errors import ConfigurationError
 from artplus.spaces._base import Space
 from artplus.tree import Node, Tree, leaves
 
-RESERVED = ("special_tokens_mask", "perturbation_mask")
-"""Columns that tell a space what may be perturbed. A module gets them only if it asks for them."""
+RESERVED = ("special_tokens_mask", "perturbation_mask", "lengths")
+"""Columns that tell a space or a task what is padding and what may be perturbed. A module gets them
+only if it asks for them."""
 
 _ATTRIBUTE = "_artplus_hooks"
 

@@ -47,7 +47,7 @@ def task_of(module: nn.Module, criterion: Any = None) -> Task:
     A loss over classes is a classification's, as is none at all. A loss that nothing is known of
     is taken for that of a regression, whose predictions are neither right nor wrong.
     """
-    for child in _inwards(module):
+    for child in inwards(module):
         config = getattr(child, "config", None)
         for end, name in BY_NAME.items():
             if type(child).__name__.endswith(end):
@@ -57,9 +57,12 @@ def task_of(module: nn.Module, criterion: Any = None) -> Task:
                     name = "regression"
                 elif getattr(config, "problem_type", None) == "multi_label_classification":
                     name = "multilabel"
-                options = {}
+                options: dict[str, Any] = {}
                 if name == "ctc" and criterion is None:
                     options["blank"] = int(getattr(config, "pad_token_id", 0) or 0)
+                    options["zero_infinity"] = bool(getattr(config, "ctc_zero_infinity", False))
+                elif name == "segmentation":
+                    options["classes_last"] = end == "ForTokenClassification"
                 return make_task(name, criterion, **options)
     return task_for(criterion)
 
@@ -93,24 +96,25 @@ def refine(task: Task, module: nn.Module, inputs: Tree, outputs: Any, targets: T
         logits = logits_of(outputs)
     except UnsupportedEstimatorError:
         return task  # whoever binds the task says what is wrong
-    usual = task.criterion == Classification().criterion
     whole = not targets.is_floating_point()
     if whole and targets.ndim > 1 and logits.ndim == targets.ndim + 1:
         return make_task("segmentation", task.criterion)
-    if not usual or whole:
+    if task.criterion != Classification().criterion:
         return task
     if targets.ndim == 1 or targets.shape[1:] == (1,):
+        if whole:
+            return task
         fractions = bool((targets != targets.round()).any())
         single = logits.ndim == 1 or logits.shape[1] == 1
         binary = bool(((targets == 0) | (targets == 1)).all())
         return make_task("regression") if fractions or (single and not binary) else task
     if logits.ndim == 2 and targets.shape == logits.shape:
-        sums = targets.sum(1)
+        sums = targets.float().sum(1)
         binary = bool(((targets == 0) | (targets == 1)).all())
         one = torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
         if binary and not one:
             return make_task("multilabel")
-        if not binary and not one:
+        if not binary and not one and not whole:
             return make_task("regression")
     return task
 
@@ -134,7 +138,7 @@ def check_name(task: Any) -> None:
     make_task(task)
 
 
-def _inwards(module: nn.Module) -> list[nn.Module]:
+def inwards(module: nn.Module) -> list[nn.Module]:
     """The module, and those inside wrappers such as PEFT's or DDP's."""
     layers = [module]
     while True:

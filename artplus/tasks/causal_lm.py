@@ -12,9 +12,9 @@ from torch import Tensor
 from artplus.criterion import Criterion
 from artplus.criterion import criterion as as_criterion
 from artplus.errors import DataError, UnsupportedEstimatorError
-from artplus.functional import GAPS
+from artplus.functional import GAPS, cross_entropy
 from artplus.tasks._base import Gap, Metric, Task, ratio, register_task
-from artplus.tasks.segmentation import masked_mean
+from artplus.tasks.segmentation import masked_mean, summed_weights
 from artplus.tree import Tree
 
 
@@ -42,7 +42,7 @@ class CausalLM(Task):
 
     def weights(self, targets: Tensor) -> Tensor:
         """Number of tokens that count, ``(batch,)``."""
-        weights = self.criterion.weights(targets[:, 1:])
+        weights = summed_weights(self.criterion, targets[:, 1:])
         return self.counts(targets).sum(1).float() if weights is None else weights
 
     def divergence(
@@ -92,8 +92,9 @@ class CausalLM(Task):
         return predictions.argmax(-1)
 
     def _likelihood(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        count = self.counts(targets).sum(1).float()
-        return torch.stack([self.loss(predictions, targets).float() * count, count], 1)
+        counts, labels = self.counts(targets), targets[:, 1:]
+        surprise = cross_entropy(_logits(predictions).float(), torch.where(counts, labels, 0))
+        return torch.stack([(surprise * counts).sum(1), counts.sum(1)], 1)
 
     def _right(self, predictions: Tensor, targets: Tensor) -> Tensor:
         counts = self.counts(targets)

@@ -15,7 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.tasks._base import Task, register_task
-from artplus.tree import Tree, leaves, size
+from artplus.tasks._infer import inwards
+from artplus.tree import Tree, device_of, size
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,19 @@ class Detection(Task):
 
     def calling(self, module: nn.Module) -> AbstractContextManager[Any] | None:
         """Torchvision's detectors give losses in train mode only."""
-        return None if module.training or hasattr(module, "config") else _losses_in_eval(module)
+        ready = module.training or any(hasattr(child, "config") for child in inwards(module))
+        return None if ready else _losses_in_eval(module)
 
     def weights(self, targets: Tree) -> Tensor | None:
-        """Number of boxes of each image, if the losses are means over boxes."""
+        """Number of boxes of each image, if the losses are means over boxes.
+
+        Models divide by one where there is no box at all.
+        """
         if self.normalised_by == "images":
             return None
         counts = [len(row["boxes"] if "boxes" in row else row["class_labels"]) for row in targets]
-        device = next((leaf.device for leaf in leaves(targets)), torch.device("cpu"))
-        return torch.tensor(counts, dtype=torch.float32, device=device)
+        weights = torch.tensor(counts, dtype=torch.float32, device=device_of(targets))
+        return weights if any(counts) else weights + 1 / len(counts)
 
     def loss(self, predictions: Tree, targets: Tree) -> Tensor:
         """The batch's loss, for every example."""

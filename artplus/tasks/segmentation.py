@@ -22,27 +22,34 @@ from artplus.tree import Tree
 class Segmentation(Task):
     """Predictions are logits ``(batch, classes, ...)``; targets class numbers ``(batch, ...)``.
 
-    Logits with their classes last, as token classifiers give them, are recognised by the shape of
-    the targets. Labels equal to the criterion's ``ignore_index`` count for nothing. The loss of an
-    example is the mean over its pixels, and an example weighs by their number, so the batch's mean
-    is the model's own.
+    Logits may have their classes last, ``(batch, tokens, classes)``, as token classifiers give
+    them. Labels equal to the criterion's ``ignore_index`` count for nothing. The loss of an example
+    is the mean over its pixels, and an example weighs by their number, so the batch's mean is the
+    model's own.
 
     Attributes:
         criterion: Cross-entropy unless told otherwise; ``CrossEntropyLoss(ignore_index=255)``.
         classes: Number of classes, where known.
+        classes_last: Whether the last axis of the logits holds the classes; ``None`` tells it from
+            the shapes of the first logits and targets.
     """
 
     criterion: Criterion = as_criterion()
+    classes_last: bool | None = None
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Mean over the pixels that count, ``(batch,)``."""
-        return self.criterion(_classes_second(predictions, targets), targets)
+        return self.criterion(self._logits(predictions, targets), targets)
+
+    def weights(self, targets: Tensor) -> Tensor | None:
+        """Number of pixels that count, times their classes' weights, ``(batch,)``."""
+        return summed_weights(self.criterion, targets)
 
     def divergence(
         self, reference: Tensor, predictions: Tensor, targets: Tensor, *, of: Gap = "kl"
     ) -> Tensor:
         """The mean gap over the pixels that count."""
-        gaps = GAPS[of](_classes_second(reference, targets), _classes_second(predictions, targets))
+        gaps = GAPS[of](self._logits(reference, targets), self._logits(predictions, targets))
         return masked_mean(gaps, self.counts(targets))
 
     def counts(self, targets: Tensor) -> Tensor:
@@ -51,7 +58,7 @@ class Segmentation(Task):
         return torch.ones_like(targets, dtype=torch.bool) if ignored is None else targets != ignored
 
     def bind(self, predictions: Tree, targets: Tree) -> Segmentation:
-        """With the number of classes.
+        """With the number of classes, and the axis that holds them.
 
         Raises:
             UnsupportedEstimatorError: if the shapes of logits and labels do not belong together.
@@ -60,8 +67,8 @@ class Segmentation(Task):
             raise UnsupportedEstimatorError(
                 f"segmentation needs a tensor of logits, got {type(predictions).__name__}"
             )
-        logits = _classes_second(predictions, targets)
-        return replace(self, classes=logits.shape[1])
+        last = _classes_are_last(predictions, targets, self.classes_last)
+        return replace(self, classes=predictions.shape[-1 if last else 1], classes_last=last)
 
     def check_targets(self, targets: Tensor) -> None:
         """Whole class numbers in range, but for ignored ones."""
@@ -83,24 +90,29 @@ class Segmentation(Task):
 
     def metrics(self) -> Mapping[str, Metric]:
         """Share of pixels that are right, and mean intersection over union."""
-        found = {"pixel_accuracy": Metric(self._right, ratio)}
+        metrics = {"pixel_accuracy": Metric(self._right, ratio)}
         if self.classes is not None:
-            found["miou"] = Metric(partial(self._overlap, classes=self.classes), _mean_iou)
-        return found
+            metrics["miou"] = Metric(partial(self._overlap, classes=self.classes), _mean_iou)
+        return metrics
 
     def answers(self, predictions: Tensor) -> Tensor:
         """The predicted class of each pixel."""
-        return predictions.argmax(1)
+        return predictions.argmax(-1 if self.classes_last else 1)
+
+    def _logits(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """``(batch, classes, ...)``, whichever axis holds the classes."""
+        last = _classes_are_last(predictions, targets, self.classes_last)
+        return predictions.movedim(-1, 1) if last else predictions
 
     def _right(self, predictions: Tensor, targets: Tensor) -> Tensor:
         kept = self.counts(targets)
-        right = (_classes_second(predictions, targets).argmax(1) == targets) & kept
+        right = (self._logits(predictions, targets).argmax(1) == targets) & kept
         return torch.stack([right.flatten(1).sum(1), kept.flatten(1).sum(1)], 1).float()
 
     def _overlap(self, predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
         """Intersections and unions of each class, ``(batch, 2 * classes)``."""
         kept = self.counts(targets)
-        guess = _classes_second(predictions, targets).argmax(1)
+        guess = self._logits(predictions, targets).argmax(1)
         columns = []
         for k in range(classes):
             here, there = (guess == k) & kept, (targets == k) & kept
@@ -115,17 +127,33 @@ def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
     return (values.flatten(1) * kept).sum(1) / kept.sum(1).clamp_min(1)
 
 
-def _classes_second(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logits ``(batch, classes, ...)``, whichever axis holds the classes."""
+def summed_weights(criterion: Criterion, targets: Tensor) -> Tensor | None:
+    """What an example's pixels or tokens weigh together, ``(batch,)``; ``None`` if all alike.
+
+    A sum and not a mean, so that batches padded to different lengths compare.
+    """
+    weights = criterion.weights(targets)
+    return weights if weights is None else weights * targets[0].numel()
+
+
+def _classes_are_last(logits: Tensor, targets: Tensor, stated: bool | None) -> bool:
+    """Whether the last axis of the logits holds the classes, by their shape beside the labels'."""
     if logits.ndim != targets.ndim + 1 or len(logits) != len(targets):
         raise UnsupportedEstimatorError(
             f"labels {tuple(targets.shape)} need logits with one more axis, for the classes; the "
             f"model gives {tuple(logits.shape)}"
         )
-    if logits.shape[2:] == targets.shape[1:]:
-        return logits
-    if logits.shape[1:-1] == targets.shape[1:]:
-        return logits.movedim(-1, 1)
+    places = targets.shape[1:]
+    fits = {False: logits.shape[2:] == places, True: logits.shape[1:-1] == places}
+    choices = [last for last in fits if fits[last] and stated in (None, last)]
+    if len(choices) == 1:
+        return choices[0]
+    if choices:
+        raise UnsupportedEstimatorError(
+            f"labels {tuple(targets.shape)} fit logits {tuple(logits.shape)} whether the second or "
+            "the last axis holds the classes; say which: task=Segmentation(classes_last=True) for "
+            "(batch, tokens, classes), False for (batch, classes, ...)"
+        )
     raise UnsupportedEstimatorError(
         f"the model gives logits {tuple(logits.shape)} for labels {tuple(targets.shape)}: each "
         "label needs one place. Does the model predict at a lower resolution? Scale its output up "

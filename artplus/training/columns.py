@@ -14,9 +14,6 @@ from artplus.spaces.hidden import RESERVED
 from artplus.training.tables import LABELS, pair
 from artplus.tree import Tree
 
-BESIDE = (*RESERVED, "lengths")
-"""Columns that a space or a task reads, whatever the module's arguments are."""
-
 PADDING = -100
 """What sequences of labels are padded with, as in Transformers; all others with zero."""
 
@@ -51,7 +48,7 @@ def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
 
 def _of_columns(batch: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Tree, Tree]:
     label = next((name for name in LABELS if name in batch), None)
-    taken = {k: v for k, v in batch.items() if k != label and (k in arguments or k in BESIDE)}
+    taken = {k: v for k, v in batch.items() if k != label and (k in arguments or k in RESERVED)}
     named = [name for name in taken if name in arguments]
     if not named:
         return pair(batch)

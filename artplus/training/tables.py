@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from artplus.errors import ConfigurationError, DataError
+from artplus.spaces.hidden import RESERVED
 
 INPUTS = (
     *("x", "image", "images", "img", "pixel_values", "input", "inputs", "input_values"),
@@ -97,7 +98,7 @@ def rows_of(data: Any, arguments: Sequence[str]) -> Dataset[Any]:
     """
     if not any(name in arguments for name in data.column_names or ()):
         return columns(data)
-    wanted = {*arguments, *LABELS, "special_tokens_mask", "perturbation_mask", "lengths"}
+    wanted = {*arguments, *LABELS, *RESERVED}
     return _Rows(data, wanted) if hasattr(data, "__len__") else _RowStream(data, wanted)
 
 
