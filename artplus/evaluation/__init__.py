@@ -5,7 +5,7 @@ from artplus.evaluation.analyses import Subject as Subject
 from artplus.evaluation.analyses import list_analyses as list_analyses
 from artplus.evaluation.analyses import make_analysis as make_analysis
 from artplus.evaluation.analyses import register_analysis as register_analysis
-from artplus.evaluation.check import Check as Check
+from artplus.evaluation.checks._base import Check as Check
 from artplus.evaluation.intervals import wilson as wilson
 from artplus.evaluation.judge import judge as judge
 from artplus.evaluation.minimum_norm import MinimumNorm as MinimumNorm

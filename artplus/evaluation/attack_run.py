@@ -1,4 +1,4 @@
-"""One attack on trial: run, measured, scored, and believed only if it kept the rules."""
+"""Run one attack, measure what it returns, and count it only if it kept the rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.minimum_norm import MinimumNorm
-from artplus.evaluation.progress import Shown, bar
+from artplus.evaluation.progress import Advance, bar
 from artplus.evaluation.progress_record import (
     BEYOND,
     CHANGED,
@@ -44,23 +44,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trial hands to the judge.
-
-    Attributes:
-        result: For the report.
-        fooled: Examples that it turned, at most as many as were asked for.
-        held: Examples that it did not.
-    """
-
-    result: AttackResult
-    fooled: list[Example]
-    held: list[Example]
-
-
-@dataclass(frozen=True)
-class Fate:
-    """How the attacked examples fared.
+class AttackScores:
+    """Scores of the attacked examples.
 
     Attributes:
         rows: ``(n,)`` booleans, the examples that the attack was run on before it ended or broke.
@@ -71,69 +56,87 @@ class Fate:
     columns: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """One attack run.
+
+    Attributes:
+        result: For the report.
+        scores: For the worst case over all attacks.
+        fooled: Examples that the attack fooled, at most as many as the report shows.
+        robust: Examples that it did not fool, likewise.
+    """
+
+    result: AttackResult
+    scores: AttackScores
+    fooled: list[Example]
+    robust: list[Example]
+
+
 class _Broken(Exception):
     """The attack cannot go on; the message says why."""
 
 
-def trial(
+def run_attack(
     data: EvaluationData,
     clean: ScoreTable,
     name: str,
     attack: Attack,
     *,
     skip: NDArray[np.bool_],
-    fallen: NDArray[np.bool_],
+    already_fooled: NDArray[np.bool_],
     seed: int,
-    exhibits: int,
+    examples: int,
     title: str = "",
     progress: bool = False,
     part: Part | None = None,
-) -> tuple[Outcome, Fate]:
-    """Run one attack, each process its share of the batches; all return the same.
+) -> Outcome:
+    """Run one attack; each process runs its share of the batches, and all return the same.
 
     The attack is broken if it raises, returns something other than finite inputs of the right
     shape, returns every input unchanged although it may move them, or breaks the rules on even
-    one example: then what withstands it is no evidence. An example that breaks the rules is put
-    back to its input and is not fooled. A mistake found inside the rules is verified and counts,
-    even of a broken attack.
+    one example: an example that withstands it is then no evidence. An example that breaks the rules
+    is replaced by its clean input and is not fooled. A mistake inside the rules is verified and
+    counts, even of a broken attack.
 
     Args:
         data: Model and data.
         clean: Scores of all n examples without an attack.
-        name: For the report; the draws of a batch follow from it, from ``seed`` and the batch's
+        name: For the report. The draws of a batch follow from the name, ``seed`` and the batch's
             number, not from what ran before.
         attack: The attack.
         skip: ``(n,)`` booleans, which examples it is not run on; they count as wrong.
-        fallen: ``(n,)`` booleans, which examples fell to the attacks before; for the bar.
+        already_fooled: ``(n,)`` booleans, which examples earlier attacks fooled; for the bar.
         seed: Of the whole evaluation.
-        exhibits: How many examples to keep.
+        examples: How many examples to keep.
         title: Of the progress bar.
         progress: Whether to show one.
-        part: Where it is saved as it goes, and continued from.
+        part: Where the run is saved, and continued from.
     """
-    targets = torch.from_numpy(~skip)
-    room = exhibits if shows_examples(data) else 0
-    record = ProgressRecord(int(targets.sum()), data.batch_size, data.classes, room)
+    attacked = torch.from_numpy(~skip)
+    max_examples = examples if shows_examples(data) else 0
+    record = ProgressRecord(int(attacked.sum()), data.batch_size, data.classes, max_examples)
     if part is None or not part.load(record):
-        before, todo = record.done, record.todo()
-        own = todo[distributed.share(len(todo))].tolist()
-        struck = _struck(record, fallen[targets.numpy()])
+        done_before, todo = record.done, record.todo()
+        batches = todo[distributed.share(len(todo))].tolist()
+        fooled_here = _newly_fooled(record, already_fooled[attacked.numpy()])
         with bar(
             title or name,
-            own=sum(map(record.size, own)),
-            attacked=len(record.sheet) - record.examples,
-            standing=len(fallen) - int(fallen.sum()) - struck,
-            n=len(fallen),
+            total=sum(map(record.size, batches)),
+            attacked=len(record.scores) - record.examples_done,
+            robust=len(skip) - int(already_fooled.sum()) - fooled_here,
+            n=len(skip),
             shown=progress,
-        ) as shown:
-            run = _Run(data, name, attack, targets.nonzero().flatten().int(), fallen, seed)
-            run.through(own, record, part, shown)
+        ) as advance:
+            index = attacked.nonzero().flatten().int()
+            run = _Run(data, name, attack, index, already_fooled, seed)
+            run.batches(batches, record, part, advance)
         if distributed.world_size() > 1:
-            record.absorb(distributed.all_gather(record.state(but=before)))
-        record.settle()
+            record.merge(distributed.all_gather(record.state(exclude=done_before)))
+        record.finish()
         if part is not None:
             part.finish(record)
-    return _outcome(data, clean, name, attack, skip, targets, record)
+    return _outcome(data, clean, name, attack, skip, record)
 
 
 def shows_examples(data: EvaluationData) -> bool:
@@ -156,14 +159,14 @@ def metrics(
 
 @dataclass(frozen=True)
 class _Run:
-    """One process's batches of one attack.
+    """The batches of one attack that this process runs.
 
     Attributes:
         data: Model and data.
         name: Of the attack.
         attack: The attack.
         index: ``(attacked,)`` positions of the examples that it is run on.
-        fallen: ``(n,)`` booleans, which examples fell before.
+        already_fooled: ``(n,)`` booleans, which examples earlier attacks fooled.
         seed: Of the whole evaluation.
     """
 
@@ -171,17 +174,17 @@ class _Run:
     name: str
     attack: Attack
     index: Tensor
-    fallen: NDArray[np.bool_]
+    already_fooled: NDArray[np.bool_]
     seed: int
 
-    def through(
-        self, batches: Sequence[int], record: ProgressRecord, part: Part | None, shown: Shown
+    def batches(
+        self, numbers: Sequence[int], record: ProgressRecord, part: Part | None, advance: Advance
     ) -> None:
-        """Run them one after the other, saving what is done however it ends."""
+        """Run them one after the other; what is done is saved, also after an exception."""
         try:
             with seeding.seeded(self.seed):
-                for batch in batches:
-                    self.one(batch, record, shown)
+                for batch in numbers:
+                    self.batch(batch, record, advance)
                     if part is not None:
                         part.step(record)
         except _Broken as reason:
@@ -191,44 +194,51 @@ class _Run:
                 part.save(record)
             raise
 
-    def one(self, batch: int, record: ProgressRecord, shown: Shown) -> None:
+    def batch(self, batch: int, record: ProgressRecord, advance: Advance) -> None:
         """Attack a batch, measure what comes back, and enter it."""
         begin = time.perf_counter()
-        own = seeding.derived(self.seed, f"{self.name}:{batch}")
-        seeding.reseed(own)
-        part, x, y, space = self.data.batch(self.index[record.rows(batch)].long())
-        label = _aims(self.data, y, own) if getattr(self.attack, "targeted", False) else y
-        generator = torch.Generator(self.data.device).manual_seed(own)
-        with passes.counted(self.data.model) as (model, cost):
-            x_adv = _craft(model, self.attack, x, label, space, generator)
-        bare = self.data.model
-        found = verify_in(space, bare, x, x_adv, eps=self.attack.eps, norm=self.attack.norm)
+        seed = seeding.derived(self.seed, f"{self.name}:{batch}")
+        seeding.reseed(seed)
+        positions, x, y, space = self.data.batch(self.index[record.rows(batch)].long())
+        labels = y
+        if getattr(self.attack, "targeted", False):
+            labels = _target_classes(self.data, y, seed)
+        generator = torch.Generator(self.data.device).manual_seed(seed)
+        model = self.data.model
+        with passes.counted(model) as (counting, cost):
+            x_adv = _craft(counting, self.attack, x, labels, space, generator)
+        z, z_adv = space.lift(model, x), space.extract(x_adv)
+        measured = verify_in(space, model, x, x_adv, eps=self.attack.eps, norm=self.attack.norm)
         beyond = 0
-        z, z_adv = space.lift(bare, x), space.extract(x_adv)
         if isinstance(self.attack, MinimumNorm):
-            far = found.outside_ball
-            beyond = int(far.sum())
-            z_adv = _put_back(z, z_adv, far)
-            found = dataclasses.replace(
-                found,
-                outside_ball=torch.zeros_like(far),
-                lengths=torch.where(far, 0.0, found.lengths),
+            too_long = measured.outside_ball
+            beyond = int(too_long.sum())
+            z_adv = _restored(z, z_adv, too_long)
+            measured = dataclasses.replace(
+                measured,
+                outside_ball=torch.zeros_like(too_long),
+                lengths=torch.where(too_long, 0.0, measured.lengths),
             )
-        z_adv = _put_back(z, z_adv, found.outside_ball | found.outside_space)
+        z_adv = _restored(z, z_adv, measured.outside_ball | measured.outside_space)
         scores = self.data.score(space.insert(x, z_adv), y)
         seconds = time.perf_counter() - begin
-        record.add(batch, part, z, z_adv, scores, found, beyond=beyond, seconds=seconds, cost=cost)
-        stood = ~torch.from_numpy(self.fallen)[part]
-        shown(len(part), None if scores.wrong is None else int((scores.wrong & stood).sum()))
+        record.add(
+            batch, positions, z, z_adv, scores, measured, beyond=beyond, seconds=seconds, cost=cost
+        )
+        newly_fooled = None
+        if scores.wrong is not None:
+            before = torch.from_numpy(self.already_fooled)[positions]
+            newly_fooled = int((scores.wrong & ~before).sum())
+        advance(len(positions), newly_fooled)
 
 
-def _put_back(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
-    """``x_adv`` with the inputs themselves where ``rows`` is true."""
+def _restored(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
+    """``x_adv`` with the clean inputs where ``rows`` is true."""
     return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
 
 
-def _aims(data: EvaluationData, y: Tree, seed: int) -> Tree:
-    """For each example a class other than its own, uniformly drawn."""
+def _target_classes(data: EvaluationData, y: Tree, seed: int) -> Tree:
+    """For each example a wrong class, uniformly drawn."""
     if data.classes is None or data.classes < 2:
         raise _Broken("is targeted, which needs a classifier of at least two classes")
     generator = torch.Generator().manual_seed(seeding.derived(seed, "aims"))
@@ -243,26 +253,31 @@ def _craft(
     space: Space,
     generator: torch.Generator,
 ) -> Tree:
+    """Call the attack.
+
+    Raises:
+        _Broken: if it raises, or returns anything but finite inputs of the right form.
+    """
     try:
         x_adv = attack(model, x, y, space=space, generator=generator)
     except Exception as error:
-        # Whatever a third party's attack raises is a finding about that attack: it is reported
-        # as broken, and the attacks after it still run. The traceback goes to the log.
+        # A third party's attack may raise anything: it is reported as broken, and the attacks after
+        # it still run. The traceback goes to the log.
         _log.info("attack %s raised", type(attack).__name__, exc_info=True)
         message = " ".join(str(error).split())[:300]
         raise _Broken(f"raised {type(error).__name__}: {message}") from error
     z = space.lift(model, x)
     try:
-        z_adv = space.extract(x_adv)
+        z_adv: Any = space.extract(x_adv)
     except (DataError, ConfigurationError, KeyError) as error:
         raise _Broken(f"returned {type(x_adv).__name__} instead of {_form(x)}") from error
     if not isinstance(z_adv, Tensor):
         raise _Broken(f"returned {type(x_adv).__name__} instead of a tensor")
     if z_adv.shape != z.shape:
         raise _Broken(f"returned shape {tuple(z_adv.shape)} for inputs of shape {tuple(z.shape)}")
-    lost = int((~torch.isfinite(z_adv)).reshape(len(z), -1).any(1).sum())
-    if lost:
-        raise _Broken(f"returned NaN or infinity in {lost} of {len(z)} examples of a batch")
+    not_finite = int((~torch.isfinite(z_adv)).reshape(len(z), -1).any(1).sum())
+    if not_finite:
+        raise _Broken(f"returned NaN or infinity in {not_finite} of {len(z)} examples of a batch")
     return x_adv.detach().to(x) if isinstance(x, Tensor) and isinstance(x_adv, Tensor) else x_adv
 
 
@@ -270,12 +285,12 @@ def _form(x: Tree) -> str:
     return "a tensor" if isinstance(x, Tensor) else "perturbed inputs"
 
 
-def _struck(record: ProgressRecord, fallen: NDArray[np.bool_]) -> int:
-    """How many examples that stood before have fallen in the batches that are done."""
-    wrong = record.sheet.wrong
+def _newly_fooled(record: ProgressRecord, already_fooled: NDArray[np.bool_]) -> int:
+    """How many examples that no earlier attack fooled are fooled in the batches that are done."""
+    wrong = record.scores.wrong
     if wrong is None:
         return 0
-    return int((wrong.numpy() & record.rows_done().numpy() & ~fallen).sum())
+    return int((wrong.numpy() & record.rows_done().numpy() & ~already_fooled).sum())
 
 
 def _outcome(
@@ -284,24 +299,26 @@ def _outcome(
     name: str,
     attack: Attack,
     skip: NDArray[np.bool_],
-    targets: Tensor,
     record: ProgressRecord,
-) -> tuple[Outcome, Fate]:
-    eps, attacked = largest_radius_in(attack, data), len(record.sheet)
-    broken = _verdict(record, attack, eps) if record.broken is None else record.broken[1]
-    rows, done = targets.clone(), record.rows_done()
-    rows.numpy()[targets.numpy()] = done.numpy()
-    columns = record.sheet.columns if bool(done.all()) else record.sheet.rows(done)
+) -> Outcome:
+    eps = largest_radius_in(attack, data)
+    broken = _why_broken(record, attack, eps) if record.broken is None else record.broken[1]
+    done = record.rows_done()
+    rows = ~skip
+    rows[rows] = done.numpy()
+    columns = record.scores.columns if bool(done.all()) else record.scores.rows(done)
 
-    def filled(column: str, otherwise: NDArray[Any]) -> NDArray[Any]:
-        found = otherwise.copy()
+    def filled(column: str, default: NDArray[Any]) -> NDArray[Any]:
+        """The column over all examples: the default where the attack was not run."""
+        values = default.copy()
         if column in columns:
-            found[rows.numpy()] = columns[column].numpy()
-        return found
+            values[rows] = columns[column].numpy()
+        return values
 
     losses = filled("losses", clean.losses.numpy())
     statistics = {
-        name: filled(f"{METRIC}{name}", values.numpy()) for name, values in clean.statistics.items()
+        metric: filled(f"{METRIC}{metric}", values.numpy())
+        for metric, values in clean.statistics.items()
     }
     wrong = None if clean.wrong is None else filled("wrong", skip)
     fooled = None
@@ -314,7 +331,7 @@ def _outcome(
         norm=float(attack.norm),
         eps=eps,
         params=parameters(attack),
-        attacked=attacked,
+        attacked=len(record.scores),
         correct=None if broken or wrong is None else ~wrong,
         losses=None if broken else losses,
         metrics={} if broken else metrics(data.model.task, losses, statistics),
@@ -330,14 +347,16 @@ def _outcome(
         broken=broken,
         fooled=fooled,
     )
-    return Outcome(result, record.fooled, record.held), Fate(rows, columns)
+    scores = AttackScores(torch.from_numpy(rows), columns)
+    return Outcome(result, scores, record.fooled, record.robust)
 
 
-def _verdict(record: ProgressRecord, attack: Attack, eps: float) -> str | None:
+def _why_broken(record: ProgressRecord, attack: Attack, eps: float) -> str | None:
     """Why a finished attack does not count, if it does not."""
-    attacked = len(record.sheet)
-    outside_ball, outside_space, changed = record.count(OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED)
-    (beyond,) = record.count(BEYOND)
+    attacked = len(record.scores)
+    outside_ball, outside_space, changed, beyond = record.count(
+        OUTSIDE_BALL, OUTSIDE_SPACE, CHANGED, BEYOND
+    )
     if outside_ball:
         return (
             f"left its ball on {outside_ball} of {attacked} examples "
@@ -350,7 +369,7 @@ def _verdict(record: ProgressRecord, attack: Attack, eps: float) -> str | None:
         )
     if attacked and eps > 0 and not changed:
         return f"returned all {attacked} inputs unchanged, so it shows nothing"
-    if beyond and beyond == changed and _strays(attack):
+    if beyond and beyond == changed and _ignores_norm(attack):
         return (
             f"never came within eps {number(eps)} in {norm_name(float(attack.norm))}, which it "
             f"does not make small ({beyond} of {attacked} examples beyond), so it shows nothing"
@@ -358,28 +377,27 @@ def _verdict(record: ProgressRecord, attack: Attack, eps: float) -> str | None:
     return None
 
 
-def _strays(attack: Attack) -> bool:
-    """Whether it goes as far as it likes in the norm that it is judged by."""
+def _ignores_norm(attack: Attack) -> bool:
+    """Whether it does not minimise the norm that it is judged by."""
     return isinstance(attack, MinimumNorm) and not attack.minimises
 
 
 def _flags(
     record: ProgressRecord, attack: Attack, fooled: NDArray[np.bool_] | None
 ) -> tuple[str, ...]:
-    flags, attacked = [], len(record.sheet)
+    flags, attacked = [], len(record.scores)
     changed, beyond = record.count(CHANGED, BEYOND)
     if fooled is not None:
         flags.append(
             f"{int(fooled.sum())} mistakes that it found inside the rules count against the model"
         )
-    if beyond and _strays(attack):
+    if beyond and _ignores_norm(attack):
         flags.append(
             f"{beyond} of {attacked} examples came back farther than eps, in a norm that it does "
             "not make small: it shows nothing of them, and they count as not fooled"
         )
     elif beyond:
         flags.append(f"{beyond} of {attacked} examples needed more than eps: not fooled")
-    still = attacked - changed
-    if changed and still:
-        flags.append(f"{still} of {attacked} examples came back unchanged")
+    if changed and changed < attacked:
+        flags.append(f"{attacked - changed} of {attacked} examples came back unchanged")
     return tuple(flags)

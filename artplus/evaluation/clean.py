@@ -1,4 +1,4 @@
-"""The examples without an attack: what every attack is held against."""
+"""The scores of the examples without an attack, which every attack is compared with."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from artplus.evaluation.score_table import ScoreTable
 
 
 def clean_scores(data: EvaluationData, seed: int, folder: Folder | None = None) -> ScoreTable:
-    """Scores of every example, each process its share of the batches; saved when all are there.
+    """Scores of every example; each process runs its share of the batches.
 
     Args:
         data: Model and data.
         seed: Of what a random model draws, batch by batch.
-        folder: Where they are saved, or found.
+        folder: Where they are saved once they are complete, and read from.
 
     Raises:
         DataError: if not one loss is finite.
     """
     n, size = data.n, data.batch_size
-    sheet, everything = ScoreTable(n, data.classes), torch.ones(n, dtype=torch.bool)
+    scores = ScoreTable(n, data.classes)
     saved = None if folder is None else folder.clean()
     if saved is not None:
-        sheet.enter(everything, saved)
+        scores.fill(torch.ones(n, dtype=torch.bool), saved)
     else:
         batches = range(math.ceil(n / size))[distributed.share(math.ceil(n / size))]
         with seeding.seeded(seed):
@@ -36,23 +36,23 @@ def clean_scores(data: EvaluationData, seed: int, folder: Folder | None = None) 
                 seeding.reseed(seeding.derived(seed, f"clean:{number}"))
                 rows = slice(number * size, min(n, (number + 1) * size))
                 _, x, y, _ = data.batch(torch.arange(rows.start, rows.stop))
-                sheet.put(rows, data.score(x, y))
-        _exchange(sheet, slice(batches.start * size, min(n, batches.stop * size)))
+                scores.put(rows, data.score(x, y))
+        _exchange(scores, slice(batches.start * size, min(n, batches.stop * size)))
         if folder is not None:
-            folder.save_clean(sheet.columns)
-    if bool(torch.isinf(sheet.losses).all()):
+            folder.save_clean(scores.columns)
+    if bool(torch.isinf(scores.losses).all()):
         raise DataError(
             f"the loss on every one of {n} unattacked examples is infinite or not a "
             "number: are the weights sound, and the inputs in the range they were trained on?"
         )
-    return sheet
+    return scores
 
 
-def _exchange(sheet: ScoreTable, own: slice) -> None:
-    """Give the other processes one's own rows, and take theirs."""
+def _exchange(scores: ScoreTable, rows_here: slice) -> None:
+    """Send the rows of this process to the others, and enter theirs."""
     if distributed.world_size() == 1:
         return
-    for rows, columns in distributed.all_gather((own, sheet.rows(own))):
-        which = torch.zeros(len(sheet), dtype=torch.bool)
-        which[rows] = True
-        sheet.enter(which, columns)
+    for rows, columns in distributed.all_gather((rows_here, scores.rows(rows_here))):
+        mask = torch.zeros(len(scores), dtype=torch.bool)
+        mask[rows] = True
+        scores.fill(mask, columns)

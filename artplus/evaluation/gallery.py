@@ -1,4 +1,4 @@
-"""A few attacked examples, chosen to be looked at."""
+"""Which attacked examples a report shows."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ def gallery(
 ) -> Examples | None:
     """Up to ``count`` different examples, taken from the attacks in turn; fooled ones first."""
     chosen: dict[int, tuple[Example, str]] = {}
-    for shelf in ("fooled", "held"):
-        queues = [(outcome.result.name, list(getattr(outcome, shelf))) for outcome in working]
+    for kind in ("fooled", "robust"):
+        queues = [(outcome.result.name, list(getattr(outcome, kind))) for outcome in working]
         while len(chosen) < count and any(queue for _, queue in queues):
             for attack, queue in queues:
                 while queue and queue[0].position in chosen:
                     queue.pop(0)
                 if queue and len(chosen) < count:
-                    exhibit = queue.pop(0)
-                    chosen[exhibit.position] = exhibit, attack
+                    example = queue.pop(0)
+                    chosen[example.position] = example, attack
     if not chosen:
         return None
     kept = [chosen[position] for position in sorted(chosen)]
-    index = torch.tensor([exhibit.position for exhibit, _ in kept])
+    index = torch.tensor([example.position for example, _ in kept])
     return Examples(
         index=index.numpy(),
-        x=torch.stack([exhibit.x for exhibit, _ in kept]).float().numpy(),
-        x_adv=torch.stack([exhibit.x_adv for exhibit, _ in kept]).float().numpy(),
+        x=torch.stack([example.x for example, _ in kept]).float().numpy(),
+        x_adv=torch.stack([example.x_adv for example, _ in kept]).float().numpy(),
         y=data.labels(index).numpy(),
         clean=_clean(data, clean, index).numpy(),
-        adversarial=torch.stack([exhibit.prediction for exhibit, _ in kept]).numpy(),
+        adversarial=torch.stack([example.prediction for example, _ in kept]).numpy(),
         attack=tuple(name for _, name in kept),
     )
 
 
 def _clean(data: EvaluationData, clean: ScoreTable, index: Tensor) -> Tensor:
-    """What the model says without an attack; outputs of a regression, not kept, are made again."""
+    """Predictions without an attack; outputs of a regression are not kept and computed again."""
     if clean.predictions is not None:
         return clean.predictions[index].long()
     _, x, y, _ = data.batch(index)

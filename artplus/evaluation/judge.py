@@ -15,10 +15,12 @@ from torch import Tensor
 from artplus import _checks, allocator, distributed
 from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError
-from artplus.evaluation import indicators, probe, wording
+from artplus.evaluation import wording
 from artplus.evaluation.analyses import Analysis, Setting, Subject
-from artplus.evaluation.analyses import _run as looking
-from artplus.evaluation.attack_run import Outcome, metrics, trial
+from artplus.evaluation.analyses import _run as run_analyses
+from artplus.evaluation.attack_run import Outcome, metrics, run_attack
+from artplus.evaluation.checks._probe import make_probe
+from artplus.evaluation.checks._run import run_checks
 from artplus.evaluation.clean import clean_scores
 from artplus.evaluation.data import EvaluationData, Mistakes
 from artplus.evaluation.fingerprint import fingerprint
@@ -90,9 +92,9 @@ def judge(
         space: What may be perturbed, with range and mask.
         batch_size: Examples at a time. Random starts are drawn per batch.
         seed: The same seed gives the same report, but for times and dates.
-        only_survivors: Run each attack only on what the ones before left standing. Faster for an
-            ensemble and with the same worst case (up to random draws); the accuracies are then
-            cumulative.
+        only_survivors: Run each attack only on examples that no attack before it fooled. Faster
+            for an ensemble and with the same worst case (up to random draws); the accuracies are
+            then cumulative.
         mistakes: ``(predictions, y) -> (batch,)`` booleans, which predictions are wrong. Default:
             the wrong class, if the loss is over classes, else none (regression).
         examples: How many attacked examples to keep in the report.
@@ -100,10 +102,10 @@ def judge(
         name: What to call the model; default its class.
         notes: What else the report should say.
         checks: Look for signs that the attacks failed, on up to 64 examples that are right without
-            an attack: :mod:`artplus.evaluation.indicators`. Fills ``checks`` and ``verdict``.
+            an attack: :mod:`artplus.evaluation.checks`. Fills ``checks`` and ``verdict``.
         surrogate: Another model for the same task, on the same device: the checks then hold
             attacks made on it against those made on the model. Needs ``checks``.
-        analyses: What else to look into, as names or objects of
+        analyses: What else to examine, as names or objects of
             :mod:`artplus.evaluation.analyses`; fills ``sections``. Each is asked before the
             attacks run whether it applies; one that fails afterwards says so in its section.
         before: The model before it was hardened, for analyses that compare.
@@ -137,7 +139,7 @@ def judge(
     _checks.count("examples", examples, least=0)
     _checks.nonnegative("checkpoint_every", checkpoint_every)
     check_attacks(attacks)
-    looks = looking.chosen(analyses)
+    chosen = run_analyses.chosen(analyses)
     if surrogate is not None and not checks:
         raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
@@ -156,7 +158,7 @@ def judge(
             class_names=None if class_names is None else tuple(class_names),
             progress=progress,
         )
-        looking.check(looks, setting)
+        run_analyses.check(chosen, setting)
         digest = data_hash(data.x, data.y)
         settings: dict[str, Any] = {
             "seed": seed,
@@ -164,13 +166,13 @@ def judge(
             "examples": examples,
         }
         if folder is not None or distributed.world_size() > 1:
-            own = fingerprint(data, attacks, digest, settings)
-            _agree(own)
+            key = fingerprint(data, attacks, digest, settings)
+            _require_same(key)
             if folder is not None:
-                folder.begin(own)
+                folder.begin(key)
         clean = clean_scores(data, seed, folder)
-        outcomes, worst = _trials(data, clean, attacks, folder, progress, **settings)
-        shown = gallery(data, clean, _working(outcomes), examples)
+        outcomes, worst = _run_attacks(data, clean, attacks, folder, progress, **settings)
+        kept = gallery(data, clean, _working(outcomes), examples)
     task = data.model.task
     results = tuple(outcome.result for outcome in outcomes)
     counted = tuple(outcome.result for outcome in _working(outcomes)) or results
@@ -190,8 +192,8 @@ def judge(
         norm=norm,
         seed=seed,
         batch_size=batch_size,
-        only_survivors=only_survivors and clean.wrong is not None,  # in regression all stand
-        examples=shown,
+        only_survivors=only_survivors and clean.wrong is not None,  # in regression none is fooled
+        examples=kept,
         class_names=None if class_names is None else tuple(class_names),
         model=name or type(model.module).__name__,
         device=device_name(where),
@@ -208,16 +210,17 @@ def judge(
             untouched((surrogate or model).module),
             _hooked(model, space),
         ):
-            looked_at = probe.take(data, report, attacks, seed=seed, surrogate=surrogate)
-            found = distributed.from_main(lambda: indicators.check(looked_at, progress=progress))
-            report = replace(report, checks=found)
-    if not looks:
+            probe = make_probe(data, report, attacks, seed=seed, surrogate=surrogate)
+            results_of_checks = distributed.from_main(lambda: run_checks(probe, progress=progress))
+            report = replace(report, checks=results_of_checks)
+    if not chosen:
         return report
     subject = Subject.of(setting, report)
-    return replace(report, sections=distributed.from_main(lambda: looking.run(looks, subject)))
+    sections = distributed.from_main(lambda: run_analyses.run(chosen, subject))
+    return replace(report, sections=sections)
 
 
-def _trials(
+def _run_attacks(
     data: EvaluationData,
     clean: ScoreTable,
     attacks: Mapping[str, Attack],
@@ -229,22 +232,22 @@ def _trials(
     examples: int,
 ) -> tuple[list[Outcome], Worst]:
     worst, outcomes = Worst(clean, tuple(attacks)), []
-    wrong = worst.fallen.copy()
+    wrong = worst.fooled.copy()
     for k, (name, attack) in enumerate(attacks.items()):
-        outcome, fate = trial(
+        outcome = run_attack(
             data,
             clean,
             name,
             attack,
-            skip=worst.fallen.copy() if only_survivors else wrong,
-            fallen=worst.fallen,
+            skip=worst.fooled.copy() if only_survivors else wrong,
+            already_fooled=worst.fooled,
             seed=seed,
-            exhibits=examples,
+            examples=examples,
             title=f"[{k + 1}/{len(attacks)}] {name}",
             progress=progress,
             part=None if folder is None else folder.attack(k + 1),
         )
-        worst.add(k, fate, working=outcome.result.broken is None)
+        worst.add(k, outcome.scores, working=outcome.result.broken is None)
         outcomes.append(outcome)
     return outcomes, worst
 
@@ -262,19 +265,19 @@ def _numpy(statistics: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: values.numpy() for name, values in statistics.items()}
 
 
-def _agree(own: Fingerprint) -> None:
-    """Refuse to deal out the work to processes that judge different things.
+def _require_same(key: Fingerprint) -> None:
+    """Refuse to share the work with processes that judge different things.
 
     Raises:
         ConfigurationError: naming what differs.
     """
-    for k, other in enumerate(distributed.all_gather(own)):
-        differ = [name for name in own | other if own.get(name) != other.get(name)]
+    for k, other in enumerate(distributed.all_gather(key)):
+        differ = [name for name in key | other if key.get(name) != other.get(name)]
         if differ:
             name = differ[0]
             raise ConfigurationError(
                 f"the processes must evaluate the same model on the same data, but {name} is "
-                f"{own.get(name, 'nothing')} in process {distributed.rank()} and "
+                f"{key.get(name, 'nothing')} in process {distributed.rank()} and "
                 f"{other.get(name, 'nothing')} in process {k}. Give each of them all the examples "
                 "and the same arguments: evaluate deals them out itself."
             )

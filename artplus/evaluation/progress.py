@@ -1,4 +1,4 @@
-"""The bar of one attack: how much is done, the robust accuracy so far, the time left."""
+"""The progress bar of one attack: how much is done, robust accuracy so far, time left."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from artplus import distributed
 from artplus.evaluation import wording
 
 
-class Shown(Protocol):
-    """Told of each batch: its size, and how many fell to it that had stood (``None``: no idea)."""
+class Advance(Protocol):
+    """Called after each batch with its size and the number of newly fooled examples."""
 
-    def __call__(self, done: int, fell: int | None) -> None:
-        """Advance."""
+    def __call__(self, done: int, newly_fooled: int | None) -> None:
+        """Advance the bar; ``None`` where nothing is right or wrong."""
         ...
 
 
 @contextmanager
 def bar(
-    title: str, *, own: int, attacked: int, standing: int, n: int, shown: bool
-) -> Iterator[Shown]:
+    title: str, *, total: int, attacked: int, robust: int, n: int, shown: bool
+) -> Iterator[Advance]:
     """Show a bar in the main process.
 
     Args:
         title: Before the bar.
-        own: Examples that this process will run.
-        attacked: Examples that all processes will run; the others are taken to fare alike.
-        standing: Examples that stand before.
+        total: Examples that this process will run.
+        attacked: Examples that all processes will run. Those of the other processes are assumed to
+            be fooled at the same rate.
+        robust: Examples that no attack has fooled before.
         n: All examples.
-        shown: Whether to show it at all.
+        shown: Whether to show the bar.
     """
     several = f" (process 1 of {distributed.world_size()})" if distributed.world_size() > 1 else ""
-    fallen = 0
+    fooled = 0
     with tqdm(
-        total=own,
+        total=total,
         desc=title + several,
         unit="ex",
         leave=False,
         disable=not (shown and distributed.is_main()),
     ) as line:
 
-        def advance(done: int, fell: int | None) -> None:
-            nonlocal fallen
-            if fell is not None and not line.disable:
-                fallen += fell
-                share = (standing - fallen * attacked / own) / n
+        def advance(done: int, newly_fooled: int | None) -> None:
+            nonlocal fooled
+            if newly_fooled is not None and not line.disable:
+                fooled += newly_fooled
+                share = (robust - fooled * attacked / total) / n
                 line.set_postfix_str(f"robust so far {wording.percent(share)}", refresh=False)
             line.update(done)
 

@@ -13,7 +13,7 @@ import numpy as np
 from artplus import saving
 from artplus.errors import DataError
 from artplus.evaluation import schema, text, wording
-from artplus.evaluation.check import Check, Verdict, overall
+from artplus.evaluation.checks._base import Check, Verdict, overall
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.names import Names
 from artplus.evaluation.result import AttackResult, Bools, Examples, Floats, Integers
@@ -177,8 +177,8 @@ class Report:
     @property
     def reasons(self) -> tuple[Check, ...]:
         """The checks behind a verdict other than ``"trusted"``, the gravest first."""
-        alarms = [check for check in self.checks if check.verdict != "ok"]
-        return tuple(sorted(alarms, key=lambda check: check.verdict != "broken"))
+        failed = [check for check in self.checks if check.verdict != "ok"]
+        return tuple(sorted(failed, key=lambda check: check.verdict != "broken"))
 
     @property
     def summary(self) -> str:

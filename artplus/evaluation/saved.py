@@ -42,7 +42,7 @@ class Folder:
                 f"checkpoint is the folder to save the evaluation in, but {self.path} is a file"
             )
 
-    def begin(self, own: Fingerprint) -> None:
+    def begin(self, key: Fingerprint) -> None:
         """Claim the folder for this evaluation, or check that it holds it.
 
         Raises:
@@ -55,14 +55,14 @@ class Folder:
                 unfinished.unlink(missing_ok=True)
             head = self.path / HEAD
             if head.exists():
-                refuse_other(self._read(head).get("fingerprint"), own)
+                refuse_other(self._read(head).get("fingerprint"), key)
             elif names := sorted(p.name for p in self.path.glob("*.ckpt")):
                 raise CheckpointError(
                     f"{self.path} holds {names[0]} but no {HEAD}: it is no evaluation's folder, or "
                     "that file was lost. Give another folder."
                 )
             else:
-                checkpoint_io.write(head, {"fingerprint": own})
+                checkpoint_io.write(head, {"fingerprint": key})
 
         distributed.from_main(enter)
 
@@ -95,15 +95,15 @@ class Part:
 
     def __init__(self, folder: Folder, number: int) -> None:
         self._folder, self._name = folder, f"attack-{number:02d}"
-        self._whole = folder.path / f"{self._name}.ckpt"
-        self._own = folder.path / f"{self._name}.part-{distributed.rank()}.ckpt"
+        self._finished = folder.path / f"{self._name}.ckpt"
+        self._part = folder.path / f"{self._name}.part-{distributed.rank()}.ckpt"
         self._last, self._took = time.monotonic(), 0.0
         self._loaded: Tensor | None = None  # which examples all processes had done when loaded
 
     def load(self, record: ProgressRecord) -> bool:
         """Enter what was saved into ``record``; return whether the attack was finished.
 
-        Files of several processes are joined into one, which no process overwrites before it has
+        Files of several processes are merged into one, which no process overwrites before it has
         done more.
 
         Raises:
@@ -111,25 +111,25 @@ class Part:
         """
 
         def read() -> tuple[bool, list[dict[str, Any]]]:
-            if self._whole.exists():
+            if self._finished.exists():
                 self._clear()
-                return True, [self._folder._read(self._whole)]
+                return True, [self._folder._read(self._finished)]
             parts = sorted(self._folder.path.glob(f"{self._name}.part-*.ckpt"))
             states = [self._folder._read(path) for path in parts]
             if len(parts) > 1:
-                joined = ProgressRecord(*record.form)
-                joined.absorb(states)
-                states = [joined.state()]
-                self._write(self._own, states[0])
+                merged = ProgressRecord(*record.settings)
+                merged.merge(states)
+                states = [merged.state()]
+                self._write(self._part, states[0])
                 for path in parts:
-                    if path != self._own:
+                    if path != self._part:
                         path.unlink(missing_ok=True)
             return False, states
 
-        whole, states = distributed.from_main(read)
-        record.absorb(states)
+        finished, states = distributed.from_main(read)
+        record.merge(states)
         self._loaded = record.done.clone()
-        return whole
+        return finished
 
     def step(self, record: ProgressRecord) -> None:
         """Save after a batch, if it is time."""
@@ -141,14 +141,14 @@ class Part:
     def save(self, record: ProgressRecord) -> None:
         """Save what this process has done; the main process also what was loaded."""
         begin = time.monotonic()
-        self._write(self._own, record.state(None if distributed.is_main() else self._loaded))
+        self._write(self._part, record.state(None if distributed.is_main() else self._loaded))
         self._last = time.monotonic()
         self._took = self._last - begin
 
     def finish(self, record: ProgressRecord) -> None:
         """Save the finished attack; ``record`` holds what all processes have done."""
         if distributed.is_main():
-            self._write(self._whole, record.state())
+            self._write(self._finished, record.state())
         distributed.barrier()
         if distributed.is_main():
             self._clear()

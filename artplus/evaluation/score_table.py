@@ -1,4 +1,4 @@
-"""The scores of many examples, filled in a batch at a time: a few bytes an example, no more."""
+"""The scores of many examples, filled in batch by batch: a few bytes per example."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from artplus.evaluation.data import Scores
 
 METRIC = "metric "
-"""What the name of a metric's column begins with."""
+"""Prefix of the names of columns that hold a metric's statistics."""
 
 
 class ScoreTable:
-    """Columns of ``n`` rows, allocated when the first batch says what it has.
+    """Columns of ``n`` rows, allocated when the first batch shows which there are.
 
     Losses keep their precision, and class numbers take two bytes where that is enough. Other
-    predictions are not kept; what the task's metrics need of them is.
+    predictions are not kept; only what the task's metrics need of them is.
 
     Args:
         n: Number of rows.
@@ -26,9 +26,10 @@ class ScoreTable:
 
     def __init__(self, n: int, classes: int | None) -> None:
         self.n, self.columns = n, dict[str, Tensor]()
-        self._kind = None
+        self._class_dtype = None
         if classes is not None:
-            self._kind = torch.int16 if classes <= torch.iinfo(torch.int16).max else torch.int32
+            small = classes <= torch.iinfo(torch.int16).max
+            self._class_dtype = torch.int16 if small else torch.int32
 
     def __len__(self) -> int:
         return self.n
@@ -58,20 +59,23 @@ class ScoreTable:
         columns = {"losses": scores.losses}
         if scores.wrong is not None:
             columns["wrong"] = scores.wrong
-        if self._kind is not None:
-            columns["predictions"] = scores.predictions.to(self._kind)
+        if self._class_dtype is not None:
+            columns["predictions"] = scores.predictions.to(self._class_dtype)
         columns |= {f"{METRIC}{name}": values for name, values in scores.statistics.items()}
         for name, values in columns.items():
             self._column(name, values)[rows] = values
 
-    def rows(self, which: slice | Tensor) -> dict[str, Tensor]:
-        """A copy of some rows, as :meth:`enter` takes them."""
-        return {name: _taken(column, which) for name, column in self.columns.items()}
+    def rows(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        """A copy of some rows, as :meth:`fill` takes them."""
+        if isinstance(rows, slice):
+            return {name: column[rows].clone() for name, column in self.columns.items()}
+        mask = rows.numpy()
+        return {name: torch.from_numpy(v.numpy()[mask]) for name, v in self.columns.items()}
 
-    def enter(self, which: Tensor, columns: Mapping[str, Tensor]) -> None:
-        """Enter rows that :meth:`rows` gave, where ``which`` is true."""
+    def fill(self, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
+        """Enter what :meth:`rows` returned where ``rows`` is true."""
         for name, values in columns.items():
-            self._column(name, values).numpy()[which.numpy()] = values.numpy()
+            self._column(name, values).numpy()[rows.numpy()] = values.numpy()
 
     def _column(self, name: str, like: Tensor) -> Tensor:
         if name not in self.columns:
@@ -86,9 +90,3 @@ def statistics_of(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, values in columns.items()
         if name.startswith(METRIC)
     }
-
-
-def _taken(column: Tensor, which: slice | Tensor) -> Tensor:
-    if isinstance(which, slice):
-        return column[which].clone()
-    return torch.from_numpy(column.numpy()[which.numpy()])

@@ -14,7 +14,7 @@ import numpy as np
 from artplus import saving
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import schema, text, wording
-from artplus.evaluation.check import Check, Verdict
+from artplus.evaluation.checks._base import Check, Verdict
 from artplus.evaluation.intervals import Interval
 from artplus.evaluation.names import Names
 from artplus.evaluation.report import Report

@@ -23,7 +23,7 @@ _UNIT = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
-class Findings:
+class Measured:
     """What one batch of attacked examples shows; all ``(batch,)``, on the CPU.
 
     Attributes:
@@ -39,14 +39,14 @@ class Findings:
     changed: Tensor
 
 
-def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: Region) -> Findings:
+def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: Region) -> Measured:
     r"""Measure what an attack made of tensors of inputs; see :func:`measure`."""
     return measure(x, x_adv, eps=eps, ball=geometry(norm), region=space)
 
 
 def verify_in(
     space: Space, model: LossModel, x: Tree, x_adv: Tree, *, eps: Budget, norm: float
-) -> Findings:
+) -> Measured:
     """Measure what an attack made of inputs of any form, in the space's own coordinates."""
     z = space.lift(model, x)
     unit = space.unit(model)
@@ -59,7 +59,7 @@ def verify_in(
     )
 
 
-def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Region) -> Findings:
+def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Region) -> Measured:
     r"""Measure a perturbation.
 
     A perturbation is outside its ball if
@@ -83,7 +83,7 @@ def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Re
     else:
         radius = torch.as_tensor(limit, dtype=torch.float64).flatten()
         outside = ball.length(delta) > radius * (1 + TOLERANCE) + ball.length(rounding)
-    return Findings(
+    return Measured(
         lengths=ball.length(delta),
         outside_ball=outside,
         outside_space=_outside(z_adv, region) | _masked(delta, rounding, region),

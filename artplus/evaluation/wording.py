@@ -252,7 +252,7 @@ def trust(report: Report) -> str:
     if not names:
         return f"Trusted: {checks} found no sign that the attacks failed."
     return (
-        f"{report.verdict.capitalize()}: {len(report.reasons)} of {checks} raised the alarm "
+        f"{report.verdict.capitalize()}: {len(report.reasons)} of {checks} failed "
         f"({names}). {_DOUBT[report.verdict]}"
     )
 

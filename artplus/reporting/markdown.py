@@ -21,7 +21,7 @@ from artplus.reporting.stack import (
 )
 
 if TYPE_CHECKING:
-    from artplus.evaluation.check import Check
+    from artplus.evaluation import Check
     from artplus.evaluation.report import Report
 
 Cells = Sequence[tuple[str, ...]]

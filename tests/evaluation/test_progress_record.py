@@ -17,7 +17,7 @@ from artplus.attacks import PGD
 from artplus.evaluation import attack_run, judge
 from artplus.evaluation.data import Scores
 from artplus.evaluation.progress_record import CHANGED, DONE, FORWARDS, ProgressRecord
-from artplus.evaluation.verify import Findings
+from artplus.evaluation.verify import Measured
 from artplus.model import LossModel
 from artplus.passes import Passes
 
@@ -85,7 +85,7 @@ def enter(record: ProgressRecord, batch: int, wrong: Any = None) -> None:
     fooled = part % 2 == 0 if wrong is None else torch.tensor([wrong] * size)
     scores = Scores(losses=part.double(), wrong=fooled, predictions=part % 4)
     none = torch.zeros(size, dtype=torch.bool)
-    found = Findings(torch.ones(size).double(), none, none, ~none)
+    found = Measured(torch.ones(size).double(), none, none, ~none)
     x = part[:, None].float()
     cost = Passes(forwards=10 * size, backwards=size)
     record.add(batch, part, x, x + 0.5, scores, found, beyond=batch, seconds=1.0, cost=cost)
@@ -95,16 +95,16 @@ def test_after_a_break_nothing_later_counts() -> None:
     """What other processes did beyond it is forgotten: counts, times, lengths, rows, examples."""
     record = entered(0, 1, 2, 3, 4)
     record.broken = 2, "raised"
-    record.settle()
+    record.finish()
     alone = entered(0, 1)
     alone.broken = 2, "raised"
-    alone.settle()
+    alone.finish()
     assert record.count(DONE, CHANGED) == alone.count(DONE, CHANGED) == [2, 6]
-    assert torch.equal(record.ledger, alone.ledger)
-    assert record.seconds == alone.seconds == 2.0 and record.examples == 6
+    assert torch.equal(record.batches, alone.batches)
+    assert record.seconds == alone.seconds == 2.0 and record.examples_done == 6
     assert record.passes == alone.passes == (60, 6)
     assert torch.equal(record.rows_done(), alone.rows_done())
-    for shelf in ("fooled", "held"):
+    for shelf in ("fooled", "robust"):
         assert [e.position for e in getattr(record, shelf)] == [
             e.position for e in getattr(alone, shelf)
         ]
@@ -116,9 +116,9 @@ def test_passes_of_a_batch_unknown_are_unknown_of_all() -> None:
     assert entered(0, 1, 2, 3, 4).passes == (140, 14)
     record = entered(0, 1, 2)
     state = entered(3, 4).state()
-    before = {**state, "ledger": state["ledger"][:, :FORWARDS]}
-    record.absorb([before])
-    assert record.passes is None and record.seconds == 5.0 and record.examples == 14
+    before = {**state, "batches": state["batches"][:, :FORWARDS]}
+    record.merge([before])
+    assert record.passes is None and record.seconds == 5.0 and record.examples_done == 14
     assert entered().passes == (0, 0)
 
 
@@ -128,18 +128,18 @@ def test_examples_after_a_break_are_not_shown() -> None:
     enter(record, 0, wrong=False)
     enter(record, 3, wrong=True)
     record.broken = 1, "raised"
-    record.settle()
-    assert record.fooled == [] and [e.position for e in record.held] == [0, 1]
+    record.finish()
+    assert record.fooled == [] and [e.position for e in record.robust] == [0, 1]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)])
 def test_the_first_examples_are_kept_whatever_the_order(order: tuple[int, ...]) -> None:
     """As many as there is room for, the first by position, and what they were and became."""
     record = entered(*order)
-    record.settle()
+    record.finish()
     assert [e.position for e in record.fooled] == [0, 2]
-    assert [e.position for e in record.held] == [1, 3]
-    for kept in record.fooled + record.held:
+    assert [e.position for e in record.robust] == [1, 3]
+    for kept in record.fooled + record.robust:
         assert float(kept.x) == kept.position and float(kept.x_adv) == kept.position + 0.5
         assert int(kept.prediction) == kept.position % 4 and kept.batch == kept.position // 3
 
@@ -147,25 +147,25 @@ def test_the_first_examples_are_kept_whatever_the_order(order: tuple[int, ...]) 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     """A long run keeps a handful of tensors: none of a later batch once earlier ones fill it."""
     record = entered(0, 1, 2, 3, 4, wrong=True)
-    assert len(record.fooled) == ROOM and record.held == []
-    assert entered(0, wrong=False).held[0].position == 0
+    assert len(record.fooled) == ROOM and record.robust == []
+    assert entered(0, wrong=False).robust[0].position == 0
     nothing = ProgressRecord(14, 3, 4, 0)
     enter(nothing, 0)
-    assert nothing.fooled == nothing.held == []
+    assert nothing.fooled == nothing.robust == []
 
 
 def test_joined_lives_are_one() -> None:
     """Batches of several processes, some of them twice, in any order, give one record."""
     whole = entered(0, 1, 2, 3, 4)
     joined = entered(3)
-    joined.absorb([entered(4, 1).state(), entered(1, 0, 2).state()])
+    joined.merge([entered(4, 1).state(), entered(1, 0, 2).state()])
     for record in (whole, joined):
-        record.settle()
-    assert torch.equal(joined.ledger, whole.ledger)
-    for name, column in whole.sheet.columns.items():
-        assert torch.equal(joined.sheet.columns[name], column)
+        record.finish()
+    assert torch.equal(joined.batches, whole.batches)
+    for name, column in whole.scores.columns.items():
+        assert torch.equal(joined.scores.columns[name], column)
     assert [e.position for e in joined.fooled] == [e.position for e in whole.fooled]
-    assert joined.examples == 14 and joined.mean_length == 1.0
+    assert joined.examples_done == 14 and joined.mean_length == 1.0
 
 
 def test_the_earliest_break_counts() -> None:
@@ -174,7 +174,7 @@ def test_the_earliest_break_counts() -> None:
     record.broken = 3, "later"
     other = entered(1)
     other.broken = 2, "earlier"
-    record.absorb([other.state()])
+    record.merge([other.state()])
     assert record.broken == (2, "earlier")
 
 
@@ -186,8 +186,8 @@ def test_the_bar_ends_where_the_worst_case_so_far_is(
     told: list[int] = []
 
     @contextmanager
-    def watched(title: str, *, standing: int, **_: Any) -> Iterator[Any]:
-        told.append(standing)
+    def watched(title: str, *, robust: int, **_: Any) -> Iterator[Any]:
+        told.append(robust)
 
         def shown(done: int, fell: int) -> None:
             told[-1] -= fell

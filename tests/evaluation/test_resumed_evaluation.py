@@ -176,8 +176,8 @@ def test_time_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(tmp_path, attacks={"pgd": ATTACKS["pgd"]})
     monkeypatch.setattr(attack_run, "_craft", craft)
     part = artplus.checkpoint_io.read(tmp_path / "attack-01.part-0.ckpt")
-    spent = float(part["ledger"][:, 1].sum())
-    assert len(part["ledger"]) == 2 and spent > 0
+    spent = float(part["batches"][:, 1].sum())
+    assert len(part["batches"]) == 2 and spent > 0
     assert run(tmp_path, attacks={"pgd": ATTACKS["pgd"]}).attacks[0].seconds > spent
 
 

@@ -1,4 +1,4 @@
-"""What comes out of the model: the same every time, logits, and on a scale that attacks can use."""
+"""Are outputs the same every time, logits, and on a scale that attacks can use?"""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from artplus.evaluation.check import Check
-from artplus.evaluation.probe import Probe
+from artplus.evaluation.checks._base import Check
+from artplus.evaluation.checks._probe import Probe
 from artplus.evaluation.wording import number, percent
 from artplus.functional import class_index
 
@@ -19,7 +19,7 @@ WITHHELD = 0.45
 
 def random_outputs(probe: Probe) -> Check:
     """Largest L2 distance between normalised outputs of 5 passes; AutoAttack's flag, above 1e-4."""
-    # One number an example is a row of one, not none.
+    # One number per example is a row of one.
     passes = [probe.predictions(f"pass {k}").reshape(len(probe), -1).double() for k in range(CALLS)]
     unit = [out / (out.norm(dim=1, keepdim=True) + 1e-10) for out in passes]
     spread = max(
@@ -62,14 +62,14 @@ def squeezed_logits(probe: Probe) -> Check | None:
     .. math:: \frac{1}{\log K} \left( \operatorname{mean}_{\text{right}} l(x) - h(a) -
               (1 - a) \log(K - 1) \right), \quad h(a) = -a \log a - (1 - a) \log(1 - a)
 
-    What is taken off is Fano's loss: what a model of clean accuracy :math:`a` must lose if it is
-    equally sure of everything; for :math:`a` stands the lower end of its 95 % interval. A net that
-    has learnt little is unsure since it cannot tell; one that can and does not say so has had its
-    logits squeezed [Kannan18]_ or divided by a temperature: its loss surface is flat and noisy,
-    and gradients of cross-entropy lead nowhere [Mosbach18]_. Our own: nets of 1 to 30 epochs on
-    digits, wine, iris and breast cancer, hardened or not, show at most 0.35; with squeezing of
-    weight 1 it is 0.65 and more on digits, and 0.42 and more on wine and breast cancer, whose
-    accuracy on few examples is less sure.
+    The term subtracted is Fano's bound: the least loss of a model of clean accuracy :math:`a` that
+    is equally sure of every prediction; :math:`a` is the lower end of its 95 % interval. A net that
+    has learnt little is unsure because it cannot tell the classes apart. A net that can and is
+    unsure nevertheless has had its logits squeezed [Kannan18]_ or divided by a temperature: its
+    loss surface is flat and noisy, and gradients of cross-entropy are misleading [Mosbach18]_. The
+    check is our own: nets of 1 to 30 epochs on digits, wine, iris and breast cancer, hardened or
+    not, give at most 0.35; with squeezing of weight 1 the figure is at least 0.65 on digits and
+    0.42 on wine and breast cancer, whose accuracy on few examples is less certain.
 
     References:
         .. [Kannan18] Kannan et al., "Adversarial logit pairing", 2018,
@@ -99,8 +99,8 @@ def squeezed_logits(probe: Probe) -> Check | None:
         name,
         "suspicious",
         figure,
-        f"{text}. It tells right from wrong and is hardly surer of the right: the loss is flat, "
-        "and attacks that climb it are lost in its ripples.",
+        f"{text}. It predicts well and is hardly sure of its predictions: the loss is flat and "
+        "noisy, and attacks that climb it fail.",
         "Use attacks that do not depend on the scale of logits (apgd_t, apgd_dlr, fab_t), more "
         "steps and restarts, and Square.",
     )

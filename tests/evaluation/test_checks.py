@@ -16,12 +16,13 @@ from artplus import evaluate
 from artplus.attacks import APGD, PGD, Chain, Square
 from artplus.attacks._base import look
 from artplus.errors import ConfigurationError, DataError
-from artplus.evaluation import Check, Report, Threat, indicators, judge, make_suite, probe
-from artplus.evaluation.check import overall
-from artplus.evaluation.indicators import strength
-from artplus.evaluation.indicators._compare import outdone, surprising
-from artplus.evaluation.indicators.optimisation import unfinished
-from artplus.evaluation.indicators.outputs import fano, squeezed_logits
+from artplus.evaluation import Check, Report, Threat, judge, make_suite
+from artplus.evaluation.checks import _run, strength
+from artplus.evaluation.checks._base import overall
+from artplus.evaluation.checks._compare import outdone, surprising
+from artplus.evaluation.checks._probe import make_probe
+from artplus.evaluation.checks.optimisation import unfinished
+from artplus.evaluation.checks.outputs import fano, squeezed_logits
 from artplus.evaluation.validation import make_data
 from artplus.model import LossModel
 from artplus.reporting import compare
@@ -47,7 +48,7 @@ def data(n=72):
 
 
 def judged(module, attacks=None, **options):
-    """A report with findings; unless attacks are given, of the suite quick as evaluate runs it."""
+    """A report with checks; unless attacks are given, of the suite quick as evaluate runs it."""
     x, y = data()
     if attacks is None:
         options = {"only_survivors": True} | options
@@ -56,8 +57,8 @@ def judged(module, attacks=None, **options):
     return judge(model, x, y, attacks, space=BOX, checks=True, progress=False, **options)
 
 
-def found(report, name):
-    return {finding.name: finding for finding in report.checks}[name]
+def result_of(report, name):
+    return {check.name: check for check in report.checks}[name]
 
 
 def asked(indicator, module):
@@ -66,7 +67,7 @@ def asked(indicator, module):
     model, attacks = LossModel(module), {"pgd": PGD(eps=EPS, steps=1)}
     report = judge(model, x, y, attacks, space=BOX, progress=False)
     evaluation_data = make_data(model, x, y, BOX, 128, torch.device("cpu"), None)
-    return indicator(probe.take(evaluation_data, report, attacks, seed=0))
+    return indicator(make_probe(evaluation_data, report, attacks, seed=0))
 
 
 HONEST = [
@@ -81,12 +82,12 @@ HONEST = [
 
 
 @pytest.mark.parametrize(("kind", "seed", "options"), HONEST)
-def test_no_alarm_on_honest_models(kind, seed, options):
+def test_no_check_fails_on_honest_models(kind, seed, options):
     """Plain and adversarially trained networks are trusted, by every check that applies."""
     report = judged(net(kind, seed, **options))
     assert report.verdict == "trusted", [(f.name, f.figure) for f in report.reasons]
-    names = {finding.name for finding in report.checks}
-    assert len(names) == len(report.checks) == 15
+    names = {check.name for check in report.checks}
+    assert len(names) == len(report.checks) == 16
     assert report.robust_accuracy < report.clean_accuracy
 
 
@@ -152,13 +153,13 @@ class Purified(nn.Module):
 
 @pytest.mark.parametrize("name", DEFENCES)
 def test_planted_defences_are_called_out(name):
-    """Each defence that fooled naive evaluations raises the alarm, for its own reason."""
+    """Each defence that fooled naive evaluations fails a check, for its own reason."""
     make, verdict, reasons = DEFENCES[name]
     report = judged(make())
     assert report.verdict == verdict
-    assert reasons <= {finding.name for finding in report.reasons}
-    for finding in report.reasons:
-        assert finding.explanation and finding.remedy
+    assert reasons <= {check.name for check in report.reasons}
+    for check in report.reasons:
+        assert check.explanation and check.remedy
 
 
 WEAK = [("mlp", 0, 1e-3), ("mlp", 1, 1e-3), ("mlp", 0, 3e-4), ("cnn", 0, 1e-3), ("cnn", 1, 3e-4)]
@@ -167,8 +168,8 @@ WEAK = [("mlp", 0, 1e-3), ("mlp", 1, 1e-3), ("mlp", 0, 3e-4), ("cnn", 0, 1e-3), 
 @pytest.mark.parametrize(("kind", "seed", "lr"), WEAK)
 def test_a_net_that_has_learnt_little_is_not_squeezed(kind, seed, lr):
     """It is unsure since it cannot tell: a loss near a guess's that its accuracy explains."""
-    finding = asked(squeezed_logits, net(kind, seed, epochs=1, lr=lr))
-    assert finding.verdict == "ok" and "its accuracy explains" in finding.explanation
+    check = asked(squeezed_logits, net(kind, seed, epochs=1, lr=lr))
+    assert check.verdict == "ok" and "its accuracy explains" in check.explanation
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -200,21 +201,21 @@ def test_one_answer_to_everything_or_a_mask_is_not_blindness():
     options = {"space": BOX, "checks": True, "progress": False}
     report = judge(LossModel(constant), x, torch.ones(40).long(), attacks, **options)
     assert report.robust_accuracy == 1.0 and report.verdict == "trusted"
-    assert "unconstrained attack" not in {finding.name for finding in report.checks}
+    assert "unconstrained attack" not in {check.name for check in report.checks}
     x, y = data()
     corner = torch.zeros(1, 8, 8)
     corner[:, 0, 0] = 1
     options["space"] = InputSpace(0.0, 1.0, corner)
     report = judge(LossModel(base()), x, y, {"apgd": APGD(eps=EPS, loss="margin")}, **options)
     assert report.robust_accuracy > 0.9
-    assert "unconstrained attack" not in {finding.name for finding in report.checks}
+    assert "unconstrained attack" not in {check.name for check in report.checks}
 
 
 def test_an_attack_that_is_too_short():
     """Few tiny steps leave much to be gained, and 50 steps of another attack say so."""
     report = judged(net(), {"pgd": PGD(eps=EPS, steps=12, step_size=0.002, random_start=False)})
     assert {"incomplete optimisation", "more steps"} <= {f.name for f in report.reasons}
-    assert found(report, "more steps").figure > 0.2
+    assert result_of(report, "more steps").figure > 0.2
     long = judged(net(), {"apgd": APGD(eps=EPS, steps=60, loss="margin")})
     assert long.verdict == "trusted"
 
@@ -247,12 +248,12 @@ class Straying(Forgetful):
 def test_silent_success():
     """Mistakes met and not returned are counted, if they were inside the rules."""
     report = judged(net(), {"forgetful": Forgetful(EPS)})
-    finding = found(report, "silent success")
-    assert finding.verdict == "suspicious" and finding.figure >= 15
-    assert found(judged(net(), {"straying": Straying(EPS)}), "silent success").figure == 0
+    check = result_of(report, "silent success")
+    assert check.verdict == "suspicious" and check.figure >= 15
+    assert result_of(judged(net(), {"straying": Straying(EPS)}), "silent success").figure == 0
     # Another attack that returns them makes up for it.
     both = judged(net(), {"forgetful": Forgetful(EPS), "apgd": APGD(eps=EPS, steps=40, loss="ce")})
-    assert found(both, "silent success").figure <= 1
+    assert result_of(both, "silent success").figure <= 1
 
 
 def test_unfinished_is_the_authors_criterion():
@@ -275,13 +276,13 @@ def test_sign_test():
 
 
 class Scripted:
-    """A probe whose attacks fell given numbers of 40 examples, by radius."""
+    """A probe whose attacks fool given numbers of 40 examples, by radius."""
 
     classifies = True
     gradients = torch.ones(40, 1)
 
     def __init__(self, half, one, two, four):
-        self.felled = {0.5: half, 2: two, 4: four}
+        self.fooled_at = {0.5: half, 2: two, 4: four}
         self.white_box = self._first(one)
 
     def __len__(self):
@@ -290,8 +291,8 @@ class Scripted:
     def stronger(self, *, scale, steps):
         return scale
 
-    def wrong_after(self, scale, name):
-        return self._first(self.felled[scale])
+    def fooled_by(self, scale, name):
+        return self._first(self.fooled_at[scale])
 
     def _first(self, count):
         return torch.arange(40) < count
@@ -301,13 +302,13 @@ def test_a_curve_that_rises_is_suspicious():
     """Accuracy may not rise with the radius by more than chance."""
     assert strength.monotone_curve(Scripted(10, 20, 30, 40)).verdict == "ok"
     assert strength.monotone_curve(Scripted(10, 20, 17, 40)).verdict == "ok"
-    finding = strength.monotone_curve(Scripted(10, 20, 30, 5))
-    assert finding.verdict == "suspicious" and finding.figure == 25 / 40
-    assert "25.0% at 2 eps, 87.5% at 4 eps" in finding.explanation
+    check = strength.monotone_curve(Scripted(10, 20, 30, 5))
+    assert check.verdict == "suspicious" and check.figure == 25 / 40
+    assert "25.0% at 2 eps, 87.5% at 4 eps" in check.explanation
 
 
 class Rivals:
-    """A probe of 40 examples whose attacks fell the numbers of them given."""
+    """A probe of 40 examples whose attacks fool given numbers of them."""
 
     classifies = True
     gradients = torch.ones(40, 1)
@@ -323,38 +324,41 @@ class Rivals:
 @pytest.mark.parametrize(
     ("noise", "black", "seen"),
     [
-        (30, 0, "random noise felled 20 that a gradient attack did not"),
-        (30, None, "random noise felled 20 that a gradient attack did not"),
-        (0, 25, "Square without gradients felled 15 that a gradient attack did not"),
+        (30, 0, "random noise fools 20 that a gradient attack does not"),
+        (30, None, "random noise fools 20 that a gradient attack does not"),
+        (0, 25, "Square without gradients fools 15 that a gradient attack does not"),
     ],
     ids=["noise", "noise where there is no Square", "Square"],
 )
 def test_noise_alone_and_square_alone_outdo_a_white_box(noise, black, seen):
-    """Either is enough for the alarm, which names that one only, with the share it felled."""
-    finding = strength.white_box_strongest(Rivals(10, noise, black))
-    assert finding.verdict == "suspicious" and finding.figure == (max(noise, black or 0) - 10) / 40
-    assert finding.explanation == f"Of 40 examples {seen}."
+    """Either makes the check fail, which names that one only, with the share it fools."""
+    check = strength.white_box_strongest(Rivals(10, noise, black))
+    assert check.verdict == "suspicious" and check.figure == (max(noise, black or 0) - 10) / 40
+    assert check.explanation == f"Of 40 examples {seen}."
 
 
-def test_what_outdoes_the_white_box_by_chance_or_not_at_all_is_no_alarm():
+def test_what_outdoes_the_white_box_by_chance_or_not_at_all_is_fine():
     """Three more examples can be luck; both together are both named."""
     for noise, black in ((0, 0), (13, 0), (0, 13), (10, None)):
-        finding = strength.white_box_strongest(Rivals(10, noise, black))
-        assert finding.verdict == "ok" and finding.figure == 0
+        check = strength.white_box_strongest(Rivals(10, noise, black))
+        assert check.verdict == "ok" and check.figure == 0
     both = strength.white_box_strongest(Rivals(10, 20, 30))
-    assert "noise felled 10 " in both.explanation and "gradients felled 20 " in both.explanation
+    assert "noise fools 10 " in both.explanation and "gradients fools 20 " in both.explanation
     assert both.figure == 20 / 40
 
 
 def test_transfer_beats_a_blind_white_box():
-    """Attacks made on a stand-in that fool a model with blocked gradients raise the alarm."""
+    """Attacks made on a stand-in that fool a model with blocked gradients fail the check."""
     blocked = Around(base(), before=defences.Blocked.apply)
-    finding = found(judged(blocked, surrogate=LossModel(base())), "transfer")
-    assert finding.verdict == "suspicious" and finding.figure == 0  # they are the same function
-    honest = found(judged(base(), surrogate=LossModel(net("mlp", 1))), "transfer")
+    check = result_of(judged(blocked, surrogate=LossModel(base())), "transfer")
+    assert check.verdict == "suspicious" and check.figure == 0  # they are the same function
+    honest = result_of(judged(base(), surrogate=LossModel(net("mlp", 1))), "transfer")
     assert honest.verdict == "ok" and 0 < honest.figure < 1
     graphless = Around(base(), before=defences.thermometer)
-    assert found(judged(graphless, surrogate=LossModel(base())), "transfer").verdict == "suspicious"
+    assert (
+        result_of(judged(graphless, surrogate=LossModel(base())), "transfer").verdict
+        == "suspicious"
+    )
     with pytest.raises(ConfigurationError, match="serves the checks"):
         x, y = data()
         judge(LossModel(base()), x, y, {"pgd": PGD(eps=EPS)}, surrogate=LossModel(base()))
@@ -365,9 +369,9 @@ def test_square_after_survivors_is_judged_by_what_it_adds():
     rounded = Around(base(), before=defences.rounded)
     attacks = {"apgd": APGD(eps=EPS, steps=5, loss="ce"), "square": Square(eps=EPS, queries=300)}
     report = judged(rounded, attacks, only_survivors=True)
-    finding = found(report, "Square against white box")
+    check = result_of(report, "Square against white box")
     apgd, square = (result.accuracy for result in report.attacks)
-    assert finding.verdict == "suspicious" and finding.figure == pytest.approx(apgd - square)
+    assert check.verdict == "suspicious" and check.figure == pytest.approx(apgd - square)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["last", "in the middle"])
@@ -382,9 +386,9 @@ def test_square_is_counted_where_it_stands(last, led):
     if last:
         attacks["more"] = APGD(eps=EPS, steps=5, loss="dlr")
     report = judged(rounded, attacks, only_survivors=True)
-    finding = found(report, "Square against white box")
+    check = result_of(report, "Square against white box")
     before, after = (result.accuracy for result in report.attacks[:2])
-    assert finding.verdict == "suspicious" and finding.figure == pytest.approx(before - after)
+    assert check.verdict == "suspicious" and check.figure == pytest.approx(before - after)
     only = judged(rounded, {"square": square}, only_survivors=True)
     assert "Square against white box" not in {each.name for each in only.checks}
 
@@ -403,8 +407,8 @@ def test_square_is_not_credited_with_the_mistakes_of_a_broken_attack():
     attacks = {"apgd": PGD(eps=EPS / 50, steps=1), "bad": Straying(4 * EPS)}
     report = judged(base(), {**attacks, "square": Square(eps=EPS, queries=2)}, only_survivors=True)
     assert report.attacks[1].fooled.sum() > 9 and report.attacks[2].attacked < 60
-    finding = found(report, "Square against white box")
-    assert (finding.verdict, finding.figure) == ("ok", 0.0)
+    check = result_of(report, "Square against white box")
+    assert (check.verdict, check.figure) == ("ok", 0.0)
 
 
 def test_broken_attacks_are_found():
@@ -416,9 +420,9 @@ def test_broken_attacks_are_found():
             raise RuntimeError("no")
 
     some = judged(base(), {"bad": Raising(EPS), "apgd": APGD(eps=EPS, loss="margin")})
-    assert found(some, "attacks worked").verdict == some.verdict == "suspicious"
+    assert result_of(some, "attacks worked").verdict == some.verdict == "suspicious"
     none = judged(base(), {"bad": Raising(EPS)})
-    assert found(none, "attacks worked").verdict == none.verdict == "broken"
+    assert result_of(none, "attacks worked").verdict == none.verdict == "broken"
 
 
 @pytest.mark.parametrize("norm", [2, 1])
@@ -464,11 +468,11 @@ def test_a_check_that_raises_is_a_finding(monkeypatch):
     def stumbling(probe):
         raise RuntimeError("odd model")
 
-    monkeypatch.setattr(indicators, "INDICATORS", (stumbling,))
+    monkeypatch.setattr(_run, "CHECKS", (stumbling,))
     report = judged(base())
-    (finding,) = report.checks
-    assert finding.verdict == "suspicious" and finding.figure is None
-    assert finding.name == "stumbling" and "RuntimeError: odd model" in finding.explanation
+    (check,) = report.checks
+    assert check.verdict == "suspicious" and check.figure is None
+    assert check.name == "stumbling" and "RuntimeError: odd model" in check.explanation
 
 
 def test_more_than_the_sample_and_per_example_radii():
@@ -507,11 +511,11 @@ def test_suites_are_checked_unless_told_otherwise():
     with pytest.raises(ConfigurationError, match="checks must be True, False or 'auto', got 'on'"):
         run(checks="on")
     transferred = run(surrogate=net("mlp", 1))
-    assert found(transferred, "transfer").verdict == "ok"
+    assert result_of(transferred, "transfer").verdict == "ok"
 
 
 def test_overall_is_the_worst():
-    """Nothing checked is no verdict; one alarm is enough."""
+    """Nothing checked is no verdict; one failed check is enough."""
     ok, odd, bad = (Check(v, v, 0.0, "") for v in ("ok", "suspicious", "broken"))
     assert overall([]) is None and overall([ok]) == "trusted"
     assert overall([ok, odd]) == "suspicious" and overall([odd, bad, ok]) == "broken"
@@ -520,20 +524,20 @@ def test_overall_is_the_worst():
 
 
 @pytest.fixture
-def alarmed():
-    """A report with an ugly finding."""
+def suspicious():
+    """A report with an ugly check."""
     report = judged(base())
     ugly = Check("<b>odd</b>", "suspicious", float("inf"), "saw | <script>", "look *twice*")
     return dataclasses.replace(report, checks=(*report.checks, ugly))
 
 
-def test_findings_survive_json(alarmed):
+def test_checks_survive_json(suspicious):
     """Written and read they are the same; reports from before have none; damage is refused."""
-    back = Report.from_json(alarmed.to_json())
-    assert back.checks == alarmed.checks and back.verdict == "suspicious"
-    written = json.loads(alarmed.to_json())
+    back = Report.from_json(suspicious.to_json())
+    assert back.checks == suspicious.checks and back.verdict == "suspicious"
+    written = json.loads(suspicious.to_json())
     assert written["summary"]["verdict"] == "suspicious"
-    assert written["summary"]["summary"] == alarmed.summary
+    assert written["summary"]["summary"] == suspicious.summary
     old = {key: value for key, value in written.items() if key != "checks"}
     assert Report.from_dict(old).checks == () and Report.from_dict(old).verdict is None
     written["checks"][0]["verdict"] = "fine"
@@ -541,25 +545,27 @@ def test_findings_survive_json(alarmed):
         Report.from_dict(written)
 
 
-def test_verdict_in_every_form(alarmed, tmp_path):
+def test_verdict_in_every_form(suspicious, tmp_path):
     """Text, Markdown and the page say the verdict and its reasons, escaped."""
-    assert "Suspicious: 1 of 16 checks raised the alarm" in " ".join(str(alarmed).split())
-    assert "! <b>odd</b> (suspicious): saw | <script> look *twice*" in str(alarmed)
-    markdown = alarmed.save(tmp_path / "r.md").read_text(encoding="utf-8")
-    assert "but 1 of 16 checks" in markdown.split("**")[1]
-    assert "Suspicious: 1 of 16 checks raised the alarm" in markdown
+    assert "Suspicious: 1 of 17 checks failed" in " ".join(str(suspicious).split())
+    assert "! <b>odd</b> (suspicious): saw | <script> look *twice*" in str(suspicious)
+    markdown = suspicious.save(tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "but 1 of 17 checks" in markdown.split("**")[1]
+    assert "Suspicious: 1 of 17 checks failed" in markdown
     assert r"**&lt;b&gt;odd&lt;/b&gt;** (suspicious): saw \| &lt;script&gt;" in markdown
-    page = alarmed.save(tmp_path / "r.html").read_text(encoding="utf-8")
+    page = suspicious.save(tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.index('class="verdict"') < page.index('class="trust suspicious"')
     assert "&lt;b&gt;odd&lt;/b&gt;" in page and "<b>odd</b>" not in page
     assert "unavailable gradients" in page
     trusted = judged(base())
-    assert "Trusted: 15 checks found no sign" in str(trusted)
+    assert "Trusted: 16 checks found no sign" in str(trusted)
     assert 'class="trust trusted"' in trusted.save(tmp_path / "t.html").read_text("utf-8")
     unchecked = dataclasses.replace(trusted, checks=())
     assert "rusted" not in str(unchecked)
     assert '<p class="trust' not in unchecked.save(tmp_path / "u.html").read_text("utf-8")
-    assert compare(trusted, alarmed).notes == ("The evaluation after is suspicious: <b>odd</b>.",)
+    assert compare(trusted, suspicious).notes == (
+        "The evaluation after is suspicious: <b>odd</b>.",
+    )
 
 
 def test_a_graph_of_weights_alone_is_no_gradient():

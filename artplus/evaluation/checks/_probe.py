@@ -1,4 +1,4 @@
-"""What the checks look at: a few examples, the evaluation's attacks, and probes of their own."""
+"""What the checks examine: a few examples, the evaluation's attacks, and attacks of their own."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from artplus.functional import margin
 from artplus.mapped import Rows
 from artplus.model import LossModel
 from artplus.spaces import Perturbed, Space
-from artplus.tree import Tree, detach, leaves, size
-from artplus.tree import take as take_rows
+from artplus.tree import Tree, detach, leaves, size, take
 
 SAMPLE = 64
-"""Examples that the checks look at: enough to see a share of 5 %, cheap beside any evaluation."""
+"""Examples that the checks examine: enough to detect a share of 5 %, cheap beside an evaluation."""
 
 STEPS = 50
 QUERIES = 200
@@ -37,12 +36,13 @@ QUERIES = 200
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """What an attack tried on the way to what it returned.
+    """The points that an attack tried before it returned one.
 
     Attributes:
-        margins: ``(looks, batch)`` how far each look at the model was from right: the largest
-            wrong logit less the right one, positive for a mistake.
-        missed: ``(batch,)`` booleans: a mistake inside the rules was met and not returned.
+        margins: ``(points, batch)`` how wrong the model is at each point: the largest wrong logit
+            less the right one, positive for a mistake.
+        missed: ``(batch,)`` booleans: the attack tried a mistake inside the rules and returned a
+            point that is none.
     """
 
     margins: Tensor
@@ -51,7 +51,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A sub-sample to be looked at closely.
+    """A sub-sample of an evaluation, and what the checks measure on it.
 
     Attributes:
         data: Model and at most :data:`SAMPLE` examples.
@@ -59,8 +59,8 @@ class Probe:
         attacks: That were evaluated, by name.
         eps: Radius of the first of them that worked.
         norm: Its norm.
-        standing: ``(m,)`` booleans, which of the examples the evaluation counts as robust;
-            ``None`` in regression or if no attack worked.
+        robust: ``(m,)`` booleans, which of the examples the evaluation counts as robust; ``None``
+            in regression or if no attack worked.
         seed: Of every draw.
         surrogate: Another model for the same task, if there is one.
     """
@@ -70,7 +70,7 @@ class Probe:
     attacks: Mapping[str, Attack]
     eps: Budget
     norm: float
-    standing: Tensor | None
+    robust: Tensor | None
     seed: int
     surrogate: LossModel | None = None
 
@@ -83,16 +83,24 @@ class Probe:
         return self.data.classes is not None and self.data.classes > 1
 
     def over(self, function: Callable[[Tree, Tree, Space], Tensor], name: str) -> Tensor:
-        """``function(x, y, space)`` of every batch, joined, on the CPU; draws follow ``name``."""
+        """``function(x, y, space)`` of every batch, concatenated, on the CPU.
+
+        Random draws follow from ``name``.
+        """
         with seeding.seeded(seeding.derived(self.seed, f"check:{name}")):
-            everything = torch.arange(len(self))
-            parts = [function(x, y, space) for _, x, y, space in self.data.batches(everything)]
-        return torch.cat([part.detach().cpu() for part in parts])
+            index = torch.arange(len(self))
+            results = [function(x, y, space) for _, x, y, space in self.data.batches(index)]
+        return torch.cat([result.detach().cpu() for result in results])
 
     def predictions(self, name: str) -> Tensor:
-        """The model's predictions, one pass; of several tensors all numbers of each example."""
+        """The model's predictions, one pass; of several tensors all numbers of each example.
+
+        The losses where the model computes its losses itself.
+        """
 
         def predict(x: Tree, y: Tree, space: Space) -> Tensor:
+            if self.data.model.task.in_model:
+                return self.data.score(x, y).losses[:, None]
             with torch.no_grad():
                 predictions = self.data.model(x)
             if isinstance(predictions, Tensor):
@@ -111,11 +119,11 @@ class Probe:
     def gradients(self) -> Tensor | None:
         """``(m, *input)`` gradients of the loss at the inputs; ``None`` if there is no graph."""
         try:
-            return self.over(self.slope, "gradients")
+            return self.over(self._gradient, "gradients")
         except ConfigurationError:
             return None
 
-    def slope(self, x: Tree, y: Tree, space: Space) -> Tensor:
+    def _gradient(self, x: Tree, y: Tree, space: Space) -> Tensor:
         """Gradient of the model's own loss at ``x``, which attacks climb by default."""
         model = self.data.model
 
@@ -124,40 +132,41 @@ class Probe:
 
         return look(judge, space.lift(model, x))[2]
 
-    def wrong_after(self, attack: Attack, name: str) -> Tensor:
-        """``(m,)`` booleans: which examples ``attack`` turns by the rules."""
+    def fooled_by(self, attack: Attack, name: str) -> Tensor:
+        """``(m,)`` booleans: which examples ``attack`` fools inside the rules."""
 
         def attacked(x: Tree, y: Tree, space: Space) -> Tensor:
             x_adv = attack(self.data.model, x, y, space=space, generator=self._generator(name))
-            return self.judged(x, x_adv, y, space, attack)
+            return self.fooled(x, x_adv, y, space, attack)
 
         return self.over(attacked, name)
 
-    def judged(self, x: Tree, x_adv: Tree, y: Tree, space: Space, attack: Attack) -> Tensor:
-        """``(batch,)`` booleans: wrong at ``x_adv``, and inside the rules; on the CPU."""
-        with torch.no_grad():
-            return self._by_the_rules(self.data.model(x_adv), x, x_adv, y, space, attack)
-
-    def _by_the_rules(
+    def fooled(
         self,
-        predictions: Tree,
         x: Tree,
         x_adv: Tree,
         y: Tree,
         space: Space,
         attack: Attack,
+        predictions: Tree | None = None,
     ) -> Tensor:
-        """The same of predictions at hand."""
+        """``(batch,)`` booleans on the CPU: wrong at ``x_adv``, which is inside the rules.
+
+        ``predictions`` are those for ``x_adv``, if they are known.
+        """
+        if predictions is None:
+            with torch.no_grad():
+                predictions = self.data.model(x_adv)
         wrong = self.data.wrong(predictions, y)
         if wrong is None:
             return torch.zeros(size(x), dtype=torch.bool)
-        checked = verify_in(space, self.data.model, x, x_adv, eps=attack.eps, norm=attack.norm)
-        return wrong.cpu() & ~(checked.outside_ball | checked.outside_space)
+        measured = verify_in(space, self.data.model, x, x_adv, eps=attack.eps, norm=attack.norm)
+        return wrong.cpu() & ~(measured.outside_ball | measured.outside_space)
 
     @cached_property
     def white_box(self) -> Tensor:
-        """``(m,)`` booleans: which examples fall to 50 steps of Auto-PGD on the margin."""
-        return self.wrong_after(self.stronger(), "white box")
+        """``(m,)`` booleans: which examples 50 steps of Auto-PGD on the margin fool."""
+        return self.fooled_by(self.stronger(), "white box")
 
     @cached_property
     def black_box(self) -> Tensor | None:
@@ -168,7 +177,7 @@ class Probe:
         if not threat.squares:
             return None
         square = Square(eps=self.eps, norm=self.norm, queries=QUERIES)
-        return self.wrong_after(square, "black box")
+        return self.fooled_by(square, "black box")
 
     @cached_property
     def noise(self) -> Tensor:
@@ -182,70 +191,70 @@ class Probe:
             )
             for _ in range(20):
                 point = problem.insert(problem.random_point())
-                fooled |= self.judged(x, point, y, space, attack)
+                fooled |= self.fooled(x, point, y, space, attack)
             return fooled
 
         return self.over(drawn, "noise")
 
     def stronger(self, *, scale: float = 1.0, steps: int = STEPS) -> APGD:
-        """Auto-PGD on the margin, which no scale of the logits can blind."""
+        """Auto-PGD on the margin, which does not depend on the scale of the logits."""
         return APGD(eps=scaled(self.eps, scale), norm=self.norm, steps=steps, loss="margin")
 
     @cached_property
     def paths(self) -> dict[str, Path]:
-        """Of each attack that worked and whose looks at the model are the points of an ascent."""
+        """The path of each attack that worked and whose forward passes are steps of an ascent."""
         if self.gradients is None or not self.classifies:
             return {}
         working = {result.name for result in self.report.working}
-        watched = {
+        paths = {
             name: self._path(_one_run(attack), f"path of {name}")
             for name, attack in self.attacks.items()
             if name in working and _climbs(attack)
         }
-        return {name: path for name, path in watched.items() if path is not None}
+        return {name: path for name, path in paths.items() if path is not None}
 
     def _path(self, attack: Attack, name: str) -> Path | None:
-        """Run ``attack`` and watch what it shows the model; ``None`` if that is nothing.
+        """Run ``attack`` and record its forward passes; ``None`` if it makes none.
 
-        Only passes over a whole batch are seen: what an attack does with parts of one, such as a
-        later restart on the survivors, cannot be told apart by example.
+        Only passes over a whole batch are recorded: the examples in a part of one, such as a later
+        restart on the survivors, are not known.
         """
-        looks: list[Tensor] = []
+        margins: list[Tensor] = []
         missed: list[Tensor] = []
         model = self.data.model
 
-        def watch(x: Tree, y: Tree, space: Space) -> Tensor:
-            seen: list[Tensor] = []
-            met = torch.zeros(size(x), dtype=torch.bool)
+        def run(x: Tree, y: Tree, space: Space) -> Tensor:
+            points: list[Tensor] = []
+            fooled = torch.zeros(size(x), dtype=torch.bool)
 
             def forward(at: Tree) -> Any:
-                nonlocal met
+                nonlocal fooled
                 outputs = model.outputs(at)
-                if size(at) == size(x) and _comparable(at, space):
+                if size(at) == size(x) and (isinstance(at, Perturbed) or not space.hidden):
                     logits = model.task.predictions(outputs, at, model.module).detach()
-                    seen.append(margin(logits, y).cpu())
-                    met |= self._by_the_rules(logits, x, detach(at), y, space, attack)
+                    points.append(margin(logits, y).cpu())
+                    fooled |= self.fooled(x, detach(at), y, space, attack, logits)
                 return outputs
 
-            watched = replace(model, forward=forward)
-            x_adv = attack(watched, x, y, space=space, generator=self._generator(name))
-            if seen:  # an attack that runs on a model of its own shows nothing
-                looks.append(torch.stack(seen))
-            missed.append(met & ~self.judged(x, x_adv, y, space, attack))
-            return met
+            recording = replace(model, forward=forward)
+            x_adv = attack(recording, x, y, space=space, generator=self._generator(name))
+            if points:  # an attack that calls a model of its own makes none here
+                margins.append(torch.stack(points))
+            missed.append(fooled & ~self.fooled(x, x_adv, y, space, attack))
+            return fooled
 
-        self.over(watch, name)
-        if len(looks) < len(missed):
+        self.over(run, name)
+        if len(margins) < len(missed):
             return None
-        shortest = min(len(part) for part in looks)
-        return Path(torch.cat([part[:shortest] for part in looks], 1), torch.cat(missed))
+        shortest = min(map(len, margins))
+        return Path(torch.cat([batch[:shortest] for batch in margins], 1), torch.cat(missed))
 
     def _generator(self, name: str) -> torch.Generator:
         seed = seeding.derived(self.seed, f"check:{name}")
         return torch.Generator(self.data.device).manual_seed(seed)
 
 
-def take(
+def make_probe(
     data: EvaluationData,
     report: Report,
     attacks: Mapping[str, Attack],
@@ -253,9 +262,9 @@ def take(
     seed: int,
     surrogate: LossModel | None = None,
 ) -> Probe:
-    """Draw the examples to look at from those that are right without an attack.
+    """Draw the examples to examine from those that are right without an attack.
 
-    Of a model that is always wrong it takes any, since its gradients can still be looked at.
+    Of a model that is always wrong it draws any, since its gradients can still be examined.
     """
     right = report.correct_clean
     pool = np.arange(report.n) if right is None or not right.any() else np.flatnonzero(right)
@@ -263,31 +272,26 @@ def take(
     index = torch.from_numpy(np.sort(draw.permutation(pool)[:SAMPLE]))
     working = [result.name for result in report.working]
     first = attacks[working[0] if working else next(iter(attacks))]
-    stood = report.correct_robust
+    robust = report.correct_robust
     return Probe(
         data=replace(
             data,
-            x=take_rows(data.x, index),
-            y=take_rows(data.y, index),
+            x=take(data.x, index),
+            y=take(data.y, index),
             space=data.space.take(index, data.x),
         ),
         report=report,
         attacks=attacks,
         eps=_rows(first.eps, index, data.x),
         norm=first.norm,
-        standing=None if stood is None else torch.from_numpy(stood)[index],
+        robust=None if robust is None else torch.from_numpy(robust)[index],
         seed=seed,
         surrogate=surrogate,
     )
 
 
-def _comparable(at: Tree, space: Space) -> bool:
-    """Whether inputs are in the space: clean ones have no hidden perturbation."""
-    return isinstance(at, Perturbed) or not space.hidden
-
-
 def _climbs(attack: Attack) -> bool:
-    """Whether an attack's looks at the model are the steps of an ascent."""
+    """Whether an attack's forward passes are the steps of an ascent."""
     return hasattr(attack, "steps") and not isinstance(attack, (FAB, MinimumNorm))
 
 

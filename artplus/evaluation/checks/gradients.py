@@ -1,16 +1,16 @@
-"""Are there gradients to follow? Indicator 1 of attack failure, and AutoAttack's zero gradients."""
+"""Are there gradients to follow? Indicator 1 of attack failure, AutoAttack's zero gradients."""
 
 from __future__ import annotations
 
 import torch
 
-from artplus.evaluation.check import Check, Level
-from artplus.evaluation.probe import Probe
+from artplus.evaluation.checks._base import Check, Level
+from artplus.evaluation.checks._probe import Probe
 from artplus.evaluation.wording import percent
 
 SOME, MOST = 0.05, 0.5
 """Shares of examples with a gradient of zero. The authors of both warn at the first such example;
-but an honest network that is very sure of one in a hundred has one too."""
+but a sound network that is very sure of one example in a hundred has one, too."""
 
 _REMEDY = (
     "Replace what cannot be differentiated in the backward pass by a smooth stand-in, often the "
@@ -25,8 +25,8 @@ def unavailable_gradients(probe: Probe) -> Check:
         .. [Pintor22] Pintor et al., "Indicators of attack failure: debugging and improving
            optimization of adversarial examples", NeurIPS 2022, https://arxiv.org/abs/2106.09947
     """
-    name, slopes = "unavailable gradients", probe.gradients
-    if slopes is None:
+    name, gradients = "unavailable gradients", probe.gradients
+    if gradients is None:
         return Check(
             name,
             "broken",
@@ -35,7 +35,7 @@ def unavailable_gradients(probe: Probe) -> Check:
             "can have worked.",
             _REMEDY,
         )
-    share = float((slopes.flatten(1).abs().sum(1) == 0).double().mean())
+    share = float((gradients.flatten(1).abs().sum(1) == 0).double().mean())
     level: Level = "broken" if share >= MOST else ("suspicious" if share > SOME else "ok")
     return Check(
         name,
@@ -49,26 +49,26 @@ def unavailable_gradients(probe: Probe) -> Check:
 def gradients_at_test_time(probe: Probe) -> Check | None:
     """Does a prediction itself run backward passes? AutoAttack's flag for dynamic defences.
 
-    Seen by the tensors that a backward pass takes back out of a graph; a model that follows
-    gradients without autograd is not seen.
+    Counts the tensors that a backward pass reads from a graph, so a model that computes gradients
+    without autograd is not detected.
     """
-    taken = 0
+    reads = 0
 
     def unpack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal taken
-        taken += 1
+        nonlocal reads
+        reads += 1
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
         probe.predictions("test-time gradients")
-    if not taken:
+    if not reads:
         return Check(
             "test-time gradients", "ok", 0.0, "A prediction runs no backward pass of its own."
         )
     return Check(
         "test-time gradients",
         "suspicious",
-        float(taken),
+        float(reads),
         "A prediction runs backward passes of its own, so the model optimises while it is being "
         "attacked. Gradients through that are partial at best.",
         "Write an attack on the whole procedure, or unroll it; AutoAttack's authors do not accept "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from artplus.attacks._base import look
-from artplus.evaluation.check import Check
-from artplus.evaluation.probe import Probe
+from artplus.evaluation.checks._base import Check
+from artplus.evaluation.checks._probe import Probe
 from artplus.evaluation.wording import percent
 from artplus.functional import margin
 from artplus.geometry import clip
 from artplus.spaces import InputSpace, Space
-from artplus.tree import Tree, take
+from artplus.tree import Tree
 
 DRAWS = 20
 RADIUS = 8 / 255
@@ -28,8 +31,7 @@ def unstable_predictions(probe: Probe) -> Check | None:
               \delta_j \sim U[-r/2, r/2],\ r = 8/255 \text{ of the input range}
 
     Differs from the authors' code: 20 draws, not 100; the noise is kept in the input range; and
-    the cut at 1 is made for each draw, so that an example beside the boundary counts once and not
-    a hundredfold.
+    each draw is cut at 1, so that an example near the boundary counts once and not a hundredfold.
     """
     width = span(probe)
     if not probe.classifies or width is None:
@@ -37,15 +39,12 @@ def unstable_predictions(probe: Probe) -> Check | None:
 
     def change(x: Tree, y: Tree, space: Space) -> Tensor:
         z = space.lift(probe.data.model, x)
-        region = space.region(x, z)
         with torch.no_grad():
             before = margin(probe.data.model(x), y)
             scale = torch.where(before == 0, 1.0, before.abs())
             total = torch.zeros_like(before)
-            for _ in range(DRAWS):
-                noise = (torch.rand_like(z) - 0.5) * RADIUS * width
-                point = space.insert(x, clip(z + region.restrict(noise), region))
-                after = margin(probe.data.model(point), y)
+            for point in _noisy(x, z, space, RADIUS * width):
+                after = margin(probe.data.model(space.insert(x, point)), y)
                 total += ((after - before).abs() / scale).clamp_max(1.0)
         return total / DRAWS
 
@@ -64,42 +63,46 @@ def unstable_predictions(probe: Probe) -> Check | None:
 
 
 def misleading_gradients(probe: Probe) -> Check | None:
-    r"""Share of the margin's change under tiny noise that its gradient does not foretell.
+    r"""Share of the margin's change under tiny noise that its gradient does not predict.
 
     .. math:: \frac{\sum_{i,j} |m(x_i + \delta_{ij}) - m(x_i) - \langle \nabla m(x_i),
               \delta_{ij} \rangle|}{\sum_{i,j} |m(x_i + \delta_{ij}) - m(x_i)|}
 
-    It falls to zero with the noise wherever the model is smooth, kinks included, and stays near 1
-    where it jumps, as k-winners-take-all and rounding do. Our own; measured on digits it is 0.1
+    It tends to zero with the noise wherever the model is smooth, kinks included, and stays near 1
+    where it jumps, as k-winners-take-all and rounding do. It is infinite where the gradient
+    predicts a change and there is none. The check is our own; measured on digits the share is 0.1
     for plain and hardened networks and 0.95 for k-WTA.
     """
     model, width = probe.data.model, span(probe)
     if not probe.classifies or probe.gradients is None or width is None:
         return None
 
-    def missed(x: Tree, y: Tree, space: Space) -> Tensor:
+    def errors(x: Tree, y: Tree, space: Space) -> Tensor:
         z = space.lift(model, x)
-        region = space.region(x, z)
 
         def margins(at: Tensor) -> Tensor:
             return margin(model(space.insert(x, at)), y)
 
         before, _, slope = look(lambda at: (margins(at), at), z)
-        unforeseen, total = torch.zeros_like(before), torch.zeros_like(before)
+        error, total = torch.zeros_like(before), torch.zeros_like(before)
         with torch.no_grad():
-            for _ in range(DRAWS):
-                noise = (torch.rand_like(z) - 0.5) * TINY * width
-                point = clip(z + region.restrict(noise), region)
+            for point in _noisy(x, z, space, TINY * width):
                 change = margins(point) - before
-                foreseen = (slope * (point - z)).flatten(1).sum(1)
-                unforeseen += (change - foreseen).abs()
+                predicted = (slope * (point - z)).flatten(1).sum(1)
+                error += (change - predicted).abs()
                 total += change.abs()
-        return torch.stack([unforeseen, total], 1)
+        return torch.stack([error, total], 1)
 
-    unforeseen, total = probe.over(missed, "misleading gradients").double().sum(0).tolist()
-    share = unforeseen / total if total else 0.0
+    error, total = probe.over(errors, "misleading gradients").double().sum(0).tolist()
     name = "misleading gradients"
-    text = f"The gradient misses {percent(share)} of what a tiny change of the input does."
+    if total:
+        share = error / total
+        text = f"The gradient misses {percent(share)} of what a tiny change of the input does."
+    else:
+        share = math.inf if error else 0.0
+        text = "A tiny change of the input changes nothing" + (
+            ", although the gradient predicts that it does." if error else "."
+        )
     if share <= HALF:
         return Check(name, "ok", share, text)
     return Check(
@@ -112,6 +115,14 @@ def misleading_gradients(probe: Probe) -> Check | None:
     )
 
 
+def _noisy(x: Tree, z: Tensor, space: Space, width: float) -> Iterator[Tensor]:
+    """Points around ``z``, uniform in a cube of that width and inside the region."""
+    region = space.region(x, z)
+    for _ in range(DRAWS):
+        noise = (torch.rand_like(z) - 0.5) * width
+        yield clip(z + region.restrict(noise), region)
+
+
 def span(probe: Probe) -> float | None:
     """Width of the range of valid inputs; of the examples themselves where it is unbounded.
 
@@ -120,5 +131,5 @@ def span(probe: Probe) -> float | None:
     space = probe.data.space
     if not isinstance(space, InputSpace):
         return None
-    z = space.lift(None, take(probe.data.x, slice(0, None)))
+    z = space.lift(None, probe.data.x)
     return space.width() or float(z.max() - z.min())

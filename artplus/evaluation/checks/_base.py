@@ -1,12 +1,15 @@
-"""What one check says about an evaluation, and the verdict of all checks."""
+"""The result of one check of an evaluation, and the verdict of all checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from artplus.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from artplus.evaluation.checks._probe import Probe
 
 Level = Literal["ok", "suspicious", "broken"]
 Verdict = Literal["trusted", "suspicious", "broken"]
@@ -43,6 +46,10 @@ class Check:
             )
 
 
+CheckFunction = Callable[["Probe"], Check | None]
+"""A check: its result for a probe, or ``None`` where it has no meaning."""
+
+
 def overall(checks: Iterable[Check]) -> Verdict | None:
     """The worst of the verdicts; ``None`` if nothing was checked.
 
@@ -52,9 +59,8 @@ def overall(checks: Iterable[Check]) -> Verdict | None:
         >>> overall([Check("a", "ok", 0.0, "fine")])
         'trusted'
     """
-    levels = {check.verdict for check in checks}
+    levels = [check.verdict for check in checks]
     if not levels:
         return None
-    if "broken" in levels:
-        return "broken"
-    return "suspicious" if "suspicious" in levels else "trusted"
+    worst = max(levels, key=_ORDER.index)
+    return "trusted" if worst == "ok" else worst

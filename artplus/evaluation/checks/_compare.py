@@ -1,18 +1,18 @@
-"""When one attack did better than another by more than the draw of a few examples explains."""
+"""Whether one attack is better than another by more than chance."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 LEVEL = 0.01
-"""Of the one-sided test: with no example the other way it takes seven."""
+"""Of the one-sided test: it takes seven examples if none goes the other way."""
 
 
 def outdone(strong: Tensor, weak: Tensor) -> tuple[int, bool]:
-    """How many examples only ``weak`` felled, and whether that is more than chance.
+    """How many examples only ``weak`` fooled, and whether that is more than chance.
 
-    The sign test on the pairs that differ: if both were equally good, as many would fall to the
-    one alone as to the other alone.
+    The sign test on the pairs that differ: if both attacks were equally good, each would fool as
+    many examples alone as the other.
 
     Example:
         >>> import torch
@@ -25,7 +25,7 @@ def outdone(strong: Tensor, weak: Tensor) -> tuple[int, bool]:
 
 
 def surprising(more: int, less: int) -> bool:
-    """Whether a split so uneven would come up in less than one of a hundred fair draws."""
+    """Whether so uneven a split has a probability below :data:`LEVEL` by chance."""
     from scipy.stats import binomtest
 
     if more + less == 0:
