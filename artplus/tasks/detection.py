@@ -66,26 +66,24 @@ class Detection(Task):
 
     def predictions(self, outputs: Any, inputs: Tree, module: nn.Module) -> dict[str, Tensor]:
         """The losses by name."""
+        parts: Any = outputs
         if isinstance(outputs, Tensor):
-            return {"loss": outputs}
-        loss = getattr(outputs, "loss", None)
-        if isinstance(loss, Tensor):
-            parts = getattr(outputs, "loss_dict", None)
-            if self.losses is not None and isinstance(parts, Mapping):
-                return dict(parts)
-            return {"loss": loss}
-        if isinstance(outputs, Mapping) and outputs:
-            losses = {k: v for k, v in outputs.items() if isinstance(v, Tensor)}
-            if losses and all(v.is_floating_point() and v.numel() == 1 for v in losses.values()):
-                if self.losses is not None and not set(self.losses) <= set(losses):
-                    raise ConfigurationError(
-                        f"losses {', '.join(self.losses)}: the model gives {', '.join(losses)}"
-                    )
-                return losses
-        raise UnsupportedEstimatorError(
-            "a detector must return its losses when it is given targets: a dictionary of scalars, "
-            f"or an output with .loss; got {type(outputs).__name__}"
-        )
+            parts = {"loss": outputs}
+        elif isinstance(loss := getattr(outputs, "loss", None), Tensor):
+            named = getattr(outputs, "loss_dict", None)
+            parts = {"loss": loss} if self.losses is None or named is None else named
+        tensors = isinstance(parts, Mapping) and [v for v in parts.values() if _is_loss(v)]
+        if not tensors or len(tensors) < len(parts):
+            raise UnsupportedEstimatorError(
+                "a detector must return its losses when it is given targets: a dictionary of "
+                f"scalars, or an output with .loss; got {type(outputs).__name__}. Must it be told "
+                "its targets in another way, or is it in a mode in which it only predicts?"
+            )
+        if self.losses is not None and not set(self.losses) <= set(parts):
+            raise ConfigurationError(
+                f"losses {', '.join(self.losses)}: the model gives {', '.join(parts)}"
+            )
+        return dict(parts)
 
     def calling(self, module: nn.Module) -> AbstractContextManager[Any] | None:
         """Torchvision's detectors give losses in train mode only."""
@@ -118,6 +116,10 @@ class Detection(Task):
     def answers(self, predictions: Tree) -> Tensor:
         """Nothing that a table of examples could hold."""
         return torch.zeros(0)
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() == 1
 
 
 @contextmanager
