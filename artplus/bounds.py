@@ -46,11 +46,14 @@ def make_space(
                 f"space must be InputSpace, EmbeddingSpace, LatentSpace or one of your own, got "
                 f"{space!r}"
             )
-        for name, value in (("normalization", normalization), ("mask", mask)):
-            if value is not None:
-                raise ConfigurationError(
-                    f"{name}= belongs into the space where space= is given: InputSpace({name}=...)"
-                )
+        given = {"normalization=": normalization is not None, "mask=": mask is not None}
+        given["bounds="] = not (bounds is None or (isinstance(bounds, str) and bounds == "auto"))
+        if any(given.values()):
+            names = " and ".join(name for name, is_given in given.items() if is_given)
+            raise ConfigurationError(
+                f"leave out {names} where space= is given; the space says it itself: "
+                "InputSpace(low, high, mask=..., normalization=...)"
+            )
         return space
     if isinstance(bounds, str) and bounds == "auto":
         if normalization is None:

@@ -36,8 +36,8 @@ class EmbeddingSpace:
         per: ``"example"``: the radius bounds the perturbation of a whole sequence (FGM, FreeLB);
             ``"token"``: of each token (CAT, LAT).
         relative: The radius is a multiple of the mean norm of the embedding's rows, measured when
-            the space is first used on a model: a unit that carries over between models
-            [Xhonneux24]_.
+            the space is first used on a model, in training before the first step: a unit that
+            carries over between models [Xhonneux24]_.
         special_tokens: Ids that are never perturbed, for inputs without a ``special_tokens_mask``.
         layer: Name of the embedding in the model; ``None`` takes ``get_input_embeddings()``, else
             the only ``nn.Embedding``.

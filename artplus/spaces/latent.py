@@ -32,8 +32,8 @@ class LatentSpace:
             if it is unique), or numbers of the model's longest list of layers, as ``[8, 16]``.
         per: ``"example"`` or ``"token"``: what the radius bounds; tokens are rows of the last axis.
         relative: The radius is a multiple of the mean row norm of these outputs, measured on the
-            first batch that the space is used on. Two models then differ in their unit, so compare
-            them at an absolute radius.
+            first inputs that the space sees: in training before the first step, and then kept. Two
+            models differ in their unit, so compare them at an absolute radius.
 
     Raises:
         ConfigurationError: at construction without layers; when first used, for a name that does

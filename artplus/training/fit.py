@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import _checks, allocator, distributed
+from artplus import _checks, allocator, distributed, modes
 from artplus.attacks import Attack, Combination, members
 from artplus.attacks._base import Budget
 from artplus.bounds import Bounds, check_radius, infer
@@ -22,7 +22,7 @@ from artplus.losses import Objective, Weight
 from artplus.model import LossModel, as_loss_model
 from artplus.seeding import derived, reseed, seeded
 from artplus.spaces import InputSpace, Space, attached
-from artplus.spaces.hidden import parameters
+from artplus.spaces.hidden import Hooks, parameters
 from artplus.tasks import Task
 from artplus.training import callbacks as events
 from artplus.training.autotune import choose_precision
@@ -143,8 +143,10 @@ def train(
         model, source = _told(model, source, intake) if infers else (model, source)
         method, notes = _bounded(method, source, prepare or intake.prepare)
         model = probe(model, source, method)
+        hooks = None
         if method.space is not None and method.space.hidden:
-            ends.enter_context(attached(model.module, method.space))
+            hooks = ends.enter_context(attached(model.module, method.space))
+            notes += _measured(hooks, model, source, method.space)
         note = _choose_precision(engine, model, source, method, plan, found and found[1])
         engine.prepare(model, optimizer)
         try:
@@ -158,6 +160,7 @@ def train(
                 engine=engine,
                 micro_batch=plan.micro_batch,
                 examples=source.examples,
+                hooks=hooks,
             )
             state.history.notes += notes if note is None else [*notes, note]
             callbacks = _callbacks(model, method, plan, intake, device)
@@ -247,6 +250,23 @@ def _bounded(method: Method, source: Source, prepare: Prepare) -> tuple[Method, 
         for attack in members(method.attack, 0):
             check_radius(attack.eps, attack.norm, method.space, tuple(z.shape[1:]))
     return method, notes
+
+
+def _measured(hooks: Hooks, model: LossModel, source: Source, space: Space) -> list[str]:
+    """Look for what a hidden space perturbs, before any step, and measure its unit once.
+
+    All processes hold the mean of what each has measured on its own examples.
+    """
+    with modes.attack_mode(model.module):
+        space.lift(model, first(source).x)
+        unit = space.unit(model)
+    if hooks.unit is None:
+        return []
+    units = distributed.all_reduce(torch.tensor(hooks.unit, dtype=torch.float64))
+    hooks.unit = float(units) / distributed.world_size()
+    if unit == 1.0:
+        return []
+    return [f"a radius of 1 is {hooks.unit:.4g}, the mean norm of the rows it is relative to"]
 
 
 def _refuse_compiled(engine: Engine, objective: Objective) -> None:

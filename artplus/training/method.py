@@ -18,7 +18,7 @@ from artplus.bounds import Bounds, check_radius, infer, make_space
 from artplus.criterion import mean
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.functional import other_class, smooth_labels
-from artplus.geometry import clip
+from artplus.geometry import clip, padded_like
 from artplus.losses import Context, Objective, Terms, Weight, make_loss
 from artplus.model import LossModel, as_loss_model
 from artplus.spaces import InputSpace, Space
@@ -194,9 +194,8 @@ class Method:
                 generator=generator,
             )
             z0 = space.lift(model, x)
-            return tuple(
-                space.insert(x, z0.index_copy(0, rows, space.extract(x_adv))) for x_adv in x_advs
-            )
+            z_advs = [padded_like(space.extract(x_adv), z0[rows]) for x_adv in x_advs]
+            return tuple(space.insert(x, z0.index_copy(0, rows, z_adv)) for z_adv in z_advs)
         return tuple(
             self._microbatched(attack, size(x))(
                 model,

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from artplus import distributed
 from artplus.model import LossModel
+from artplus.spaces.hidden import Hooks
 from artplus.training.data import Batch
 from artplus.training.engines import Engine
 from artplus.training.frozen import Frozen
@@ -129,6 +130,7 @@ class State:
         memory: What a step carries from batch to batch, by name.
         examples: Number of examples in the data, where known.
         starts: Where attacks begin, if a callback remembers that; else attacks choose.
+        hooks: Those of a space inside the model, with the unit of its radius.
         frozen: The weights that training leaves alone.
         fingerprint: Settings that identify the run; its checkpoints hold them too.
         resumed: The checkpoint that the run continues from.
@@ -159,6 +161,7 @@ class State:
     memory: dict[str, Tensor] = field(default_factory=dict)
     examples: int | None = None
     starts: Starts | None = None
+    hooks: Hooks | None = None
     frozen: Frozen = field(init=False)
 
     def __post_init__(self) -> None:
@@ -192,6 +195,7 @@ class State:
             "trainable": [name for name, p in self._parameters().items() if p.requires_grad],
             "history": self.history.to_dict(),
             "micro_batch": self.micro_batch,
+            "unit": None if self.hooks is None else self.hooks.unit,
         }
 
     def local_state_dict(self) -> dict[str, Any]:
@@ -218,6 +222,8 @@ class State:
         self.micro_batch = saved["micro_batch"]
         self.history.rows[:] = saved["history"]["rows"]
         self.history.notes[:] = saved["history"]["notes"]
+        if self.hooks is not None:
+            self.hooks.unit = saved["unit"]  # measured on the weights that the run began with
         self.averaged = saved["averaged"] and self._on_device(saved["averaged"])
         self.frozen.originals = self._on_device(saved["originals"])
         for name, parameter in self._parameters().items():

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import artplus
 from artplus.attacks import PGD
 from artplus.losses import make_loss
+from artplus.spaces import EmbeddingSpace, LatentSpace
 from artplus.training.callbacks import (
     EMA,
     Callback,
@@ -64,6 +65,30 @@ def data(n: int = N) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(n, FEATURES, generator=generator)
     return x, torch.randint(0, CLASSES, (n,), generator=generator)
+
+
+class Words(nn.Module):
+    """Token ids with their mask, as a language model takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(CLASSES * 4, FEATURES)
+        self.mix, self.head = nn.Linear(FEATURES, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = torch.tanh(self.mix(self.embed(ids))) * attention_mask.unsqueeze(-1)
+        return self.head(states.sum(1) / attention_mask.sum(1, keepdim=True))
+
+
+def words(engine: Any, space: Any, **options: Any) -> dict[str, Any]:
+    """A run of a model of tokens, attacked inside."""
+    torch.manual_seed(0)
+    model, generator = Words(), torch.Generator().manual_seed(1)
+    ids = torch.randint(CLASSES * 4, (N, 5), generator=generator)
+    mask = (torch.arange(5) < torch.randint(2, 6, (N, 1), generator=generator)).long()
+    columns = {"ids": ids, "attention_mask": mask, "labels": ids[:, 0] % CLASSES}
+    attack = PGD(eps=0.3, norm=2, steps=3, random_start=False)
+    return train(engine, model, data=columns, space=space, **{"attack": attack} | options)
 
 
 def train(engine: Any, model: nn.Module | None = None, **options: Any) -> dict[str, Any]:
@@ -124,6 +149,8 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
         data=data(41),
         epochs=4,
     ),
+    "embedding": lambda engine: words(engine, EmbeddingSpace(per="token", relative=True)),
+    "latent": lambda engine: words(engine, LatentSpace(["mix"]), micro_batch=3),
     "loader": lambda engine: train(
         engine, data=DataLoader(TensorDataset(*data()), 16, shuffle=False)
     ),
