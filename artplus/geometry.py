@@ -47,6 +47,18 @@ class Geometry(Protocol):
         ...
 
 
+def padded_like(z: Tensor, like: Tensor) -> Tensor:
+    """``z`` in the shape of ``like``, with its values where ``z`` ends.
+
+    A part of a list of images is padded to its own largest image, and not to the whole's.
+    """
+    if z.shape == like.shape:
+        return z
+    whole = like.clone()
+    whole[tuple(map(slice, z.shape))] = z
+    return whole
+
+
 def clip(z: Tensor, box: Box) -> Tensor:
     """``z`` clipped to the box.
 

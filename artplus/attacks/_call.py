@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from artplus import modes
 from artplus.attacks._base import Attack, Inner
 from artplus.attacks._problem import Problem, make_problem
+from artplus.geometry import padded_like
 from artplus.model import LossModel, as_loss_model
 from artplus.spaces import InputSpace, Space, attached
 from artplus.tree import Tree
@@ -103,4 +104,4 @@ def solved(attack: Attack, problem: Problem, start: Tensor | None) -> Tensor:
         start=None if start is None else problem.insert(start),
         generator=problem.generator,
     )
-    return problem.space.extract(x_adv)
+    return padded_like(problem.space.extract(x_adv), problem.z0)

@@ -237,7 +237,7 @@ class Method:
         def context(x_adv: Tree) -> Context:
             return Context(model, x, x_adv, y, space=space, progress=progress)
 
-        stream = modes.RandomState(device_of(x))
+        stream = modes.RandomState(device_of(x), model.module)
         before = stream.get() if len(x_advs) > 1 else ()
         terms = [self.objective.terms(context(x_advs[0]))]
         if len(x_advs) == 1:
