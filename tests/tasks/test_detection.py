@@ -34,7 +34,6 @@ def test_parts_add_up_to_the_whole(normalised_by, cuts):
     """Weighed by what the losses are a mean over; a part without a box as models do, by one."""
     torch.manual_seed(0)
     module, (x, y) = Detector(normalised_by), scenes(5)
-    module.norm.eval()
     task = Detection(normalised_by=normalised_by)
     model = LossModel(module, task)
     weights = task.weights(y)
@@ -60,7 +59,7 @@ def test_a_batch_without_boxes_has_a_loss():
 
 def test_losses_in_evaluation_mode_without_dropout_and_batch_statistics():
     """Torchvision's detectors give losses in train mode only; every flag comes back."""
-    module, (x, y) = Detector(dropout=0.5), scenes(4)
+    module, (x, y) = Detector(dropout=0.5, batch_norm=True), scenes(4)
     model = LossModel(module, Detection())
     module(x, y)  # moves the running statistics off their start
     with modes.attack_mode(module):

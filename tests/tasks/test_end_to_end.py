@@ -1,0 +1,112 @@
+"""Every kind of model through the same door: trained, interrupted, split, dealt out, judged."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from artplus.errors import ConfigurationError
+from artplus.training.callbacks import EMA
+from artplus.training.steps import AWP
+from tests.distributed.test_engines import free_port
+from tests.tasks import cases
+from tests.tasks.cases import CASES, Case, train
+
+pytest.importorskip("transformers")
+
+ADAM = partial(torch.optim.Adam, lr=0.02)
+EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def close(a: dict[str, Any], b: dict[str, Any], rtol: float) -> None:
+    """Each weight to a share of its tensor's largest."""
+    for name, value in a.items():
+        if value.is_floating_point():  # parts count their batches
+            atol = rtol * float(value.abs().max()) + 1e-8
+            torch.testing.assert_close(value, b[name], atol=atol, rtol=0)
+
+
+@EACH
+@pytest.mark.parametrize("loss", ["mix", "trades"])
+def test_it_is_hardened_and_judged(case: Case, loss: str) -> None:
+    """The robust loss falls; what has no divergence is refused by what compares predictions."""
+    if loss == "trades" and not case.divergent:
+        with pytest.raises(ConfigurationError, match="'detection' has no divergence"):
+            train(case, loss=loss)
+        return
+    before = case.judged(case.model(0.0))
+    model, history = train(case, loss=loss, epochs=8, attack=case.attack(), optimizer=ADAM)
+    after = case.judged(model)
+    assert after.robust_metrics["loss"] < 0.9 * before.robust_metrics["loss"]
+    (attack,) = after.attacks
+    assert attack.broken is None and attack.changed > 0 and attack.max_norm <= case.eps * 5
+    assert after.robust_metrics["loss"] > after.clean_metrics["loss"]
+    assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].given == "auto"])
+def test_the_task_by_name_is_the_one_that_is_inferred(name: str) -> None:
+    """Weights are the same to the bit."""
+    case = CASES[name]
+    model, _ = train(case)
+    named, _ = train(case, task=case.task)
+    assert same(model, named)
+
+
+@EACH
+def test_perturbed_weights_and_averages(case: Case) -> None:
+    """AWP and EMA see nothing of what inputs and targets are."""
+    averaged, _ = train(case, callbacks=[EMA(0.9)], optimizer=ADAM, epochs=3)
+    both, history = train(case, step=AWP(0.01), callbacks=[EMA(0.9)], optimizer=ADAM, epochs=3)
+    assert not same(averaged, both) and history["loss"][-1] < history["loss"][0]
+
+
+@EACH
+def test_parts_of_a_batch_are_the_whole(case: Case) -> None:
+    """Parts of three examples and fewer, attack and step alike."""
+    whole, rows = train(case)
+    parts, others = train(case, micro_batch=3)
+    close(whole.state_dict(), parts.state_dict(), 1e-5)
+    for one, other in zip(cases.figures(rows), cases.figures(others), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@EACH
+def test_an_interrupted_run_goes_on_bit_for_bit(case: Case, tmp_path) -> None:
+    """In the middle of an epoch, with dropout, random starts and averaged weights."""
+    (through, rows), (resumed, others) = cases.interrupted(case, tmp_path)
+    assert same(through, resumed) and cases.figures(rows) == cases.figures(others)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each of two processes ends with."""
+    if not torch.distributed.is_available():
+        pytest.skip("this torch has no torch.distributed")
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(free_port()))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.multiprocessing.spawn(cases.work, (2, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_are_one(ranks: Any, name: str) -> None:
+    """Though tokens, frames, pixels and boxes are dealt out unevenly."""
+    model, history = train(CASES[name])
+    (weights, rows), (others, _) = (rank[name] for rank in ranks)
+    close(model.state_dict(), weights, 1e-5)
+    close(weights, others, 0)
+    for one, other in zip(cases.figures(history), rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
