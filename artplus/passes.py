@@ -114,7 +114,15 @@ class Passes:
         self.forwards += n
         if not torch.is_grad_enabled():
             return x
-        return map_tensors(partial(self._watched, n), x)
+        return self._views(n, x)
+
+    def _views(self, n: int, x: Tree) -> Tree:
+        """Every tensor as a view whose gradient is counted: ``n`` examples, in a list one each."""
+        if isinstance(x, Mapping):
+            return {name: self._views(n, value) for name, value in x.items()}
+        if isinstance(x, tuple):
+            return tuple(self._views(n, value) for value in x)
+        return map_tensors(partial(self._watched, 1 if isinstance(x, list) else n), x)
 
     def _watched(self, n: int, tensor: Tensor) -> Tensor:
         if not tensor.requires_grad:

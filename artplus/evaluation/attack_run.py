@@ -205,9 +205,10 @@ class _Run:
             labels = _target_classes(self.data, y, seed)
         generator = torch.Generator(self.data.device).manual_seed(seed)
         model = self.data.model
+        z = space.lift(model, x)  # may run the model, which is no pass of the attack
         with passes.counted(model) as (counting, cost):
             x_adv = _craft(counting, self.attack, x, labels, space, generator)
-        z, z_adv = space.lift(model, x), space.extract(x_adv)
+        z_adv = space.extract(x_adv)
         measured = verify_in(space, model, x, x_adv, eps=self.attack.eps, norm=self.attack.norm)
         beyond = 0
         if isinstance(self.attack, MinimumNorm):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,7 @@ from artplus.evaluation.report import Report
 from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Folder
 from artplus.evaluation.score_table import ScoreTable
-from artplus.evaluation.settings import largest_radius_in
+from artplus.evaluation.settings import largest_radius_in, space_in_words
 from artplus.evaluation.untouched import untouched
 from artplus.evaluation.validation import Values, check_attacks, check_names, make_data
 from artplus.evaluation.worst import Worst
@@ -144,8 +144,9 @@ def judge(
         raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
     where = device_of(model.module) if device is None else torch.device(device)
-    with untouched(model.module), _hooked(model, space):
+    with untouched(model.module):
         data = make_data(model, x, y, space, batch_size, where, mistakes)
+    with untouched(model.module), _hooked(data):
         check_names(class_names, data)
         for attack in attacks.values():
             largest_radius_in(attack, data)  # refuse one that does not fit before any has run
@@ -190,6 +191,7 @@ def judge(
         robust_metrics=worst.metrics(task),
         eps=eps,
         norm=norm,
+        space=space_in_words(space),
         seed=seed,
         batch_size=batch_size,
         only_survivors=only_survivors and clean.wrong is not None,  # in regression none is fooled
@@ -208,7 +210,7 @@ def judge(
         with (
             untouched(model.module),
             untouched((surrogate or model).module),
-            _hooked(model, space),
+            _hooked(data),
         ):
             probe = make_probe(data, report, attacks, seed=seed, surrogate=surrogate)
             results_of_checks = distributed.from_main(lambda: run_checks(probe, progress=progress))
@@ -256,9 +258,20 @@ def _working(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.result.broken is None]
 
 
-def _hooked(model: LossModel, space: Space) -> AbstractContextManager[Any]:
-    """The space's hooks set for the whole evaluation."""
-    return attached(model.module, space) if space.hidden else nullcontext()
+@contextmanager
+def _hooked(data: EvaluationData) -> Iterator[None]:
+    """The space's hooks, set once.
+
+    A relative radius is measured on the first batch, also where the work begins with another one,
+    as in a second process or after an interruption.
+    """
+    if not data.space.hidden:
+        yield
+        return
+    with attached(data.model.module, data.space):
+        _, x, _, space = data.batch(torch.arange(min(data.n, data.batch_size)))
+        space.lift(data.model, x)
+        yield
 
 
 def _numpy(statistics: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Report:
         attacks: One result each, in the order they ran.
         eps: Radius common to all attacks that count; ``None`` if they differ.
         norm: Norm common to them; ``None`` if they differ.
+        space: What ``eps`` bounds and in which unit, such as ``"per token, embedding space"``;
+            empty where whole inputs are perturbed in their own units.
         seed: Of every random draw.
         batch_size: Random starts are drawn per batch, so a repetition needs it too.
         only_survivors: True if each attack ran only on examples that no attack before it fooled;
@@ -79,6 +81,7 @@ class Report:
     robust_metrics: Mapping[str, float] = field(default_factory=dict)
     eps: float | None = None
     norm: float | None = None
+    space: str = ""
     seed: int = 0
     batch_size: int = 0
     only_survivors: bool = False

@@ -29,8 +29,8 @@ class AttackResult:
     Attributes:
         name: Its name in the report.
         norm: Of its ball: ``inf``, 2 or 1.
-        eps: Radius it is judged by, in the units of the inputs; the largest where it differs per
-            feature or example.
+        eps: Radius it is judged by, in the units of the inputs or of the report's space; the
+            largest where it differs per feature or example.
         params: Its settings, for the record; values are numbers, strings or booleans.
         attacked: Number of examples it was run on. By default those that are correct without
             an attack, in regression all.
@@ -42,7 +42,7 @@ class AttackResult:
             if it is broken.
         metrics: Means over the n examples: ``"loss"``, and ``"rmse"`` in regression.
         changed: Number of examples that it returned changed.
-        max_norm: Largest perturbation among those attacked, in ``norm``.
+        max_norm: Largest perturbation among those attacked, in ``norm`` and the unit of ``eps``.
         mean_norm: Mean of them.
         eps_violations: Number of examples outside the ball.
         clip_violations: Number of examples outside the range of valid inputs, or changed where

@@ -167,8 +167,11 @@ def _comparable(first: Report, other: Report) -> None:
             f"reports compare only on the same examples: {first.n} (hash {first.data_hash}) and "
             f"{other.n} (hash {other.data_hash})"
         )
-    if (first.eps, first.norm) != (other.eps, other.norm):
+    balls = [
+        f"eps {report.eps}, norm {report.norm}" + (f", {report.space}" if report.space else "")
+        for report in (first, other)
+    ]
+    if balls[0] != balls[1]:
         raise ConfigurationError(
-            f"reports compare only within the same ball: eps {first.eps}, norm {first.norm} and "
-            f"eps {other.eps}, norm {other.norm}"
+            f"reports compare only within the same ball: {balls[0]} and {balls[1]}"
         )

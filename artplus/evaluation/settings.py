@@ -13,7 +13,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation.data import EvaluationData
 from artplus.geometry import geometry
 from artplus.mapped import Inputs, Rows, chunks
-from artplus.spaces import InputSpace
+from artplus.spaces import InputSpace, Space
 
 
 def largest_radius_in(attack: Attack, data: EvaluationData) -> float:
@@ -52,6 +52,24 @@ def _largest(attack: Attack, x: Tensor) -> float:
     return float(torch.as_tensor(radius, dtype=torch.float64).max())
 
 
+def space_in_words(space: Space) -> str:
+    """What a radius bounds and in which unit; empty for whole inputs in their own units.
+
+    Example:
+        >>> from artplus.spaces import EmbeddingSpace
+        >>> space_in_words(EmbeddingSpace(per="token", relative=True))
+        'per token, embedding space, relative to the mean row norm'
+    """
+    if isinstance(space, InputSpace):
+        return ""
+    words = [f"per {space.per}", f"{type(space).__name__.removesuffix('Space').lower()} space"]
+    if layers := getattr(space, "layers", None):
+        words[-1] += f" of {', '.join(map(str, layers))}"
+    if getattr(space, "relative", False):
+        words.append("relative to the mean row norm")
+    return ", ".join(words)
+
+
 def parameters(attack: Attack) -> dict[str, Any]:
     """An attack's settings as plain values; of what has none, the type's name."""
     settings: dict[str, Any] = {"attack": type(attack).__name__}
@@ -71,6 +89,6 @@ def plain(value: Any) -> Any:
     if shape is not None:
         return float(value) if len(shape) == 0 else f"array {tuple(shape)}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {e.name: plain(getattr(value, e.name)) for e in dataclasses.fields(value)}
-        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in own.items())})"
+        members = {e.name: plain(getattr(value, e.name)) for e in dataclasses.fields(value)}
+        return f"{type(value).__name__}({', '.join(f'{k}={v}' for k, v in members.items())})"
     return type(value).__name__

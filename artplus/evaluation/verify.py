@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,16 +47,20 @@ def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: Region)
 def verify_in(
     space: Space, model: LossModel, x: Tree, x_adv: Tree, *, eps: Budget, norm: float
 ) -> Measured:
-    """Measure what an attack made of inputs of any form, in the space's own coordinates."""
+    """Measure what an attack made of inputs of any form, in the space's own coordinates.
+
+    Lengths are in the unit of ``eps``, which a space can make relative.
+    """
     z = space.lift(model, x)
     unit = space.unit(model)
-    return measure(
+    measured = measure(
         z,
         space.extract(x_adv),
         eps=eps if unit == 1.0 else scaled(eps, unit),
         ball=space.geometry(norm),
         region=space.region(x, z),
     )
+    return replace(measured, lengths=measured.lengths / unit)
 
 
 def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Region) -> Measured:
@@ -92,14 +96,20 @@ def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Re
 
 
 def _outside(z: Tensor, region: Region) -> Tensor:
-    """Below ``low`` or above ``high`` by more than float32 can tell."""
-    beyond = torch.zeros(len(z), dtype=torch.bool)
-    for bound, sign in ((region.low, -1.0), (region.high, 1.0)):
-        if bound is not None:
-            edge = torch.as_tensor(bound).cpu().double()
-            slack = 1e-6 * edge.abs().clamp_min(1.0)
-            beyond |= (sign * (z - edge) > slack).flatten(1).any(1)
-    return beyond
+    """Below ``low`` or above ``high`` by more than float32 resolves at the scale of the range.
+
+    Inputs that have been normalised are rounded at that scale, not at the scale of the bound.
+    """
+    outside = torch.zeros(len(z), dtype=torch.bool)
+    bounds = {
+        sign: torch.as_tensor(bound).cpu().double()
+        for sign, bound in ((-1.0, region.low), (1.0, region.high))
+        if bound is not None
+    }
+    slack = 1e-6 * max([1.0, *(float(bound.abs().max()) for bound in bounds.values())])
+    for sign, bound in bounds.items():
+        outside |= (sign * (z - bound) > slack).flatten(1).any(1)
+    return outside
 
 
 def _masked(delta: Tensor, rounding: Tensor, region: Region) -> Tensor:

@@ -115,7 +115,7 @@ def headline(report: Report) -> str:
     else:
         result = f"at most {percent(report.robust_accuracy)} of inputs stay right under attack"
         if report.eps is not None and report.norm is not None:
-            result += f" within {ball(report.norm, report.eps)}"
+            result += f" within {ball(report.norm, report.eps, report.space)}"
     if report.verdict == "broken":
         return f"This evaluation is broken: its number, {result}, says nothing about the model."
     checks = plural(len(report.checks), "check")
@@ -145,9 +145,14 @@ def norm_name(norm: float) -> str:
     return "L∞" if math.isinf(norm) else f"L{norm:g}"
 
 
-def ball(norm: float, eps: float) -> str:
-    """The ball within which an attack may move an input."""
-    return f"{norm_name(norm)} ≤ {radius(eps)}"
+def ball(norm: float, eps: float, space: str = "") -> str:
+    """The ball within which an attack may move an input, and in which space if it is another one.
+
+    Example:
+        >>> ball(2, 0.5), ball(2, 0.5, "per token, embedding space")
+        ('L2 ≤ 0.5', 'L2 ≤ 0.5 (per token, embedding space)')
+    """
+    return f"{norm_name(norm)} ≤ {radius(eps)}" + (f" ({space})" if space else "")
 
 
 def duration(seconds: float) -> str:
@@ -183,9 +188,14 @@ def plural(count: int, noun: str) -> str:
 def columns(report: Report) -> tuple[str, ...]:
     """Headings of :func:`rows`, the name's first."""
     accuracy = report.clean_accuracy is not None
-    measures = ("accuracy", "95% interval") if accuracy else tuple(report.clean_metrics)
+    measures = ("accuracy", "95% interval") if accuracy else ("loss",)
     cost = (PASSES,) if counted(report) else ()
-    return "attack", *measures, "ball", "max norm", *cost, "time"
+    return "attack", *measures, *other_metrics(report), "ball", "max norm", *cost, "time"
+
+
+def other_metrics(report: Report) -> list[str]:
+    """Names of the task's metrics, which have columns of their own; the loss is not among them."""
+    return [name for name in report.clean_metrics if name != "loss"]
 
 
 def counted(report: Report) -> bool:
@@ -198,6 +208,7 @@ def legend(report: Report) -> tuple[str, ...]:
     cumulative = report.only_survivors and report.clean_accuracy is not None
     return (
         *((_CUMULATIVE,) if cumulative and len(report.attacks) > 1 else ()),
+        *((f"ball, max norm: {report.space}.",) if report.space else ()),
         *((_PASSES_LEGEND,) if counted(report) else ()),
     )
 
@@ -270,7 +281,7 @@ def _result(report: Report) -> str:
         )
     attacks = plural(len(report.working), "attack")
     if report.eps is not None and report.norm is not None:
-        attacks += f" within {ball(report.norm, report.eps)}"
+        attacks += f" within {ball(report.norm, report.eps, report.space)}"
     if report.robust_accuracy is None:
         return f"{clean}, and {number(report.robust_loss)} in the worst case of {attacks}."
     return (
@@ -304,6 +315,7 @@ def _value(accuracy: float | None, metrics: Mapping[str, float]) -> float | None
 def _measures(
     report: Report, bounds: Interval | None, accuracy: float | None, metrics: Mapping[str, float]
 ) -> tuple[str, ...]:
+    others = tuple(number(metrics.get(name)) for name in other_metrics(report))
     if report.clean_accuracy is not None:
-        return percent(accuracy), interval(bounds)
-    return tuple(number(metrics.get(name)) for name in report.clean_metrics)
+        return percent(accuracy), interval(bounds), *others
+    return number(metrics.get("loss")), *others

@@ -25,7 +25,8 @@ def ball(result: AttackResult) -> str:
 
 def one_ball(before: Report, after: Report) -> bool:
     """Whether both worst cases are over the same balls, so that they can be compared."""
-    return {ball(r) for r in before.working} == {ball(r) for r in after.working}
+    balls = [{ball(r) for r in report.working} for report in (before, after)]
+    return balls[0] == balls[1] and before.space == after.space
 
 
 def reports(before: Report, after: Report) -> tuple[str, ...]:
@@ -41,6 +42,7 @@ def reports(before: Report, after: Report) -> tuple[str, ...]:
         ("seed", lambda report: str(report.seed)),
         ("batch size", lambda report: str(report.batch_size)),
         ("artplus", lambda report: report.versions.get("artplus", "")),
+        ("space", lambda report: report.space),
         ("class names", lambda report: ", ".join(report.class_names or ())),
     ):
         old, new = describe(before) or "nothing", describe(after) or "nothing"
@@ -79,6 +81,7 @@ def conditions(report: Report) -> dict[str, str]:
         "seed": str(report.seed),
         "batch size": str(report.batch_size),
         "attacks saw": _attacked(report),
+        **({"space": report.space} if report.space else {}),
         "device": report.device,
         "date": report.date,
         "data": f"{wording.plural(report.n, 'example')}, hash {report.data_hash}",
@@ -125,7 +128,12 @@ def _attacks(before: Report, after: Report) -> list[str]:
         elif other is not None and dict(old.params) != dict(other.params):
             differ.append(old.name)
     if before.working and after.working and not one_ball(before, after):
-        balls = [", ".join(dict.fromkeys(map(ball, r.working))) for r in (before, after)]
+        balls = [
+            ", ".join(
+                dict.fromkeys(wording.ball(r.norm, r.eps, report.space) for r in report.working)
+            )
+            for report in (before, after)
+        ]
         notes.append(
             f"The worst cases are not within the same ball, {balls[0]} before and {balls[1]} "
             "after, so no difference of them is given."

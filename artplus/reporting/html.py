@@ -138,7 +138,7 @@ def _figures(report: Report) -> list[Figure]:
     return [
         *figures,
         ("Attacks that count", counted, "", note),
-        _perturbation(report, "in the units of the inputs"),
+        _perturbation(report, report.space or "in the units of the inputs"),
     ]
 
 
@@ -184,9 +184,10 @@ def _attacks(report: Report) -> TableView:
 
 def _keys(report: Report, result: AttackResult) -> list[str]:
     """What the row of an attack is sorted by: numbers where there are some."""
-    values: list[float | None] = [result.metrics.get(name) for name in report.clean_metrics]
+    values: list[float | None] = [result.metrics.get("loss")]
     if report.clean_accuracy is not None:
         values = [result.accuracy, None if result.interval is None else result.interval[0]]
+    values += [result.metrics.get(name) for name in wording.other_metrics(report)]
     values += [result.eps, result.max_norm]
     if wording.counted(report):
         values.append(_passes(result))

@@ -125,7 +125,7 @@ def _bars(axes: Axes, result: Report) -> None:
     axes.set_xlabel(f"{what} on {examples}" + (", 95% interval" if what == "accuracy" else ""))
     title = result.model
     if result.eps is not None and result.norm is not None:
-        title += f", {wording.ball(result.norm, result.eps)}"
+        title += f", {wording.ball(result.norm, result.eps, result.space)}"
     _tidy(axes, title)
 
 

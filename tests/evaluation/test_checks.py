@@ -23,6 +23,7 @@ from artplus.evaluation.checks._compare import outdone, surprising
 from artplus.evaluation.checks._probe import make_probe
 from artplus.evaluation.checks.optimisation import unfinished
 from artplus.evaluation.checks.outputs import fano, squeezed_logits
+from artplus.evaluation.checks.stability import misleading_gradients
 from artplus.evaluation.validation import make_data
 from artplus.model import LossModel
 from artplus.reporting import compare
@@ -189,6 +190,44 @@ def test_fano_is_the_least_loss_of_a_model_equally_sure_of_everything(accuracy, 
     least = float(losses.min()) / math.log(classes)
     assert fano(accuracy, classes) == pytest.approx(least, rel=1e-6)
     assert fano(1 / classes, classes) == fano(0.0, classes) == 1.0 and fano(1.0, classes) == 0.0
+
+
+def test_a_gradient_where_nothing_changes_misleads():
+    """Levels that tiny noise never leaves, with a gradient as if there were none: all of it."""
+
+    def levels(z):
+        return ((16 * z).round() / 16).detach() + (z - z.detach())
+
+    model = net("mlp", 0)
+    check = asked(misleading_gradients, Around(model, before=levels))
+    assert check.verdict == "suspicious" and check.figure == math.inf
+    assert "changes nothing, although the gradient predicts" in check.explanation
+
+    def flat(z):
+        return model(z).detach() + 0 * z.flatten(1).sum(1, keepdim=True)
+
+    class Flat(nn.Module):
+        def forward(self, z):
+            return flat((16 * z).round() / 16)
+
+    check = asked(misleading_gradients, Flat())  # neither changes nor predicts a change
+    assert check.verdict == "ok" and check.figure == 0
+
+
+def test_a_model_that_is_never_right_is_not_trusted():
+    """Robust accuracy 0 of 0 examples attacked says nothing; one right example is enough."""
+    x, y = data(40)
+    model, attacks = LossModel(base()), {"apgd": APGD(eps=EPS, loss="margin")}
+    options = {"space": BOX, "checks": True, "progress": False}
+    right = model(x).argmax(1)
+    report = judge(model, x, (right + 1) % 10, attacks, **options)
+    assert report.clean_accuracy == report.robust_accuracy == 0 and report.verdict == "broken"
+    check = result_of(report, "right without an attack")
+    assert check.figure == 0 and "0 of 40 examples" in check.explanation and check.remedy
+    labels = (right + 1) % 10
+    labels[0] = right[0]
+    some = result_of(judge(model, x, labels, attacks, **options), "right without an attack")
+    assert some.verdict == "ok" and some.figure == 1
 
 
 def test_one_answer_to_everything_or_a_mask_is_not_blindness():

@@ -18,10 +18,15 @@ WITHHELD = 0.45
 
 
 def random_outputs(probe: Probe) -> Check:
-    """Largest L2 distance between normalised outputs of 5 passes; AutoAttack's flag, above 1e-4."""
-    # One number per example is a row of one.
+    """Largest L2 distance between normalised outputs of 5 passes; AutoAttack's flag, above 1e-4.
+
+    Where the output is one number, the largest relative difference.
+    """
     passes = [probe.predictions(f"pass {k}").reshape(len(probe), -1).double() for k in range(CALLS)]
-    unit = [out / (out.norm(dim=1, keepdim=True) + 1e-10) for out in passes]
+    single = passes[0].shape[1] == 1  # divided by its own length it would be a sign
+    unit = [
+        out / ((passes[0] if single else out).norm(dim=1, keepdim=True) + 1e-10) for out in passes
+    ]
     spread = max(
         float((a - b).norm(dim=1).max()) for k, a in enumerate(unit) for b in unit[k + 1 :]
     )
