@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from artplus import modes
 from artplus.errors import ConfigurationError
+from artplus.keras_modules import as_torch
 from artplus.spaces import run
 from artplus.tasks import Classification, Task, make_task
 from artplus.tasks._infer import task_of
@@ -74,7 +75,7 @@ class LossModel:
         """
         if not any(child.training for child in self.module.modules()):
             return self(x), self(x_adv)
-        stream = modes.RandomState(tree_device(x))
+        stream = modes.RandomState(tree_device(x), self.module)
         before = stream.get()
         clean = self(x)
         after = stream.get()
@@ -88,7 +89,7 @@ class LossModel:
 def as_loss_model(
     model: nn.Module | LossModel, criterion: Any = None, task: str | Task = "auto"
 ) -> LossModel:
-    """Return ``model`` as a :class:`LossModel`.
+    """Return ``model`` as a :class:`LossModel`; a Keras model follows its mode as torch's do.
 
     Args:
         model: A module, or a :class:`LossModel` as it is.
@@ -111,6 +112,7 @@ def as_loss_model(
             f"model must be a torch.nn.Module, got {type(model).__name__}. For an ART estimator "
             "use AdversarialTrainerPlus(estimator)."
         )
+    model = as_torch(model)
     if isinstance(criterion, Task):
         raise ConfigurationError("give a task as task=, and the model's own loss as criterion=")
     if isinstance(task, str) and task == "auto":

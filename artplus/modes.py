@@ -165,20 +165,25 @@ class RandomState:
     """The random streams that a forward pass draws from, to be rewound.
 
     Some layers draw on the CPU wherever they run (stochastic depth), so a device's state is the
-    CPU's stream and its own.
+    CPU's stream and its own. Keras layers draw from seeds among their parameters.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, module: nn.Module) -> None:
         self._device = device
+        self._seeds = keras_modules.seeds(module)
 
     def get(self) -> tuple[torch.Tensor, ...]:
         """The present state."""
+        streams = [torch.get_rng_state(), *(seed.detach().clone() for seed in self._seeds)]
         if self._device.type == "cuda":
-            return torch.get_rng_state(), torch.cuda.get_rng_state(self._device)
-        return (torch.get_rng_state(),)
+            streams.append(torch.cuda.get_rng_state(self._device))
+        return tuple(streams)
 
     def set(self, state: tuple[torch.Tensor, ...]) -> None:
         """Return to ``state``."""
         torch.set_rng_state(state[0])
+        with torch.no_grad():
+            for seed, value in zip(self._seeds, state[1:], strict=False):
+                seed.copy_(value)
         if self._device.type == "cuda":
-            torch.cuda.set_rng_state(state[1], self._device)
+            torch.cuda.set_rng_state(state[-1], self._device)

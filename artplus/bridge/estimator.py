@@ -19,6 +19,7 @@ from artplus import _checks
 from artplus.bridge import certified
 from artplus.criterion import Criterion, LossFunction, criterion
 from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
+from artplus.keras_modules import as_torch
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -109,7 +110,7 @@ def view(estimator: Any) -> EstimatorView:
             f"{type(estimator).__name__} is not supported yet; supported are PyTorchClassifier, "
             "HuggingFaceClassifierPyTorch, their subclasses, and PyTorchRegressor"
         )
-    module = estimator.model
+    module = as_torch(estimator.model)
     _refuse_overridden_sequential(module)
     classes = getattr(estimator, "nb_classes", None)
     forward = _forward(estimator, module)

@@ -19,6 +19,7 @@ from artplus import _checks, modes
 from artplus.bridge.estimator import as_numbers, view
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.functional import are_probabilities
+from artplus.keras_modules import as_torch
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import device_of
 from artplus.training.probe import check_optimizer
@@ -81,6 +82,7 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedEstimatorError(f"wrap takes a torch.nn.Module, got {type(model).__name__}")
+    model = as_torch(model)
     if optimizer is not None:
         check_optimizer(model, optimizer)
     samples = _samples(x)

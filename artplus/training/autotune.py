@@ -191,7 +191,7 @@ def _measure(
     An error of the first is raised; training can do without the others.
     """
     module = model.module
-    flags, streams = modes.flags(module), modes.RandomState(device_of(batch.x))
+    flags, streams = modes.flags(module), modes.RandomState(device_of(batch.x), module)
     before = streams.get()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     held = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]

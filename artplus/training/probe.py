@@ -46,7 +46,7 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     batch = first(source)
     rows = slice(0, LOOK)
     x, y = take(batch.x, rows), take(batch.y, rows)
-    streams = modes.RandomState(device_of(x))
+    streams = modes.RandomState(device_of(x), model.module)
     before = streams.get()
     with modes.attack_mode(model.module), torch.no_grad():
         predictions = model(x)

@@ -131,6 +131,8 @@ class State:
         examples: Number of examples in the data, where known.
         starts: Where attacks begin, if a callback remembers that; else attacks choose.
         hooks: Those of a space inside the model, with the unit of its radius.
+        descend: How a step fills ``.grad`` while another step is around it, see
+            :class:`~artplus.training.steps.AWP`; ``None`` is the plain way.
         frozen: The weights that training leaves alone.
         fingerprint: Settings that identify the run; its checkpoints hold them too.
         resumed: The checkpoint that the run continues from.
@@ -162,6 +164,7 @@ class State:
     examples: int | None = None
     starts: Starts | None = None
     hooks: Hooks | None = None
+    descend: Callable[..., Any] | None = None
     frozen: Frozen = field(init=False)
 
     def __post_init__(self) -> None:

@@ -136,6 +136,9 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "awp accumulation": lambda engine: train(engine, step=AWP(0.05), micro_batch=4),
     "awp trades": lambda engine: train(engine, step=AWP(0.05), **loss("trades")),
     "free": lambda engine: train(engine, step=Free(3), attack=PGD(eps=0.1), lr=0.02),
+    "awp free": lambda engine: train(
+        engine, step=AWP(0.05, inner=Free(2)), attack=PGD(eps=0.1), lr=0.02
+    ),
     "ema": lambda engine: train(engine, callbacks=[EMA(0.9)]),
     "clipping": lambda engine: train(engine, callbacks=[GradientClipping(0.05)]),
     "class weights": lambda engine: train(engine, class_weight=WEIGHTS),

@@ -129,6 +129,52 @@ def test_awp_is_the_papers_with_a_copied_proxy_model(name, gamma):
         torch.testing.assert_close(weights(model)[key], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["at", "trades"])
+def test_awp_of_zero_around_free_is_free_bit_for_bit(name):
+    """Weights, carried perturbation, dropout and the slope of the examples."""
+    start = net(dropout=0.4)
+    results = []
+    for step in (Free(3), AWP(gamma=0.0, inner=Free(3)), AWP(gamma=0.5, warmup=9, inner=Free(3))):
+        torch.manual_seed(3)
+        state = state_of(copy.deepcopy(start), make_method(name, eps=0.1))
+        for _ in range(2):
+            step(state, Batch(X, Y), nothing)
+        assert state.descend is None
+        results.append((weights(state.model.module), state.memory["free"]))
+    for found, delta in results[1:]:
+        assert same(results[0][0], found) and torch.equal(results[0][1], delta)
+    assert float(results[0][1].abs().sum()) > 0
+
+
+def test_awp_around_free_is_the_two_papers_loops():
+    """In every replay weights move aside, and weights and δ take their gradient there."""
+    start = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    eps, gamma, twin = 0.1, 0.3, copy.deepcopy(start)
+    state = state_of(start, make_method("at", eps=eps, bounds=(0.0, 1.0)))
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    AWP(gamma, inner=Free(3))(state, Batch(X, Y), nothing)
+
+    delta = torch.zeros_like(X)
+    for _ in range(3):
+        z = (X + delta).clamp(0, 1).requires_grad_()
+        layers = [p for p in twin.parameters() if p.ndim > 1]
+        slopes = torch.autograd.grad(F.cross_entropy(twin(z.detach()), Y), layers)
+        ways = zip(layers, slopes, strict=True)
+        added = [gamma * w.detach().norm() / g.norm() * g for w, g in ways]
+        with torch.no_grad():
+            [w.add_(v) for w, v in zip(layers, added, strict=True)]
+        optimizer.zero_grad()
+        F.cross_entropy(twin(z), Y).backward()
+        with torch.no_grad():
+            [w.sub_(v) for w, v in zip(layers, added, strict=True)]
+            delta = (z + eps * z.grad.sign() - X).clamp(-eps, eps)
+            delta = (X + delta).clamp(0, 1) - X
+        optimizer.step()
+    for key, value in weights(twin).items():
+        torch.testing.assert_close(weights(start)[key], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(state.memory["free"], delta)
+
+
 def test_awp_differs_from_the_ordinary_step():
     """The identities above are no accident of a perturbation that is never added."""
     start = net()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 import artplus
 from artplus import keras_modules, modes
+from artplus.model import LossModel
 from artplus.training.callbacks import EMA, Callback, KeepBest, Validation
+from tests.toys import classifier
 
 
 class Value:
@@ -161,13 +163,38 @@ def test_a_fit_trains_with_batch_statistics_and_copies_them():
 
     data = torch.rand(16, 6), torch.randint(3, (16,))
     artplus.fit(
-        keras_modules.as_torch(model), data, torch.optim.SGD([model.kernel], lr=0.1), eps=0.05,
+        model, data, torch.optim.SGD([model.kernel], lr=0.1), eps=0.05,
         epochs=3, batch_size=8, progress=False,
         callbacks=[EMA(0.9), Look(), Scripted(0.1, 0.9, 0.2), KeepBest()],
     )  # fmt: skip
     assert not torch.equal(model.kernel, start["kernel"])
     assert not torch.equal(means[1], means[2]) and torch.equal(model.mean, means[1])
     assert int(model.seed[1]) > 0
+
+
+def test_two_passes_draw_the_same_dropout():
+    """Keras draws from seeds of its own, which are wound back with torch's stream."""
+    model, x = LossModel(keras_modules.as_torch(Users())), torch.rand(8, 6)
+    clean, adversarial = model.pair(x, x.clone())
+    assert torch.equal(clean, adversarial)
+    assert not torch.equal(clean, model(x))
+    assert int(model.module.module.seed[1]) == 2
+
+
+def test_an_estimator_of_a_keras_model_trains_in_train_mode():
+    """Through ART, made by wrap or by hand."""
+    x, y = torch.rand(16, 6).numpy(), torch.randint(3, (16,)).numpy()
+    by_hand, wrapped = Users(), Users()
+    estimators = [
+        classifier(by_hand, optimizer=torch.optim.SGD([by_hand.kernel], lr=0.1)),
+        artplus.wrap(
+            wrapped, x, y, optimizer=torch.optim.SGD([wrapped.kernel], lr=0.1), verbose=False
+        ),
+    ]
+    for estimator, model in zip(estimators, (by_hand, wrapped), strict=True):
+        trainer = artplus.AdversarialTrainerPlus(estimator, eps=0.05, verbose=False)
+        trainer.fit(x, y, nb_epochs=1)
+        assert float(model.mean.detach().abs().sum()) > 0 and int(model.seed[1]) > 0
 
 
 def test_keras_itself():

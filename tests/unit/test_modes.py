@@ -290,7 +290,7 @@ def test_begin_training_wakes_a_model_under_peft():
 
 def test_random_state_rewinds_the_stream(device):
     """Draws after a rewind are the same draws, on the device and on the CPU."""
-    stream = modes.RandomState(device)
+    stream = modes.RandomState(device, nn.Dropout())
     before = stream.get()
     first = torch.rand(3, device=device), torch.rand(3)
     after = stream.get()

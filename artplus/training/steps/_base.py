@@ -77,6 +77,11 @@ def craft(state: State, batch: Batch) -> Crafted:
 
 
 def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
+    """Fill ``.grad``: by :func:`add_gradient`, or as a step around this one has it."""
+    return (state.descend or add_gradient)(state, batch, crafted)
+
+
+def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     r"""Add the gradient of the objective on the whole batch to ``.grad``.
 
     .. math:: \sum_{p} \nabla_\theta \sum_{i \in p} w_i L_i \Big/ \sum_i w_i

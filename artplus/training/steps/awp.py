@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch import Tensor
 from artplus import _checks, modes
 from artplus.training.data import Batch
 from artplus.training.state import State
-from artplus.training.steps._base import Crafted, Gradients, craft, descend, measure, move
-from artplus.tree import device_of
+from artplus.training.steps._base import Crafted, Gradients, Step, StepOutput, add_gradient
+from artplus.training.steps.standard import standard
+from artplus.tree import detach, device_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class AWP:
     Args:
         gamma: Size of the perturbation relative to the weights, >= 0: 0.01 [Wu20]_ with plain
             adversarial training, 0.005 with TRADES.
-        warmup: Epochs of ordinary steps before, >= 0; 0 in the paper, 10 in some configurations of
-            its code.
+        warmup: Epochs of steps without it before, >= 0; 0 in the paper, 10 in some configurations
+            of its code.
+        inner: The step whose gradients are taken at the perturbed weights; the ordinary one
+            [Wu20]_, or ``Free()``.
 
     References:
         .. [Wu20] Wu, Xia and Wang, "Adversarial weight perturbation helps robust generalization",
@@ -54,6 +58,7 @@ class AWP:
 
     gamma: float = 0.01
     warmup: float = 0.0
+    inner: Step = standard
 
     def __post_init__(self) -> None:
         _checks.nonnegative("gamma", self.gamma)
@@ -61,22 +66,35 @@ class AWP:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""
-        crafted = craft(state, batch)
-        perturbation = {} if state.epoch < self.warmup else self._worst(state, batch, crafted)
+        plain = state.descend
+        if state.epoch >= self.warmup:
+            state.descend = partial(self._descend, plain or add_gradient)
+        try:
+            self.inner(state, batch, gradients)
+        finally:
+            state.descend = plain
+
+    def _descend(
+        self, plain: Callable[..., StepOutput], state: State, batch: Batch, crafted: Crafted
+    ) -> StepOutput:
+        """The gradient at the perturbed weights."""
+        perturbation = self._worst(plain, state, batch, crafted)
         state.optimizer.zero_grad(set_to_none=True)
         with _added(perturbation):
-            seen = descend(state, batch, crafted)
-        move(state, gradients)
-        measure(state, batch, seen)
+            return plain(state, batch, crafted)
 
-    def _worst(self, state: State, batch: Batch, crafted: Crafted) -> dict[Tensor, Tensor]:
+    def _worst(
+        self, plain: Callable[..., StepOutput], state: State, batch: Batch, crafted: Crafted
+    ) -> dict[Tensor, Tensor]:
         """What to add to each weight tensor."""
         module = state.model.module
-        stream = modes.RandomState(device_of(batch.x))
+        stream = modes.RandomState(device_of(batch.x), module)
         before = stream.get()
         state.optimizer.zero_grad(set_to_none=True)
+        # Free takes the slope of its examples from the one pass that moves the weights.
+        still = replace(crafted, x_advs=tuple(map(detach, crafted.x_advs)))
         with modes.frozen_batchnorm_stats(module):
-            descend(state, batch, crafted)
+            plain(state, batch, still)
         stream.set(before)
         found: dict[Tensor, Tensor] = {}
         for weight in module.parameters():

@@ -38,7 +38,7 @@ class RetryOnOOM:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""
-        streams = modes.RandomState(device_of(batch.x))
+        streams = modes.RandomState(device_of(batch.x), state.model.module)
         while True:
             held = _Held(state, streams)
             try:
