@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from artplus.losses import make_loss as make_loss
     from artplus.losses import register_loss as register_loss
     from artplus.model import LossModel as LossModel
+    from artplus.tasks import Metric as Metric
+    from artplus.tasks import Task as Task
+    from artplus.tasks import list_tasks as list_tasks
+    from artplus.tasks import make_task as make_task
+    from artplus.tasks import register_task as register_task
     from artplus.trainers import Recipe as Recipe
     from artplus.trainers import list_trainers as list_trainers
     from artplus.trainers import register_trainer as register_trainer
@@ -39,19 +44,24 @@ _HOMES = {
     "History": "artplus.training",
     "LossModel": "artplus.model",
     "Method": "artplus.training",
+    "Metric": "artplus.tasks",
     "Objective": "artplus.losses",
     "Recipe": "artplus.trainers",
     "Report": "artplus.evaluation.report",
+    "Task": "artplus.tasks",
     "Terms": "artplus.losses",
     "ThreatReport": "artplus.evaluation.threats",
     "evaluate": "artplus.bridge.evaluate",
     "fit": "artplus.training",
     "list_losses": "artplus.losses",
+    "list_tasks": "artplus.tasks",
     "list_trainers": "artplus.trainers",
     "make_loss": "artplus.losses",
     "make_method": "artplus.training",
+    "make_task": "artplus.tasks",
     "make_trainer": "artplus.bridge.trainer",
     "register_loss": "artplus.losses",
+    "register_task": "artplus.tasks",
     "register_trainer": "artplus.trainers",
     "wrap": "artplus.bridge.wrap",
 }
