@@ -233,9 +233,9 @@ class _Run:
         advance(len(positions), newly_fooled)
 
 
-def _restored(x: Tensor, x_adv: Tensor, rows: Tensor) -> Tensor:
-    """``x_adv`` with the clean inputs where ``rows`` is true."""
-    return torch.where(rows.to(x.device).view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
+def _restored(z: Tensor, z_adv: Tensor, rows: Tensor) -> Tensor:
+    """``z_adv`` with the clean inputs where ``rows`` is true."""
+    return torch.where(rows.to(z.device).view(-1, *(1,) * (z.ndim - 1)), z, z_adv)
 
 
 def _target_classes(data: EvaluationData, y: Tree, seed: int) -> Tree:

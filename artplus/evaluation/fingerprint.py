@@ -29,30 +29,30 @@ def fingerprint(
         digest_of_data: Digest of inputs and labels.
         settings: Further ones by name.
     """
-    found = {"artplus": versions()["artplus"], "device": data.device.type}
+    key = {"artplus": versions()["artplus"], "device": data.device.type}
     module = data.model.module
     for name, child in module.named_modules():
-        found[f"layer {name or '(whole)'}"] = text(f"{type(child).__name__}({child.extra_repr()})")
+        key[f"layer {name or '(whole)'}"] = text(f"{type(child).__name__}({child.extra_repr()})")
     for name, value in module.state_dict().items():
-        found[f"model.{name}"] = shape(value)
+        key[f"model.{name}"] = shape(value)
         if isinstance(value, Tensor):
-            found[f"model.{name}"] += f" {digest(value)}"
-    describe(data.model.task, "task", found)
-    describe(data.model.forward, "forward", found, parts=_art)
+            key[f"model.{name}"] += f" {digest(value)}"
+    describe(data.model.task, "task", key)
+    describe(data.model.forward, "forward", key, parts=_art)
     if not module.state_dict():  # a model behind predict: known by what it says
         _, x, y, _ = data.batch(torch.arange(min(data.n, data.batch_size)))
-        found["model.predictions"] = digest(data.score(x, y).predictions)
-    found["data"], found["data.examples"] = digest_of_data, str(data.n)
-    describe(data.space, "space", found)
-    describe(data.mistakes, "mistakes", found)
-    found["attacks"] = ", ".join(attacks)
+        key["model.predictions"] = digest(data.score(x, y).predictions)
+    key["data"], key["data.examples"] = digest_of_data, str(data.n)
+    describe(data.space, "space", key)
+    describe(data.mistakes, "mistakes", key)
+    key["attacks"] = ", ".join(attacks)
     for name, attack in attacks.items():
-        describe(attack, f"attack {name}", found, parts=_own)
-    describe({**settings, "batch_size": data.batch_size}, "settings", found)
-    return found
+        describe(attack, f"attack {name}", key, parts=_attributes)
+    describe({**settings, "batch_size": data.batch_size}, "settings", key)
+    return key
 
 
-def _own(value: Any) -> dict[Any, Any] | None:
+def _attributes(value: Any) -> dict[Any, Any] | None:
     """What an attack of somebody's own class is made of."""
     if isinstance(value, Attack) and not isinstance(value, type) and hasattr(value, "__dict__"):
         return None if dataclasses.is_dataclass(value) else vars(value)

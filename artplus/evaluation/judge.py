@@ -67,53 +67,46 @@ def judge(
     progress: bool = True,
     device: torch.device | str | None = None,
 ) -> Report:
-    """Attack a model on given examples and report what it withstands.
+    """Attack a model on some examples and report what it withstands.
 
     Predictions are made in evaluation mode and without gradients; the model's flags and its
-    parameters' ``.grad`` come back as they were. Each attack is run on every example that is
-    right without it (in regression on all), so that their accuracies compare. What an attack
-    returns is measured in double precision: one that leaves its ball or the valid range, raises,
-    or returns NaN, a wrong shape or nothing but unchanged inputs is *broken*: what withstands it
-    is no evidence, and only mistakes that it found inside the rules count. A targeted attack aims
-    at a class drawn uniformly from the others and succeeds with any mistake.
+    parameters' ``.grad`` are restored. Each attack is run on every example that is right without it
+    (in regression on all), so that their accuracies compare. What an attack returns is measured in
+    double precision: an attack that leaves its ball or the valid range, raises, or returns NaN, a
+    wrong shape or nothing but unchanged inputs is *broken*. An example that withstands a broken
+    attack is no evidence; only mistakes that the attack found inside the rules count. A targeted
+    attack aims at a class drawn uniformly from the others and succeeds with any mistake.
 
-    Where ``torch.distributed`` is initialised, as under ``torchrun`` or ``accelerate launch``,
-    every process must call this with the same arguments, all the examples among them. The batches
-    of each attack are dealt out, and every process returns the report of all. Since draws follow
-    from a batch's number, it is the one that a single process gives.
+    Each attack draws its randomness from ``seed``, its name and the number of the batch, so that
+    other attacks, their order, or the number of processes do not change it. Where
+    ``torch.distributed`` is initialised, as under ``torchrun`` or ``accelerate launch``, every
+    process must call this with the same arguments, including all the examples. Each runs its share
+    of the batches, and all return the same report. :func:`artplus.evaluate` says more of the
+    options.
 
     Args:
         model: What is judged.
-        x: ``(n, *input)`` floats inside ``space``, or a tree of columns; a memory map is read a
-            batch at a time.
+        x: ``(n, *input)`` floats inside ``space``, or a tree of columns; a memory map is read batch
+            by batch.
         y: ``(n,)`` class numbers, ``(n, classes)`` rows, or the targets of the model's task.
-        attacks: By name; run in this order. Each draws its randomness from ``seed``, its name and
-            the number of the batch, so that others, or their order, do not change it.
+        attacks: By name; run in this order.
         space: What may be perturbed, with range and mask.
         batch_size: Examples at a time. Random starts are drawn per batch.
         seed: The same seed gives the same report, but for times and dates.
-        only_survivors: Run each attack only on examples that no attack before it fooled. Faster
-            for an ensemble and with the same worst case (up to random draws); the accuracies are
-            then cumulative.
-        mistakes: ``(predictions, y) -> (batch,)`` booleans, which predictions are wrong. Default:
-            the wrong class, if the loss is over classes, else none (regression).
+        only_survivors: Run each attack only on examples that no attack before it fooled; accuracies
+            are then cumulative.
+        mistakes: ``(predictions, y) -> (batch,)`` booleans, which predictions are wrong; default:
+            what the model's task calls wrong.
         examples: How many attacked examples to keep in the report.
         class_names: One per class, for display.
         name: What to call the model; default its class.
         notes: What else the report should say.
-        checks: Look for signs that the attacks failed, on up to 64 examples that are right without
-            an attack: :mod:`artplus.evaluation.checks`. Fills ``checks`` and ``verdict``.
-        surrogate: Another model for the same task, on the same device: the checks then hold
-            attacks made on it against those made on the model. Needs ``checks``.
-        analyses: What else to examine, as names or objects of
-            :mod:`artplus.evaluation.analyses`; fills ``sections``. Each is asked before the
-            attacks run whether it applies; one that fails afterwards says so in its section.
+        checks: Look for signs that the attacks failed; fills ``checks`` and ``verdict``.
+        surrogate: Another model for the same task, on the same device; needs ``checks``.
+        analyses: What else to examine, as names or objects; fills ``sections``.
         before: The model before it was hardened, for analyses that compare.
         estimator: What the model was made of, for analyses that ask for its kind.
-        checkpoint: A folder to save the evaluation in as it goes; where it holds this evaluation
-            already, it is continued. Killed at any moment and called again with the same
-            arguments, it ends with the same report, but for the date; times add up. One of another
-            model, data, attacks or settings is refused.
+        checkpoint: A folder to save the evaluation in as it goes, and to continue from.
         checkpoint_every: Least seconds between two writes; 0 writes after every batch.
         progress: Show a bar per attack, with the robust accuracy so far and the time left.
         device: Where batches go; default where the model's parameters are.

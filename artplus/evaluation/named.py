@@ -162,5 +162,5 @@ def apgd(threat: Threat, *, steps: int) -> APGD:
 
 def _needs(threat: Threat, least: int, name: str) -> None:
     if threat.classes is None or threat.classes < least:
-        found = "a regression" if threat.classes is None else f"{threat.classes} classes"
-        raise ConfigurationError(f"{name!r} needs at least {least} classes, the model has {found}")
+        kind = "a regression" if threat.classes is None else f"{threat.classes} classes"
+        raise ConfigurationError(f"{name!r} needs at least {least} classes, the model has {kind}")

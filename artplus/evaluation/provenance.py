@@ -32,11 +32,11 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide the result."""
-    found = {"python": platform.python_version()}
+    """Version numbers of Python and of the packages that decide the result."""
+    numbers = {"python": platform.python_version()}
     for package in ("artplus", "torch", "adversarial-robustness-toolbox", "numpy"):
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers

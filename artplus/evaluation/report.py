@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from artplus import saving
 from artplus.errors import DataError
 from artplus.evaluation import schema, text, wording
 from artplus.evaluation.checks._base import Check, Verdict, overall
@@ -24,7 +21,7 @@ FORMAT, VERSION = "artplus.report", 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Report:
+class Report(schema.Document):
     r"""How a model does on n examples, without and under attack.
 
     Robust accuracy is the per-example worst case,
@@ -224,33 +221,6 @@ class Report:
                 f"{len(report.losses_clean)} values"
             )
         return replace(report, worst_attack=Names.of(report.worst_attack))
-
-    def to_json(self, *, indent: int | None = None) -> str:
-        """:meth:`to_dict` as strict JSON."""
-        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
-
-    @classmethod
-    def from_json(cls, content: str) -> Report:
-        """The report that :meth:`to_json` wrote.
-
-        Raises:
-            DataError: if ``content`` is no report.
-        """
-        return cls.from_dict(schema.parse(content))
-
-    def save(self, path: str | Path) -> Path:
-        """Write a page, a table, a picture or the raw numbers, by the suffix of ``path``.
-
-        Args:
-            path: Ends in ``.html``, ``.md``, ``.txt``, ``.png`` or ``.json``.
-
-        Returns:
-            The path, as a :class:`~pathlib.Path`.
-
-        Raises:
-            ConfigurationError: for another suffix.
-        """
-        return saving.save(self, path)
 
 
 def _interval(correct: Bools) -> Interval:

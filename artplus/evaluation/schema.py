@@ -18,14 +18,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from artplus import saving
 from artplus.errors import ArtplusError, DataError
 
 T = TypeVar("T")
+D = TypeVar("D", bound="Document")
 
 
 def encode(value: Any) -> Any:
@@ -77,6 +80,50 @@ def check_header(data: Mapping[str, Any], form: str, version: int, what: str) ->
             f"this artplus reads version {version} of {form}, got {header.get('version')!r}; the "
             "version of artplus that wrote it can read it"
         )
+
+
+class Document:
+    """What a report of either kind shares: strict JSON, and files in every format."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, versioned; :meth:`from_dict` is its inverse."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls: type[D], data: Mapping[str, Any]) -> D:
+        """The report that :meth:`to_dict` wrote.
+
+        Raises:
+            DataError: if ``data`` is no report, damaged, or of another version.
+        """
+        raise NotImplementedError
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_json(cls: type[D], content: str) -> D:
+        """The report that :meth:`to_json` wrote.
+
+        Raises:
+            DataError: if ``content`` is no report.
+        """
+        return cls.from_dict(parse(content))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a page, a table, a picture or the raw numbers, by the suffix of ``path``.
+
+        Args:
+            path: Ends in ``.html``, ``.md``, ``.txt``, ``.png`` or ``.json``.
+
+        Returns:
+            The path, as a :class:`~pathlib.Path`.
+
+        Raises:
+            ConfigurationError: for another suffix.
+        """
+        return saving.save(self, path)
 
 
 def _encode(value: Any, kind: Any) -> Any:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from artplus import saving
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import schema, text, wording
 from artplus.evaluation.checks._base import Check, Verdict
@@ -25,11 +22,13 @@ FORMAT, VERSION = "artplus.threats", 2
 
 
 @dataclass(frozen=True, eq=False)
-class ThreatReport:
+class ThreatReport(schema.Document):
     """How a model does under each of several threats, and if an attacker may choose among them.
 
     An example counts as robust only if it withstands every attack of every threat, so robust
     accuracy over the union is at most the least of the threats' [Tramer19]_.
+
+    Saved as a page, a table or a picture, it is :attr:`union`; as JSON it is everything.
 
     Args:
         reports: One for each threat, on the same model and examples.
@@ -176,33 +175,6 @@ class ThreatReport:
         if not isinstance(reports, list) or not reports:
             raise DataError("this report on several threats is damaged: it holds no reports")
         return cls(tuple(Report.from_dict(report) for report in reports))
-
-    def to_json(self, *, indent: int | None = None) -> str:
-        """:meth:`to_dict` as strict JSON."""
-        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
-
-    @classmethod
-    def from_json(cls, content: str) -> ThreatReport:
-        """What :meth:`to_json` wrote.
-
-        Raises:
-            DataError: if ``content`` is something else.
-        """
-        return cls.from_dict(schema.parse(content))
-
-    def save(self, path: str | Path) -> Path:
-        """Write the union as a page, a table or a picture, or everything as raw numbers.
-
-        Args:
-            path: Ends in ``.html``, ``.md``, ``.txt``, ``.png`` or ``.json``.
-
-        Returns:
-            The path, as a :class:`~pathlib.Path`.
-
-        Raises:
-            ConfigurationError: for another suffix.
-        """
-        return saving.save(self, path)
 
 
 def _threat(report: Report) -> str:

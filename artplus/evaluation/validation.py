@@ -97,7 +97,7 @@ def _floats(x: Inputs, module: nn.Module) -> Inputs:
 
 
 def _targets(y: Any) -> Tree:
-    if isinstance(y, (Mapping, tuple, list)) and not isinstance(y, (Tensor,)):
+    if isinstance(y, (Mapping, tuple, list)):
         return map_tensors(Tensor.detach, y)
     targets = as_tensor(y).detach()
     if targets.ndim == 0:
@@ -152,8 +152,6 @@ def _numbers(y: Tree, outputs: Tree) -> Tree:
     """Regression targets, shaped as the outputs so that errors are taken element by element."""
     if not isinstance(y, Tensor) or not isinstance(outputs, Tensor) or not y.is_floating_point():
         return y
-    if not bool(torch.isfinite(y).all()):
-        raise DataError("y must be finite, but it holds NaN or infinity")
     if y[0].numel() != outputs[0].numel():
         return y  # the loss knows what to do with it, or says so
     return y.to(outputs.dtype).reshape(len(y), *outputs.shape[1:])

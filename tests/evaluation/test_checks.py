@@ -317,7 +317,7 @@ def test_sign_test():
 class Scripted:
     """A probe whose attacks fool given numbers of 40 examples, by radius."""
 
-    classifies = True
+    right_or_wrong = True
     gradients = torch.ones(40, 1)
 
     def __init__(self, half, one, two, four):
@@ -349,7 +349,7 @@ def test_a_curve_that_rises_is_suspicious():
 class Rivals:
     """A probe of 40 examples whose attacks fool given numbers of them."""
 
-    classifies = True
+    right_or_wrong = True
     gradients = torch.ones(40, 1)
 
     def __init__(self, white, noise, black):

@@ -27,14 +27,15 @@ from artplus.evaluation.untouched import untouched
 _log = logging.getLogger(__name__)
 
 
-def chosen(given: str | Analysis | Iterable[str | Analysis]) -> tuple[Analysis, ...]:
-    """Names and objects as analyses, in the order given.
+def chosen(analyses: str | Analysis | Iterable[str | Analysis]) -> tuple[Analysis, ...]:
+    """Names and objects as analyses, in their order.
 
     Raises:
         UnknownNameError: for a name that is not registered.
         ConfigurationError: for what is no analysis.
     """
-    several: Sequence[Any] = [given] if isinstance(given, str) or callable(given) else list(given)
+    single = isinstance(analyses, str) or callable(analyses)
+    several: Sequence[Any] = [analyses] if single else list(analyses)  # type: ignore[arg-type]
     return tuple(_one(analysis) for analysis in several)
 
 

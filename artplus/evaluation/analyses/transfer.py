@@ -87,21 +87,21 @@ class Transfer(BaseAnalysis):
         models |= {name: as_loss_model(model) for name, model in (self.models or {}).items()}
         index = subject.first(self.n)
         accuracy = transfer_matrix(subject.data, models, attack, index, seed=subject.seed)
-        own = accuracy["model"][0]
+        white_box = accuracy["model"][0]
         source = min((name for name in models if name != "model"), key=lambda m: accuracy[m][0])
         best = accuracy[source][0]
         notes = [
             f"{type(attack).__name__} within {wording.norm_name(attack.norm)} on "
             f"{subject.sample(index)}."
         ]
-        if best < own - 0.02:
+        if best < white_box - 0.02:
             notes.append(
                 f"Examples made on {source} fool the model more often than those made on itself: "
                 "its gradients mislead, so judge it by attacks without them (square) too."
             )
         return self.section(
-            f"The model is right on {wording.percent(own)} of the examples made on itself, and on "
-            f"{wording.percent(best)} of those made on {source}"
+            f"The model is right on {wording.percent(white_box)} of the examples made on itself, "
+            f"and on {wording.percent(best)} of those made on {source}"
             + (", which transfer best." if len(models) > 2 else "."),
             (
                 Matrix(
@@ -113,7 +113,7 @@ class Transfer(BaseAnalysis):
                     caption="Accuracy of each column's model on examples crafted on each row's.",
                 ),
             ),
-            figures={"white_box": own, "best_transfer": best},
+            figures={"white_box": white_box, "best_transfer": best},
             notes=notes,
         )
 

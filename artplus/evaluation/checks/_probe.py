@@ -14,6 +14,7 @@ from torch import Tensor
 from artplus import seeding
 from artplus.attacks import APGD, FAB, Attack, Square
 from artplus.attacks._base import Budget, Relative, look, scaled
+from artplus.attacks._goal import LossName
 from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
 from artplus.evaluation.data import EvaluationData
@@ -81,6 +82,11 @@ class Probe:
     def classifies(self) -> bool:
         """Whether predictions are right or wrong by their logits over classes."""
         return self.data.classes is not None and self.data.classes > 1
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether predictions are right or wrong at all."""
+        return self.report.correct_clean is not None
 
     def over(self, function: Callable[[Tree, Tree, Space], Tensor], name: str) -> Tensor:
         """``function(x, y, space)`` of every batch, concatenated, on the CPU.
@@ -165,7 +171,7 @@ class Probe:
 
     @cached_property
     def white_box(self) -> Tensor:
-        """``(m,)`` booleans: which examples 50 steps of Auto-PGD on the margin fool."""
+        """``(m,)`` booleans: which examples 50 steps of :meth:`stronger` fool."""
         return self.fooled_by(self.stronger(), "white box")
 
     @cached_property
@@ -197,8 +203,12 @@ class Probe:
         return self.over(drawn, "noise")
 
     def stronger(self, *, scale: float = 1.0, steps: int = STEPS) -> APGD:
-        """Auto-PGD on the margin, which does not depend on the scale of the logits."""
-        return APGD(eps=scaled(self.eps, scale), norm=self.norm, steps=steps, loss="margin")
+        """Auto-PGD on the margin, which does not depend on the scale of the logits.
+
+        On the model's own loss where predictions are not of one class.
+        """
+        loss: LossName | None = "margin" if self.classifies else None
+        return APGD(eps=scaled(self.eps, scale), norm=self.norm, steps=steps, loss=loss)
 
     @cached_property
     def paths(self) -> dict[str, Path]:

@@ -63,7 +63,7 @@ def more_steps(probe: Probe) -> Check | None:
         .. [Carlini19] Carlini et al., "On evaluating adversarial robustness", 2019,
            https://arxiv.org/abs/1902.06705
     """
-    if probe.robust is None or probe.gradients is None or not probe.classifies:
+    if probe.robust is None or probe.gradients is None:
         return None
     fooled = int((probe.white_box & probe.robust).sum())
     share, name = fooled / len(probe), "more steps"
@@ -73,7 +73,7 @@ def more_steps(probe: Probe) -> Check | None:
         name,
         "suspicious",
         share,
-        f"{STEPS} more steps, on the margin, fool {fooled} of {len(probe)} examples that are "
+        f"{STEPS} steps of Auto-PGD fool {fooled} of {len(probe)} examples that are "
         "robust to every attack.",
         "Use stronger attacks: the suite standard, or more steps and restarts.",
     )

@@ -28,11 +28,11 @@ _MASKED = (
 
 def attacks_worked(probe: Probe) -> Check:
     """Number of attacks of the evaluation that do not count."""
-    broken, everything = len(probe.report.broken), len(probe.report.attacks)
-    name, text = "attacks worked", f"{broken} of {plural(everything, 'attack')} broken."
+    broken, attacks = len(probe.report.broken), len(probe.report.attacks)
+    name, text = "attacks worked", f"{broken} of {plural(attacks, 'attack')} broken."
     if not broken:
         return Check(name, "ok", 0.0, "Every attack kept the rules and moved its inputs.")
-    level: Level = "suspicious" if broken < everything else "broken"
+    level: Level = "suspicious" if broken < attacks else "broken"
     return Check(name, level, float(broken), text, "See each attack's own reason.")
 
 
@@ -112,7 +112,7 @@ def _fooled_by_one_side(report: Report, square: Collection[str]) -> tuple[int, i
 
 def white_box_strongest(probe: Probe) -> Check | None:
     """The white box is at least as strong as Square and as noise; each by a sign test."""
-    if probe.gradients is None or not probe.classifies:
+    if probe.gradients is None or not probe.right_or_wrong:
         return None
     rivals = {"random noise": probe.noise, "Square without gradients": probe.black_box}
     better: dict[str, int] = {}
@@ -162,7 +162,7 @@ def unconstrained_attack(probe: Probe) -> Check | None:
 
 def monotone_curve(probe: Probe) -> Check | None:
     """Most examples that a smaller radius fools and a larger one does not, against chance."""
-    if probe.gradients is None or not probe.classifies:
+    if probe.gradients is None or not probe.right_or_wrong:
         return None
     fooled = [
         probe.white_box
