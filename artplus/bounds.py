@@ -99,24 +99,24 @@ def _bound(value: Any) -> float | Tensor:
     return float(array) if array.size == 1 else torch.from_numpy(array.copy())
 
 
-def infer(x: Inputs) -> tuple[tuple[float, float] | None, str]:
+def infer(values: Inputs) -> tuple[tuple[float, float] | None, str]:
     """The usual range that the inputs lie in, and a sentence that says so.
 
     [0, 1]; for images [0, 255]; [-1, 1]; anything else is taken as unbounded.
 
     Args:
-        x: ``(n, *input)`` floats.
+        values: ``(n, *input)`` floats.
 
     Example:
         >>> infer(torch.rand(4, 3))[0]
         (0.0, 1.0)
     """
     least, greatest = math.inf, -math.inf
-    for part in chunks(x):
+    for part in chunks(values):
         least, greatest = min(least, float(part.min())), max(greatest, float(part.max()))
     seen = f"inputs lie in [{least:.4g}, {greatest:.4g}]"
     for low, high, images in ((0.0, 1.0, False), (-1.0, 1.0, False), (0.0, 255.0, True)):
-        if low <= least and greatest <= high and (x.ndim > 2 or not images):
+        if low <= least and greatest <= high and (values.ndim > 2 or not images):
             told = f"{seen}: attacks stay in [{low:g}, {high:g}], inferred from the data; "
             return (low, high), f"{told}bounds=(low, high) changes that, bounds=None takes it away"
     return None, (

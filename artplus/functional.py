@@ -108,3 +108,9 @@ def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
     r"""Soft labels :math:`(1 - s)\,\mathrm{onehot}(y) + s / C`, ``(batch, classes)`` floats."""
     rows = F.one_hot(y.long(), classes).float() if y.ndim == 1 else y.float()
     return rows * (1 - smoothing) + smoothing / classes
+
+
+def weights_by_class(y: Tensor, class_weight: Tensor) -> Tensor:
+    """What each label weighs, ``(batch,)``; soft rows as their classes do on average."""
+    per_class = class_weight.to(y.device)
+    return y.to(per_class) @ per_class if y.ndim == 2 else per_class[y]

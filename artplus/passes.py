@@ -215,13 +215,15 @@ def asking(model: Any, methods: Mapping[str, Callable[..., int] | None]) -> Iter
     passes.known &= passes.forwards > before
 
 
-def _examples(x: Tree) -> int:
+def _examples(value: Tree) -> int:
     """Number of examples of inputs in any form, such as a module's arguments."""
-    if isinstance(x, (list, Tensor)):
-        return len(x)
-    members = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else ()
-    if isinstance(x, Node):
-        members = x.members().values()
+    if isinstance(value, (list, Tensor)):
+        return len(value)
+    members = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
+    )
+    if isinstance(value, Node):
+        members = value.members().values()
     return next((n for member in members if (n := _examples(member))), 0)
 
 

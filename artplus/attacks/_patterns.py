@@ -28,17 +28,17 @@ class Canvas:
     width: int
 
     @classmethod
-    def of(cls, x: Tensor, *, tiled: bool) -> Canvas:
+    def of(cls, z: Tensor, *, tiled: bool) -> Canvas:
         """The canvas of inputs ``(batch, *input)``.
 
         Args:
-            x: Inputs.
+            z: Inputs.
             tiled: Pyramids will be drawn, which need three pixels each way.
 
         Raises:
             ConfigurationError: for inputs that are no images, signals or rows.
         """
-        shape = tuple(x.shape[1:])
+        shape = tuple(z.shape[1:])
         if tiled and (len(shape) != 3 or min(shape[1:]) < 3):
             raise ConfigurationError(
                 "Square with norm 2 draws pyramids on images (batch, channels, height, width) of "
@@ -54,9 +54,9 @@ class Canvas:
             channels, height = shape[0], 1
         return cls(channels, height, width)
 
-    def stripes(self, x: Tensor, generator: Draw) -> Tensor:
-        """One random sign per example, channel and column, shaped like ``x``."""
-        return self._spread(_signs((len(x), self.channels, 1, self.width), x, generator), x)
+    def stripes(self, z: Tensor, generator: Draw) -> Tensor:
+        """One random sign per example, channel and column, shaped like ``z``."""
+        return self._spread(_signs((len(z), self.channels, 1, self.width), z, generator), z)
 
     def side(self, share: float, *, least: int = 1, odd: bool = False) -> Side:
         """Height and width of a window that covers ``share`` of the pixels."""
@@ -78,18 +78,18 @@ class Canvas:
         across = torch.randint(lefts, (count, 1, 1), generator=generator, device=like.device)
         return (across + down * self.width) + _window(self, side, like.device)
 
-    def tiles(self, x: Tensor, order: float, generator: Draw) -> Tensor:
-        """A grid of pyramids, five each way where they fit, of random signs; shaped like ``x``."""
-        n, c, s = len(x), self.channels, max(min(self.height, self.width) // 5, 1)
+    def tiles(self, z: Tensor, order: float, generator: Draw) -> Tensor:
+        """A grid of pyramids, five each way where they fit, of random signs; shaped like ``z``."""
+        n, c, s = len(z), self.channels, max(min(self.height, self.width) // 5, 1)
         rows, columns = self.height // s, self.width // s
-        turn = torch.randint(2, (n, 1, rows, columns), generator=generator, device=x.device)
-        sign = torch.randint(2, (n, c, rows, columns), generator=generator, device=x.device)
-        tiles = bumps(s, order, x)[turn + 2 * sign].view(n, c, rows, columns, s, s)
+        turn = torch.randint(2, (n, 1, rows, columns), generator=generator, device=z.device)
+        sign = torch.randint(2, (n, c, rows, columns), generator=generator, device=z.device)
+        tiles = bumps(s, order, z)[turn + 2 * sign].view(n, c, rows, columns, s, s)
         grid = tiles.transpose(3, 4).reshape(n, c, rows * s, columns * s)
         top, left = (self.height - rows * s) // 2, (self.width - columns * s) // 2
-        delta = x.new_zeros(n, c, self.height, self.width)
+        delta = z.new_zeros(n, c, self.height, self.width)
         delta[:, :, top : top + rows * s, left : left + columns * s] = grid
-        return delta.view_as(x)
+        return delta.view_as(z)
 
     def refilled(
         self, old: Tensor, given: Tensor, unused: Tensor, free: Tensor | None, side: Side,
@@ -123,8 +123,8 @@ class Canvas:
             new = new * free.view(n, c, -1)
         return (new * (budget / _length(new, order).clamp_min(_TINY))).flatten(1)
 
-    def _spread(self, part: Tensor, x: Tensor) -> Tensor:
-        return part.expand(len(x), self.channels, self.height, self.width).reshape(x.shape)
+    def _spread(self, part: Tensor, z: Tensor) -> Tensor:
+        return part.expand(len(z), self.channels, self.height, self.width).reshape(z.shape)
 
 
 @cache

@@ -40,10 +40,10 @@ class _Ruler:
     radius: Tensor
 
     @classmethod
-    def of(cls, eps: Eps, x: Tensor, order: float) -> _Ruler:
-        radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
-        whole = radius.expand_as(x).flatten(1)
-        if radius.numel() > 1 and (radius.ndim < x.ndim or radius[0].numel() > 1):
+    def of(cls, eps: Eps, z: Tensor, order: float) -> _Ruler:
+        radius = torch.as_tensor(eps, dtype=z.dtype, device=z.device)
+        whole = radius.expand_as(z).flatten(1)
+        if radius.numel() > 1 and (radius.ndim < z.ndim or radius[0].numel() > 1):
             return cls(order, radius, torch.ones_like(whole[:, 0]))
         return cls(order, 1.0, whole[:, 0])
 
@@ -55,8 +55,8 @@ class _Ruler:
     def dual(self, normal: Tensor) -> Tensor:
         return geometry(_DUAL[self.order]).length(normal * self.unit)
 
-    def take(self, rows: Tensor, x: Tensor) -> _Ruler:
-        return replace(self, unit=take(self.unit, rows, x), radius=self.radius[rows])
+    def take(self, rows: Tensor, z: Tensor) -> _Ruler:
+        return replace(self, unit=take(self.unit, rows, z), radius=self.radius[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +218,12 @@ class FAB(BaseAttack):
 
     def _random(self, problem: Problem, ruler: _Ruler) -> Tensor:
         """A point half a radius away, in the box."""
-        x, region = problem.z0, problem.region
+        z0, region = problem.z0, problem.region
         draw = torch.randn if ruler.order < math.inf else torch.rand
-        noise = draw(x.shape, generator=problem.generator, device=x.device, dtype=x.dtype)
+        noise = draw(z0.shape, generator=problem.generator, device=z0.device, dtype=z0.dtype)
         noise = region.restrict(noise if ruler.order < math.inf else 2 * noise - 1) * ruler.unit
-        half = ruler.radius / 2 / ruler.length(noise).clamp_min(torch.finfo(x.dtype).tiny)
-        return clip(x + column(half, x) * noise, region)
+        half = ruler.radius / 2 / ruler.length(noise).clamp_min(torch.finfo(z0.dtype).tiny)
+        return clip(z0 + column(half, z0) * noise, region)
 
     def _run(
         self,
@@ -311,8 +311,8 @@ def _plane(problem: Problem, ruler: _Ruler, target: Tensor | None, classes: int)
     return _boundary.towards(problem, target)
 
 
-def _twice(unit: float | Tensor, x: Tensor) -> float | Tensor:
+def _twice(unit: float | Tensor, z: Tensor) -> float | Tensor:
     """Units for a batch and the same batch again, if each example has its own."""
-    if isinstance(unit, Tensor) and unit.ndim == x.ndim and len(unit) == len(x):
+    if isinstance(unit, Tensor) and unit.ndim == z.ndim and len(unit) == len(z):
         return torch.cat([unit, unit])
     return unit

@@ -135,12 +135,12 @@ class FMN(BaseAttack):
         problem.require_classes("FMN")
         problem.require_whole_examples("FMN")
         problem = problem.climbing(LogitLoss("margin"))
-        x, ball, region = problem.z0, problem.ball, problem.region
+        z0, ball, region = problem.z0, problem.ball, problem.region
         dual, unit = geometry(_DUAL[ball.order]), region.width() or 1.0
-        z = x
+        z = z0
         if problem.start is not None:
-            z = x + region.restrict(clip(problem.start, region) - x)
-        radius = torch.full_like(x.flatten(1)[:, 0], math.inf)
+            z = z0 + region.restrict(clip(problem.start, region) - z0)
+        radius = torch.full_like(z0.flatten(1)[:, 0], math.inf)
         best = Nearest(z, radius)
         for k in range(self.steps):
             share = (1 + math.cos(math.pi * k / self.steps)) / 2
@@ -148,7 +148,7 @@ class FMN(BaseAttack):
             alpha = self.step_size * unit * (0.01 + 0.99 * share)
             value, wrong, slope = problem.look(z)
             slope = region.restrict(slope)
-            length = ball.length(z - x)
+            length = ball.length(z - z0)
             best = best.better(Nearest(z, length.where(wrong, math.inf)))
             # A little beyond: on the boundary itself rounding may keep the model right.
             reach = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
@@ -156,18 +156,18 @@ class FMN(BaseAttack):
             shrunk = torch.minimum(radius * (1 - gamma), best.distance)
             radius = torch.where(wrong, shrunk, grown)
             step = geometry(2).steepest(slope)
-            z = self._onto(z + alpha * step, x, radius, region)
+            z = self._onto(z + alpha * step, z0, radius, region)
         # The point after the last step has not been looked at yet.
         with torch.no_grad():
             wrong = problem.fooled(problem.predict(z))
-        return best.better(Nearest(z, ball.length(z - x).where(wrong, math.inf)))
+        return best.better(Nearest(z, ball.length(z - z0).where(wrong, math.inf)))
 
-    def _onto(self, z: Tensor, x: Tensor, radius: Tensor, region: Region) -> Tensor:
+    def _onto(self, z: Tensor, z0: Tensor, radius: Tensor, region: Region) -> Tensor:
         """The Euclidean projection on the ball of each example's radius, and the box."""
-        eps = column(radius.clamp(0, 1e30), x)
+        eps = column(radius.clamp(0, 1e30), z0)
         if geometry(self.norm).order == 1:
-            return _l1_ball.projection(x, eps, region)(z)
-        return geometry(self.norm).retraction(x, eps, region)(z)
+            return _l1_ball.projection(z0, eps, region)(z)
+        return geometry(self.norm).retraction(z0, eps, region)(z)
 
     def with_eps(self, scale: float) -> FMN:
         """The same attack with ``eps`` multiplied by ``scale``."""

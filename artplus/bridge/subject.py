@@ -237,11 +237,6 @@ def _numbers(values: Any, name: str) -> Tree:
             return as_inputs(leaf) if name == "x" else as_tensor(leaf)
         return as_numbers(leaf, name)
 
-    if isinstance(values, list) and values and isinstance(values[0], Mapping):
-        return [
-            {key: number(value) for key, value in row.items() if not isinstance(value, str)}
-            for row in values
-        ]
     return map_leaves(number, values)
 
 

@@ -84,11 +84,11 @@ class Free:
         state.memory["free"] = self._kept(state, delta)
 
     @staticmethod
-    def _carried(state: State, x: Tensor) -> Tensor:
+    def _carried(state: State, z: Tensor) -> Tensor:
         """The perturbation of the batch before; zero where there was none."""
-        delta, before = torch.zeros_like(x), state.memory.get("free")
-        if before is not None and before.shape[1:] == x.shape[1:]:
-            n = min(len(before), len(x))
+        delta, before = torch.zeros_like(z), state.memory.get("free")
+        if before is not None and before.shape[1:] == z.shape[1:]:
+            n = min(len(before), len(z))
             delta[:n] = before[:n]
         return delta
 
