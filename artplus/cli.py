@@ -22,7 +22,7 @@ from artplus.errors import ArtplusError, ArtplusWarning
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KINDS = ("losses", "trainers", "attacks", "suites", "analyses")
+KINDS = ("losses", "tasks", "trainers", "attacks", "suites", "analyses")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
 GATE_CLOSED, WRONG, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 130, 141
@@ -154,7 +154,7 @@ def _command(commands: Any, name: str, text: str) -> Any:
 
 def _add_list(commands: Any) -> None:
     parser = _command(
-        commands, "list", "list the losses, trainers, attacks, suites and analyses by name"
+        commands, "list", "list the losses, tasks, trainers, attacks, suites and analyses by name"
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only this kind")
 

@@ -13,10 +13,12 @@ from artplus.evaluation.named import attacks
 from artplus.evaluation.suites import suites
 from artplus.losses._base import losses
 from artplus.registry import Registry
+from artplus.tasks._base import tasks
 from artplus.trainers import trainers
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "losses": losses,
+    "tasks": tasks,
     "trainers": trainers,
     "attacks": attacks,
     "suites": suites,

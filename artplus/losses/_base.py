@@ -194,8 +194,4 @@ def make_loss(loss: str | Objective, lam: Weight | None = None, **options: objec
         raise ConfigurationError(
             f"loss must be one of {', '.join(list_losses())} or an Objective, got {loss!r}"
         )
-    try:
-        objective = losses.get(loss)(**options)
-    except TypeError as error:
-        raise ConfigurationError(f"loss {loss!r}: {error}") from error
-    return objective.with_lam(lam)
+    return losses.make(loss, **options).with_lam(lam)

@@ -237,11 +237,6 @@ def make_task(task: str | Task, criterion: Any = None, **options: Any) -> Task:
             f"task must be one of {', '.join(list_tasks())} or a Task, got {task!r}"
         )
     if criterion is not None:
-        options["criterion"] = criterion if isinstance(criterion, Criterion) else None
-        if options["criterion"] is None:
-            options["criterion"] = as_criterion(criterion)
-    factory = tasks.get(task)
-    try:
-        return factory(**options)
-    except TypeError as error:
-        raise ConfigurationError(f"task {task!r}: {error}") from error
+        ready = isinstance(criterion, Criterion)
+        options["criterion"] = criterion if ready else as_criterion(criterion)
+    return tasks.make(task, **options)

@@ -271,7 +271,8 @@ def test_list_shows_every_name(capsys):
     """All four registries are listed, or the one asked for, each name with its summary."""
     assert main(["list"]) == 0
     everything = capsys.readouterr().out
-    for word in ("losses", "trainers", "attacks", "suites", "trades", "square", "standard"):
+    kinds = ("losses", "tasks", "trainers", "attacks", "suites")
+    for word in (*kinds, "trades", "square", "standard"):
         assert word in everything
     assert "[" not in everything  # no citation marks
     assert main(["list", "losses"]) == 0
