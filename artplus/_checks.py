@@ -48,6 +48,21 @@ def _number(name: str, value: Any, wanted: str, holds: Any) -> float:
     return number
 
 
+def input_shape(x: Inputs, shape: tuple[int, ...] | None, name: str = "x") -> None:
+    """Refuse inputs that are empty or misshapen, without a look at their values.
+
+    Raises:
+        DataError: with both shapes, and a guess where the axes are in another order.
+    """
+    if x.ndim < 1 or len(x) == 0:
+        raise DataError(f"{name} must hold at least one example, got shape {tuple(x.shape)}")
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        raise DataError(
+            f"{name} must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}."
+            + _layout_hint(tuple(x.shape[1:]), tuple(shape))
+        )
+
+
 def inputs(
     x: Inputs,
     *,
@@ -70,13 +85,7 @@ def inputs(
     Raises:
         DataError: with the first reason found.
     """
-    if x.ndim < 1 or len(x) == 0:
-        raise DataError(f"{name} must hold at least one example, got shape {tuple(x.shape)}")
-    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
-        raise DataError(
-            f"{name} must have shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}."
-            + _layout_hint(tuple(x.shape[1:]), tuple(shape))
-        )
+    input_shape(x, shape, name)
     bad, outside = 0, False
     for part in chunks(x):
         finite = torch.isfinite(part)

@@ -51,10 +51,18 @@ class EstimatorView:
         Raises:
             DataError: for a wrong shape or dtype, NaN, or values outside ``clip_values``.
         """
+        tensor = self.shaped(x, name)
+        _checks.inputs(tensor, low=self.space.low, high=self.space.high, name=name)
+        return tensor
+
+    def shaped(self, x: Any, name: str = "x") -> Inputs:
+        """``x`` as :meth:`inputs` gives it; its values are left to be checked by who reads them.
+
+        Raises:
+            DataError: for a wrong shape or dtype.
+        """
         tensor = _float32(x, name)
-        _checks.inputs(
-            tensor, shape=self.input_shape, low=self.space.low, high=self.space.high, name=name
-        )
+        _checks.input_shape(tensor, self.input_shape, name)
         return tensor
 
     def labels(self, y: Any, n: int, name: str = "y") -> Tensor:

@@ -139,7 +139,8 @@ def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
             options.mask,
         )
     seen = view(estimator)
-    inputs, labels = seen.prepare(x, y)
+    inputs = seen.shaped(x)  # the judge checks their values
+    labels = seen.labels(y, len(inputs))
     notes = []
     if seen.space.low is None:
         notes.append(
