@@ -1,4 +1,4 @@
-"""One look before the first step: everything that would only fail later, or silently."""
+"""Checks before the first step, of everything that would fail later or silently."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from artplus.tasks import make_task
 from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
-from artplus.tree import device_of, size, take
+from artplus.tree import Tree, device_of, size, take
 
 LOOK = 32
-"""Examples looked at: enough to tell probabilities from logits."""
+"""Examples used: enough to tell probabilities from logits."""
 
 
 def infer_task(model: LossModel, batch: Batch) -> LossModel:
-    """The model with the task that its first outputs and targets show, where none was asked for."""
+    """The model with the task that its first outputs and targets imply."""
     if is_detection(model.module, batch.y) and not model.task.in_model:
         return model.with_task(make_task("detection"))
     if model.task.in_model:
@@ -36,12 +36,12 @@ def infer_task(model: LossModel, batch: Batch) -> LossModel:
 def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossModel:
     """Try the model and the method on a few examples; return the model with its classes known.
 
-    Nothing is moved by it: evaluation mode, no gradients kept, the random stream given back.
+    The pass runs in evaluation mode without gradients, and the random streams are restored.
 
     Raises:
-        UnsupportedEstimatorError: if the model's output is not what the task needs.
+        UnsupportedEstimatorError: if the model's output does not fit the task.
         DataError: if the data is empty, or targets do not fit the model's output.
-        ConfigurationError: if the method cannot work with this task.
+        ConfigurationError: if the method does not work with this task.
     """
     batch = first(source)
     rows = slice(0, LOOK)
@@ -67,8 +67,27 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             "model's weights finite, and the labels in the form that the loss expects?"
         )
     if method.objective.divergent:
-        model.task.divergence(predictions, predictions, y)  # says so if there is none
+        model.task.divergence(predictions, predictions, y)  # raises if the task has none
+    if method.objective.second_order:
+        _try_second_order(model, method, take(x, slice(0, 2)), take(y, slice(0, 2)))
+        streams.set(before)
     return model
+
+
+def _try_second_order(model: LossModel, method: Method, x: Tree, y: Tree) -> None:
+    """Refuse a model or a loss of which torch has no second derivative."""
+    weights = [p for p in model.module.parameters() if p.requires_grad]
+    try:
+        with modes.frozen_batchnorm_stats(model.module):
+            terms = method.terms(model, x, (x,), y)
+            torch.autograd.grad(terms.total(1.0).sum(), weights, allow_unused=True)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"loss {method.objective.name!r} takes the gradient of a gradient, which torch cannot "
+            f"take here ({error}). Use a loss of first derivatives, such as 'at' or 'mix'; of a "
+            "recurrent network on a GPU switch cuDNN off (torch.backends.cudnn.enabled = False); "
+            "of fused attention take another implementation (attn_implementation='eager')."
+        ) from error
 
 
 def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
@@ -83,14 +102,15 @@ def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
             "LBFGS evaluates the loss several times a step, each time against other adversarial "
             "examples; use SGD, Adam or another optimizer whose step needs no closure"
         )
-    own = {id(p) for p in module.parameters()}
-    moved = [p for group in optimizer.param_groups for p in group["params"] if id(p) in own]
-    if not moved:
+    parameters = {id(p) for p in module.parameters()}
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    optimized = [p for p in params if id(p) in parameters]
+    if not optimized:
         raise ConfigurationError(
             "the optimizer holds none of this model's parameters, so training would change "
             "nothing. Was the model copied, or replaced, after the optimizer was made?"
         )
-    if not any(p.requires_grad for p in moved):
+    if not any(p.requires_grad for p in optimized):
         raise ConfigurationError(
             "every parameter of this model in the optimizer is frozen (requires_grad=False); "
             "unfreeze some"
@@ -98,9 +118,12 @@ def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
 
 
 def first(source: Arrays | Loaded, n: int = LOOK) -> Batch:
-    """The first batch, with the order and the random stream as if nobody had looked.
+    """The first batch; the order of epochs and the random streams are left unchanged.
 
-    Of arrays the first ``n`` examples; a loader's batch is as large as it makes them.
+    Arrays give their first ``n`` examples, a loader a batch of its own size.
+
+    Raises:
+        DataError: if a loader gives no batch.
     """
     if isinstance(source, Arrays):
         return source.head(n)
@@ -111,14 +134,14 @@ def first(source: Arrays | Loaded, n: int = LOOK) -> Batch:
     return batch
 
 
-def check_labels(model: LossModel, source: Arrays | Loaded, looked_at: Batch | None = None) -> None:
-    """Refuse targets that do not fit the task: all of arrays, a loader's first batch.
+def check_labels(model: LossModel, source: Arrays | Loaded, batch: Batch | None = None) -> None:
+    """Refuse targets that do not fit the task: all targets of arrays, or a loader's first batch.
 
     Raises:
         DataError: for a wrong shape, dtype or range, or if the data is empty.
     """
-    looked_at = looked_at or first(source)
-    model.task.check_targets(source.y if isinstance(source, Arrays) else looked_at.y)
+    batch = batch or first(source)
+    model.task.check_targets(source.y if isinstance(source, Arrays) else batch.y)
 
 
 def _refuse_method(model: LossModel, method: Method) -> None:
@@ -130,11 +153,11 @@ def _refuse_method(model: LossModel, method: Method) -> None:
             "'input_gradient'"
         )
     if not task.per_example:
-        for option, used in (
+        for option, is_used in (
             ("class_weight", method.class_weight is not None),
             ("attack_share", method.attack_share < 1),
         ):
-            if used:
+            if is_used:
                 raise ConfigurationError(
                     f"{option} needs a loss per example, but this loss reduces by itself and has "
                     "no `reduction` attribute; give it one, or return one value per example"
@@ -159,8 +182,8 @@ def _refuse_method(model: LossModel, method: Method) -> None:
         )
     if method.class_weight is not None:
         weight = method.class_weight
-        sound = bool(((weight >= 0) & weight.isfinite()).all()) and bool(weight.sum() > 0)
-        if tuple(weight.shape) != (model.classes,) or not sound:
+        is_valid = bool(((weight >= 0) & weight.isfinite()).all()) and bool(weight.sum() > 0)
+        if tuple(weight.shape) != (model.classes,) or not is_valid:
             raise ConfigurationError(
                 f"class_weight must be {model.classes} finite numbers >= 0, not all zero, got "
                 f"{weight.tolist()}"
