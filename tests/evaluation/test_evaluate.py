@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from typing import Any
@@ -30,7 +31,7 @@ from art.estimators.regression.pytorch import PyTorchRegressor
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from artplus import evaluate
+from artplus import _checks, evaluate
 from artplus.attacks import PGD, Cycle, fgm
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.evaluation import judge
@@ -524,3 +525,30 @@ def test_slow_path_is_said(classifier: PyTorchClassifier, data: tuple[Any, Any])
         warnings.simplefilter("always")
         with pytest.warns(SlowPathWarning, match="DeepFool"):
             quiet(classifier, *data, attacks=[DeepFool(classifier, verbose=False)], eps=0.1)
+
+
+def test_inputs_are_scanned_once_and_hashed_once(
+    classifier: PyTorchClassifier, data: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An estimator's as a module's; values that cannot be meant are still found."""
+    x, y = data
+    calls: list[str] = []
+    judge_module = importlib.import_module("artplus.evaluation.judge")
+    for module, name in ((_checks, "inputs"), (judge_module, "data_hash")):
+        plain = getattr(module, name)
+
+        def counted(*args: Any, called: str = name, plain: Any = plain, **options: Any) -> Any:
+            calls.append(called)
+            return plain(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+    for model in (classifier, classifier.model):
+        calls.clear()
+        options = {} if model is classifier else {"bounds": (0.0, 1.0)}
+        evaluate(model, x, y, eps=0.1, attacks=["fgm"], progress=False, **options)
+        assert sorted(calls) == ["data_hash", "inputs"]
+    for wrong, match in ((np.nan, "finite"), (7.0, "must lie in")):
+        spoilt = np.array(x)
+        spoilt[3, 0] = wrong
+        with pytest.raises(DataError, match=match):
+            evaluate(classifier, spoilt, y, eps=0.1, attacks=["fgm"], progress=False)
