@@ -1,4 +1,4 @@
-"""The run of Auto-PGD in L∞ and L2: momentum, and a step that halves (Croce and Hein, 2020)."""
+"""One run of Auto-PGD in L∞ and L2: momentum and a step that halves (Croce and Hein, 2020)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from artplus.attacks._remaining import Remaining
 from artplus.geometry import Eps, Retraction
 
 _CHECKPOINTS = (22, 41, 57, 70, 80, 87, 93, 99)
-"""When to judge the step length, in percent of the steps: :math:`p_1 = 0.22` and
+"""When the step length is adapted, in percent of the steps: :math:`p_1 = 0.22` and
 :math:`p_{j+1} = p_j + \\max(p_j - p_{j-1} - 0.03, 0.06)`."""
 
 
 @dataclass(frozen=True)
-class Pace:
+class RunSettings:
     """Settings of a run; see :class:`artplus.attacks.APGD`."""
 
     steps: int
@@ -31,10 +31,10 @@ class Pace:
 
 @dataclass
 class _Track:
-    """What a run remembers of each example."""
+    """The state of a run; every tensor has one row per example."""
 
     z: Tensor
-    before: Tensor
+    z_before: Tensor
     value: Tensor
     slope: Tensor
     step: Tensor
@@ -42,11 +42,11 @@ class _Track:
     best_value: Tensor
     best_slope: Tensor
     rises: Tensor
-    kept: Tensor
+    step_kept: Tensor
     last_best: Tensor
 
     @classmethod
-    def begun(cls, z: Tensor, value: Tensor, slope: Tensor, step: Tensor) -> _Track:
+    def start(cls, z: Tensor, value: Tensor, slope: Tensor, step: Tensor) -> _Track:
         rises = torch.zeros_like(value)
         return cls(z, z, value, slope, step, z, value, slope, rises, rises > 0, value)
 
@@ -54,47 +54,51 @@ class _Track:
         return _Track(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def move(self, z: Tensor, value: Tensor, slope: Tensor) -> None:
-        """Go to ``z``, and keep it where nothing was better."""
+        """Move to ``z``, and update the best point where the value rose above it."""
         self.rises = self.rises + (value > self.value)
         higher = value > self.best_value
         self.best = torch.where(column(higher, z), z, self.best)
         self.best_slope = torch.where(column(higher, z), slope, self.best_slope)
         self.best_value = torch.where(higher, value, self.best_value)
-        self.before, self.z, self.value, self.slope = self.z, z, value, slope
+        self.z_before, self.z, self.value, self.slope = self.z, z, value, slope
 
-    def settle(self, enough: float) -> None:
-        """Halve the step and go back to the best where the loss stopped rising."""
-        still = self.kept & (self.best_value <= self.last_best)
-        stuck = (self.rises <= enough) | still
+    def adapt_step(self, enough: float) -> None:
+        """Halve the step and return to the best point where the loss stopped rising.
+
+        Args:
+            enough: Number of rises since the last checkpoint above which the step is kept.
+        """
+        no_gain = self.step_kept & (self.best_value <= self.last_best)
+        stuck = (self.rises <= enough) | no_gain
         self.step = torch.where(column(stuck, self.z), self.step / 2, self.step)
         self.z = torch.where(column(stuck, self.z), self.best, self.z)
         self.slope = torch.where(column(stuck, self.z), self.best_slope, self.slope)
-        self.kept, self.last_best = ~stuck, self.best_value
+        self.step_kept, self.last_best = ~stuck, self.best_value
         self.rises = torch.zeros_like(self.rises)
 
 
-def ascend(problem: Problem, step_size: Eps, z: Tensor, pace: Pace) -> Best:
-    """One run. Every decision is a mask on the device: a step does not wait for the host.
+def ascend(problem: Problem, step_size: Eps, z: Tensor, settings: RunSettings) -> Best:
+    """One run. Every decision is a mask on the device, so a step never synchronises with the host.
 
     Args:
-        problem: What is climbed.
-        step_size: First length of a step.
-        z: Where to begin.
-        pace: Settings.
+        problem: The value to maximise, and the ball.
+        step_size: First step length.
+        z: First iterate.
+        settings: Settings of the attack.
     """
-    value, fooled, slope = problem.look(z, pace.draws)
+    value, fooled, slope = problem.look(z, settings.draws)
     best = Best(z, value, fooled)
-    track = _Track.begun(z, value, slope, first_steps(problem, step_size))
+    track = _Track.start(z, value, slope, first_steps(problem, step_size))
     remaining: Remaining[Best] = Remaining(problem)
-    retract, looks = problem.retraction(), checkpoints(pace.steps)
-    for k in range(1, pace.steps + 1):
-        z = _ahead(track, problem, retract, pace.momentum if k > 1 else 1.0)
-        value, fooled, slope = problem.look(z, pace.draws)
+    retract, checkpoint_steps = problem.retraction(), checkpoints(settings.steps)
+    for k in range(1, settings.steps + 1):
+        z = _next_point(track, problem, retract, settings.momentum if k > 1 else 1.0)
+        value, fooled, slope = problem.look(z, settings.draws)
         best = best.better(Best(z, value, fooled))
         track.move(z, value, slope)
-        if k in looks:
-            track.settle(pace.rho * looks[k])
-        leaves = pace.until_fooled and k < pace.steps
+        if k in checkpoint_steps:
+            track.adapt_step(settings.rho * checkpoint_steps[k])
+        leaves = settings.until_fooled and k < settings.steps
         rows = remaining.leave(k, best.fooled, best) if leaves else None
         if rows is not None:
             best, track, problem = best.take(rows), track.take(rows), remaining.problem
@@ -105,21 +109,27 @@ def ascend(problem: Problem, step_size: Eps, z: Tensor, pace: Pace) -> Best:
 
 
 def first_steps(problem: Problem, step_size: Eps) -> Tensor:
-    """The first length of a step, for each example a row that broadcasts over it."""
+    """The first step length of each example, shaped to broadcast over ``z``."""
     z = problem.z0
     return step_size * column(z.new_ones(len(z)), z)
 
 
-def _ahead(track: _Track, problem: Problem, retract: Retraction, momentum: float) -> Tensor:
+def _next_point(track: _Track, problem: Problem, retract: Retraction, momentum: float) -> Tensor:
     z, ball, region = track.z, problem.ball, problem.region
-    ahead = retract(torch.addcmul(z, track.step, ball.steepest(region.restrict(track.slope))))
+    z_step = retract(torch.addcmul(z, track.step, ball.steepest(region.restrict(track.slope))))
     if momentum == 1.0:
-        return ahead
-    # z + m (ahead - z) + (1 - m) (z - before), in three passes over memory
-    return retract(torch.lerp(z, ahead, momentum).add_(z - track.before, alpha=1 - momentum))
+        return z_step
+    # z + m (z_step - z) + (1 - m) (z - z_before), in three passes over memory.
+    return retract(torch.lerp(z, z_step, momentum).add_(z - track.z_before, alpha=1 - momentum))
 
 
 def checkpoints(steps: int) -> dict[int, int]:
-    """Steps after which to look at the step length, with the number of steps since the last."""
-    looks = sorted({-(-percent * steps // 100) for percent in _CHECKPOINTS})
-    return dict(zip(looks, (b - a for a, b in zip([0, *looks], looks, strict=False)), strict=True))
+    """Steps after which the step length is adapted, with the number of steps since the last one."""
+    checkpoint_steps = sorted({-(-percent * steps // 100) for percent in _CHECKPOINTS})
+    return dict(
+        zip(
+            checkpoint_steps,
+            (b - a for a, b in zip([0, *checkpoint_steps], checkpoint_steps, strict=False)),
+            strict=True,
+        )
+    )

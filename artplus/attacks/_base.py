@@ -1,4 +1,4 @@
-"""What every attack shares: its call, its radius, and the gradient on the input alone."""
+"""What all attacks share: the protocol, the radius, and the gradient by the input alone."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from artplus.tree import Tree
 T = TypeVar("T")
 
 Climb = Callable[[Any], Tensor]
-"""``x_adv -> (batch,)`` values that the attack makes large; descended when targeted."""
+"""``x_adv -> (batch,)`` values that the attack maximises, or minimises when targeted."""
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``x_adv -> (values, fooled)``, both ``(batch,)``, of one forward pass."""
+"""``x_adv -> (values, fooled)``, both ``(batch,)``, from one forward pass."""
 
 Inner = Callable[[LossModel, Any, Any], Climb]
-"""``(model, x, y) -> Climb``: called once per batch, so that what depends on ``x`` alone (the
-clean prediction in TRADES) is computed once and not once per step."""
+"""``(model, x, y) -> Climb``, called once per batch. What depends on ``x`` alone, such as the clean
+prediction in TRADES, is computed once per batch and not once per step."""
 
 
 @dataclass(frozen=True)
 class Relative:
-    r"""A radius relative to each input's own norm: :math:`\epsilon_i = c \, \|x_i\|_p`.
+    r"""A radius relative to the norm of each input: :math:`\epsilon_i = c \, \|x_i\|_p`.
 
-    The portable unit of speech, where :math:`c = 10^{-\mathrm{SNR}/20}`.
+    The usual unit for speech, where :math:`c = 10^{-\mathrm{SNR}/20}`.
     """
 
     fraction: float
@@ -44,17 +44,16 @@ class Relative:
 
 
 Budget = float | np.ndarray[Any, Any] | Tensor | Relative
-"""A radius: a number, an array per feature (L∞), or relative to the input's own norm."""
+"""A radius: a number, an array per feature (L∞), or relative to the norm of the input."""
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """``(model, x, y) -> x_adv``, on the device, without a trace in the model.
+    """``(model, x, y) -> x_adv``, on the device; the model is left as it was.
 
-    Implementations are frozen dataclasses; a schedule replaces them (:meth:`with_eps`), nothing
-    edits them in place. Two attributes are optional: ``targeted``, true if the attack takes
-    targets for ``y``, and ``climbs_own``, true if it climbs a loss of its own and refuses
-    ``inner``.
+    Implementations are frozen dataclasses. A schedule replaces them (:meth:`with_eps`) instead of
+    editing them. Two attributes are optional: ``targeted``, true if ``y`` holds targets, and
+    ``climbs_own``, true if the attack has a loss of its own and refuses ``inner``.
     """
 
     @property
@@ -76,12 +75,14 @@ class Attack(Protocol):
         """Return adversarial examples for ``x``.
 
         Args:
-            model: What is attacked; crafted against in evaluation mode, its flags restored.
+            model: The attacked model. It is in evaluation mode during the call; its flags are
+                restored afterwards.
             x: Inputs inside ``space``: ``(batch, *input)`` floats, or a tree.
             y: True labels, or the targets of a targeted attack.
-            space: What may be perturbed: inputs with bounds and mask, embeddings, hidden states.
-            inner: What to climb; ``None`` is the model's own loss (descended when targeted).
-            start: First iterate, in the form of what is returned, instead of the attack's own.
+            space: What may be perturbed: inputs with bounds and mask, embeddings, or hidden states.
+            inner: The loss to maximise (minimise when targeted); ``None`` is the model's own.
+            start: First iterate, in the form of the returned value; ``None`` lets the attack
+                choose.
             generator: Source of randomness; ``None`` is torch's global one.
 
         Returns:
@@ -96,10 +97,10 @@ class Attack(Protocol):
 
 
 def check_part(owner: object, attack: object) -> None:
-    """Refuse what an attack made of others cannot run.
+    """Refuse a part of a combined attack that is not an artplus attack.
 
     Raises:
-        ConfigurationError: if ``attack`` is none of artplus.
+        ConfigurationError: if ``attack`` does not follow the :class:`Attack` protocol.
     """
     if not isinstance(attack, Attack):
         raise ConfigurationError(
@@ -109,7 +110,7 @@ def check_part(owner: object, attack: object) -> None:
 
 
 def own_loss(model: LossModel, x: Tree, y: Tree) -> Climb:
-    """The inner loss of most objectives: the model's own :math:`l(f(x'), y)`."""
+    """The default inner loss, the model's own :math:`l(f(x'), y)`."""
     return lambda x_adv: model.loss(model(x_adv), y)
 
 
@@ -122,44 +123,44 @@ def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def look(judge: Judge, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, what came beside them, and gradient with respect to ``z`` alone.
+    """Values, flags, and the gradient of the values with respect to ``z`` alone.
 
     ``torch.autograd.grad`` prunes the graph to ``z``: no parameter's gradient is computed or
-    touched, which is both faster and safe beside accumulated or sharded gradients. Where the
-    gradient is not a number it counts as zero, as in ART.
+    touched, which is faster and safe beside accumulated or sharded gradients. NaN in the gradient
+    is replaced by zero, as in ART.
 
     Args:
-        judge: What to look at.
-        z: Where, ``(batch, *input)``.
-        draws: Passes to take the mean of, for a judge that is random: values and gradients are
-            averaged, and flags beside them (``(batch,)`` booleans) hold where most passes say so.
+        judge: ``z -> (values, flags)``.
+        z: The point, ``(batch, *input)``.
+        draws: Number of passes to average, for a random model. Values and gradients are means;
+            flags (``(batch,)`` booleans) are true where they are in most passes.
 
     Raises:
         ConfigurationError: if the values do not depend on ``z`` in a differentiable way, or the
-            model is checkpointed in torch's old, re-entrant way, which gives no such gradient.
+            model uses re-entrant gradient checkpointing, which gives no such gradient.
     """
-    values, beside, slope = _look(judge, z)
+    values, flags, slope = _look_once(judge, z)
     if draws == 1:
-        return values, beside, slope
-    votes = beside.to(values.dtype)
+        return values, flags, slope
+    votes = flags.to(values.dtype)
     for _ in range(draws - 1):
-        value, vote, more = _look(judge, z)
-        values, votes, slope = values + value, votes + vote, slope + more
+        more_values, more_flags, more_slope = _look_once(judge, z)
+        values, votes, slope = values + more_values, votes + more_flags, slope + more_slope
     return values / draws, votes > draws / 2, slope / draws
 
 
-def _look(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _look_once(judge: Judge, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     z = z.detach().requires_grad_(True)
     with torch.enable_grad():
-        values, beside = judge(z)
-        return values.detach(), beside.detach(), _slope(values, z)
+        values, flags = judge(z)
+        return values.detach(), flags.detach(), _slope(values, z)
 
 
 def _slope(values: Tensor, z: Tensor) -> Tensor:
-    """Gradient of the sum of the values by ``z``, without the sum's own passes."""
+    """Gradient of ``values.sum()`` by ``z``, without a forward and backward pass of the sum."""
     slope: Tensor | None = None
     try:
-        # Weights alone can carry a graph, so the input may be missing from one that exists.
+        # The graph may come from the weights alone, without the input.
         if values.requires_grad:
             (slope,) = torch.autograd.grad(values, z, torch.ones_like(values), allow_unused=True)
     except RuntimeError as error:
@@ -178,31 +179,31 @@ def _slope(values: Tensor, z: Tensor) -> Tensor:
     return torch.nan_to_num(slope)
 
 
-def resolve(eps: Budget, x: Tensor, ball: Geometry) -> Eps:
-    """A radius as a number or as a tensor that broadcasts over ``x``.
+def resolve(eps: Budget, z: Tensor, ball: Geometry) -> Eps:
+    """A radius as a number or as a tensor that broadcasts over ``z``.
 
     Raises:
         ConfigurationError: if an array does not broadcast over one input, or comes with a norm
             other than L∞.
     """
     if isinstance(eps, Relative):
-        return eps.fraction * column(ball.length(x), x)
+        return eps.fraction * column(ball.length(z), z)
     if isinstance(eps, (int, float)):
         return float(eps)
-    radius = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
-    if radius.ndim >= x.ndim:
-        if len(radius) != 1 and len(radius) != len(x):
+    radius = torch.as_tensor(eps, dtype=z.dtype, device=z.device)
+    if radius.ndim >= z.ndim:
+        if len(radius) != 1 and len(radius) != len(z):
             raise ConfigurationError(
-                f"eps has an entry for each of {len(radius)} examples, but a batch holds {len(x)}. "
+                f"eps has an entry for each of {len(radius)} examples, but a batch holds {len(z)}. "
                 "In training the batches are shuffled: give eps per feature, or Relative(c)."
             )
     try:
-        radius.expand_as(x)
+        radius.expand_as(z)
     except RuntimeError:
         raise ConfigurationError(
-            f"eps of shape {tuple(radius.shape)} does not broadcast over inputs {tuple(x.shape)}"
+            f"eps of shape {tuple(radius.shape)} does not broadcast over inputs {tuple(z.shape)}"
         ) from None
-    if ball.order != torch.inf and (radius.ndim < x.ndim or radius[0].numel() > 1):
+    if ball.order != torch.inf and (radius.ndim < z.ndim or radius[0].numel() > 1):
         if radius.numel() > 1:
             raise ConfigurationError(
                 f"eps per feature is defined for L-infinity only, not for norm {ball.order:g}; "
@@ -237,9 +238,9 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 
 
 def take(value: T, rows: Tensor | None, like: Tensor) -> T:
-    """The entries of ``value`` for the examples ``rows``, if it has one for each of ``like``.
+    """The entries of ``value`` for the examples ``rows``, if it has one per example of ``like``.
 
-    A number, ``None`` and a tensor that broadcasts over one input are the same for every example.
+    Numbers, ``None`` and tensors that broadcast over one input are returned as they are.
     """
     if rows is None or not isinstance(value, Tensor):
         return value

@@ -1,4 +1,4 @@
-"""The best example met so far, for each of a batch: a fooled one first, then by value."""
+"""The best point so far of each example: fooled points first, then the largest value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from artplus.attacks._problem import Problem
 
 @dataclass(frozen=True)
 class Best:
-    """Candidates and how good they are; none is edited in place.
+    """One candidate per example with its value; immutable.
 
     Attributes:
         z: ``(batch, ...)``.
-        value: What the attack climbs, ``(batch,)``.
-        fooled: Which candidates reach the attack's aim, ``(batch,)`` booleans; all false where
-            nothing is right or wrong.
+        value: What the attack maximises, ``(batch,)``.
+        fooled: Whether the attack succeeds on the candidate, ``(batch,)`` booleans; all false for
+            a task without right and wrong.
     """
 
     z: Tensor
@@ -27,30 +27,30 @@ class Best:
     fooled: Tensor
 
     def better(self, other: Best) -> Best:
-        """Per example the better of the two; the present one if they are equal.
+        """Per example the better of the two; ``self`` if they are equal.
 
-        With more than two classes the largest loss is not always a mistake, so a fooled example
-        beats any that is not.
+        With more than two classes the point of largest loss is not always a mistake, so a fooled
+        candidate beats any that is not.
         """
-        take = (other.fooled & ~self.fooled) | (
+        other_wins = (other.fooled & ~self.fooled) | (
             (other.fooled == self.fooled) & (other.value > self.value)
         )
         return Best(
-            torch.where(column(take, self.z), other.z, self.z),
-            torch.where(take, other.value, self.value),
+            torch.where(column(other_wins, self.z), other.z, self.z),
+            torch.where(other_wins, other.value, self.value),
             self.fooled | other.fooled,
         )
 
     def robust(self) -> Tensor:
-        """Numbers of the examples not fooled yet, ``(m,)``; waits for the device."""
+        """Indices of the examples not fooled yet, ``(m,)``; synchronises with the device."""
         return (~self.fooled).nonzero().squeeze(1)
 
     def take(self, rows: Tensor) -> Best:
-        """Those of the examples ``rows``."""
+        """The candidates of the examples ``rows``."""
         return Best(self.z[rows], self.value[rows], self.fooled[rows])
 
     def replaced(self, other: Best, rows: Tensor) -> Best:
-        """``other`` for the examples ``rows``, the present ones for the rest."""
+        """``other`` for the examples ``rows``, ``self`` for the rest."""
         return Best(
             self.z.index_copy(0, rows, other.z),
             self.value.index_copy(0, rows, other.value),
@@ -58,12 +58,12 @@ class Best:
         )
 
     def merged(self, other: Best, rows: Tensor) -> Best:
-        """The better of the two where ``other`` holds only the examples ``rows``."""
+        """The better of the two, where ``other`` holds only the examples ``rows``."""
         return self.replaced(self.take(rows).better(other), rows)
 
 
 def evaluated(problem: Problem, z: Tensor) -> Best:
-    """``z`` with its values and with whether it reaches the attack's aim."""
+    """``z`` with its values and whether the attack succeeds there."""
     with torch.no_grad():
         value = problem.value(z)
         if not problem.over_classes:

@@ -1,4 +1,4 @@
-"""Decision boundaries seen from a point: where linearised logits of two classes are equal."""
+"""Linearised decision boundaries: the hyperplanes where the logits of two classes are equal."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from artplus.functional import class_index
 
 Plane = Callable[[Tensor], tuple[Tensor, Tensor]]
 r"""``z -> (values, normals)``: :math:`f(z)`, ``(batch,)``, and :math:`\nabla f(z)` of a difference
-of logits that is zero on the boundary and positive behind it."""
+of logits that is zero on the boundary and positive beyond it."""
 
 
 def towards(problem: Problem, target: Tensor) -> Plane:
-    """The boundary between the true class and ``target``, both ``(batch,)``: one backward pass."""
+    """The boundary between the true class and ``target``, ``(batch,)``; one backward pass."""
     true = class_index(problem.targets)[:, None]
 
-    def lead(z: Tensor) -> Tensor:
+    def difference(z: Tensor) -> Tensor:
         logits = problem.predict(z)
-        difference: Tensor = logits.gather(1, target[:, None]) - logits.gather(1, true)
-        return difference.squeeze(1)
+        values: Tensor = logits.gather(1, target[:, None]) - logits.gather(1, true)
+        return values.squeeze(1)
 
-    return lambda z: gradient(lead, z)
+    return lambda z: gradient(difference, z)
 
 
 def nearest(problem: Problem, classes: int, dual: Length) -> Plane:
-    r"""The boundary of least :math:`|f_k| / \|\nabla f_k\|_q`: as many passes as wrong classes.
+    r"""The boundary of least :math:`|f_k| / \|\nabla f_k\|_q`; one backward pass per wrong class.
 
     Args:
-        problem: Gives the logits and the true labels.
-        classes: Number of logits.
-        dual: Measures normals: the norm dual to that of the perturbation.
+        problem: Supplies the logits and the true labels.
+        classes: Number of classes.
+        dual: The norm of normals, dual to that of the perturbation.
     """
     # The k-th wrong class of each example, so that no pass is spent on the true class.
     true = class_index(problem.targets)

@@ -1,4 +1,4 @@
-"""The call that all attacks of artplus share; each writes only how it solves its problem."""
+"""The call that all attacks share; a subclass implements only :meth:`BaseAttack.run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from artplus.tree import Tree
 
 
 @contextmanager
-def posed(
+def as_problem(
     attack: Any,
     model: LossModel | nn.Module,
     x: Tree,
@@ -30,7 +30,7 @@ def posed(
     start: Tree | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Problem]:
-    """The problem of a call, while the model is in evaluation mode and its hooks are set."""
+    """The problem of a call; inside, the model is in evaluation mode and has its hooks."""
     model = as_loss_model(model)
     with ExitStack() as stack:
         stack.enter_context(modes.attack_mode(model.module))
@@ -51,14 +51,14 @@ def posed(
 
 
 class BaseAttack:
-    """Base class of attacks: it owns the call, a subclass writes :meth:`run`.
+    """Base class of attacks: it implements the call, a subclass implements :meth:`run`.
 
     A subclass is a frozen dataclass with ``eps`` and ``norm``, and with ``with_eps``.
     """
 
     @property
     def targeted(self) -> bool:
-        """Whether ``y`` holds targets; a field of those that can be."""
+        """Whether ``y`` holds targets; attacks that can be targeted override it with a field."""
         return False
 
     def __call__(
@@ -72,8 +72,8 @@ class BaseAttack:
         start: Tree | None = None,
         generator: torch.Generator | None = None,
     ) -> Tree:
-        """Craft; see :class:`artplus.attacks.Attack`."""
-        with posed(
+        """Return adversarial examples; see :class:`artplus.attacks.Attack`."""
+        with as_problem(
             self, model, x, y, space=space, inner=inner, start=start, generator=generator
         ) as problem:
             return space.insert(x, self.run(problem))
@@ -82,18 +82,21 @@ class BaseAttack:
         """The best ``z`` found, detached, inside the problem's ball and region.
 
         Args:
-            problem: What to maximise, and where.
+            problem: The value to maximise, and the ball.
         """
         raise NotImplementedError
 
 
-def solved(attack: Attack, problem: Problem, start: Tensor | None) -> Tensor:
-    """What another attack makes of a problem, by its call: it may be anybody's.
+def run_attack(attack: Attack, problem: Problem, start: Tensor | None) -> Tensor:
+    """Run any attack, through its call, on a problem's model, inputs, targets and space.
 
     Args:
-        attack: Has a radius and settings of its own.
+        attack: Its own radius and settings apply.
         problem: Model, inputs, targets and space.
-        start: First iterate, instead of the attack's own.
+        start: First iterate; ``None`` lets the attack choose.
+
+    Returns:
+        ``z`` of the adversarial examples, shaped like ``problem.z0``.
     """
     x_adv = attack(
         problem.model,

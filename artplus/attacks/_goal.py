@@ -1,4 +1,4 @@
-"""What Auto-PGD climbs: a named loss of the logits, the inner loss, or the model's own."""
+"""The loss that Auto-PGD maximises: a named loss of the logits, the inner loss, or the model's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LossName = Literal["ce", "dlr", "margin", "targeted_dlr"]
 
 
 def check_loss(loss: str | None, *, targeted: bool) -> None:
-    """Refuse an unknown loss, and targets of the user beside targets of the attack's own."""
+    """Refuse an unknown loss, and ``"targeted_dlr"`` in a targeted attack."""
     if loss is not None and loss not in get_args(LossName):
         raise ConfigurationError(
             f"loss must be one of {', '.join(get_args(LossName))} or None (the inner loss), "
@@ -35,8 +35,8 @@ class LogitLoss:
     """A named loss of logits.
 
     Attributes:
-        name: Which one.
-        target: Class to run to, ``(batch,)``, for ``"targeted_dlr"``.
+        name: Name of the loss.
+        target: Target classes ``(batch,)``, for ``"targeted_dlr"``.
     """
 
     name: LossName
@@ -49,7 +49,7 @@ class LogitLoss:
         if self.name == "margin":
             return margin(logits, y)
         if self.name == "dlr":
-            return dlr(_needs(logits, 3, "dlr"), y)
+            return dlr(_require_logits(logits, 3, "dlr"), y)
         if self.target is None:
             raise ConfigurationError("targeted_dlr needs a target class for each example")
         if logits.shape[1] < 4:
@@ -57,21 +57,21 @@ class LogitLoss:
         return targeted_dlr(logits, y, self.target)
 
     def take(self, rows: Tensor) -> LogitLoss:
-        """That of the examples ``rows``."""
+        """The loss of the examples ``rows``."""
         return self if self.target is None else replace(self, target=self.target[rows])
 
 
-def aimed(problem: Problem, loss: LossName | None, target: Tensor | None = None) -> Problem:
-    """The problem with what Auto-PGD is to climb.
+def with_loss(problem: Problem, loss: LossName | None, target: Tensor | None = None) -> Problem:
+    """The problem with the loss that Auto-PGD maximises.
 
     Raises:
-        ConfigurationError: if ``loss`` does not suit the model or stands beside an inner loss.
+        ConfigurationError: if ``loss`` does not suit the model, or comes with an inner loss.
     """
     if problem.inner is not None:
         if loss is not None:
             raise ConfigurationError(
-                f"this attack climbs {loss!r}, but an inner loss was given to climb. Leave the "
-                "attack's loss out (in ART: loss_type=None) to climb the inner loss."
+                f"this attack climbs {loss!r}, but an inner loss was given too. Leave out the "
+                "attack's loss (in ART: loss_type=None) to climb the inner loss."
             )
         return problem
     if loss is not None:
@@ -79,7 +79,7 @@ def aimed(problem: Problem, loss: LossName | None, target: Tensor | None = None)
         return problem.climbing(LogitLoss(loss, target))
     if not problem.model.task.per_example:
         raise ConfigurationError(
-            "Auto-PGD sets the step length of each example by its own loss, but the model's "
+            "Auto-PGD adapts the step length of each example to its loss, but the model's "
             "loss returns one mean for the batch. Use a loss with reduction='none', name one "
             "(loss='ce'), or use PGD."
         )
@@ -87,7 +87,7 @@ def aimed(problem: Problem, loss: LossName | None, target: Tensor | None = None)
 
 
 def likeliest_targets(problem: Problem, count: int) -> tuple[Tensor, ...]:
-    """The likeliest wrong classes at the clean inputs, each ``(batch,)``; at most all of them.
+    """The ``count`` likeliest wrong classes at the clean inputs (or all), each ``(batch,)``.
 
     Raises:
         ConfigurationError: with fewer than three classes.
@@ -95,27 +95,27 @@ def likeliest_targets(problem: Problem, count: int) -> tuple[Tensor, ...]:
     _needs_classes(problem, "targeted_dlr")
     with torch.no_grad():
         logits = problem.predict(problem.z0)
-    return likeliest_wrong(_needs(logits, 3, "targeted_dlr"), problem.targets, count)
+    return likeliest_wrong(_require_logits(logits, 3, "targeted_dlr"), problem.targets, count)
 
 
 def likeliest_wrong(logits: Tensor, y: Tensor, count: int) -> tuple[Tensor, ...]:
-    """The wrong classes of largest logits, each ``(batch,)``; at most ``classes - 1``."""
-    others = logits.scatter(1, class_index(y)[:, None], -torch.inf)
-    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1)
+    """The ``count`` wrong classes of largest logits (or all), each ``(batch,)``."""
+    wrong_logits = logits.scatter(1, class_index(y)[:, None], -torch.inf)
+    return wrong_logits.topk(min(count, logits.shape[1] - 1), dim=1).indices.unbind(1)
 
 
 def _needs_classes(problem: Problem, loss: str) -> None:
     if not problem.over_classes:
         raise ConfigurationError(
             f"loss={loss!r} is defined on class logits, but this model's loss is not one over "
-            "classes. Leave it out to climb the model's own loss."
+            "classes. Leave out loss= to climb the model's own loss."
         )
 
 
-def _needs(logits: Tensor, least: int, loss: str) -> Tensor:
-    if logits.ndim != 2 or logits.shape[1] < least:
+def _require_logits(logits: Tensor, minimum: int, loss: str) -> Tensor:
+    if logits.ndim != 2 or logits.shape[1] < minimum:
         raise ConfigurationError(
-            f"loss={loss!r} needs logits of at least {least} classes, got predictions of shape "
+            f"loss={loss!r} needs logits of at least {minimum} classes, got predictions of shape "
             f"{tuple(logits.shape)}. With two classes use loss='ce' or 'margin'."
         )
     return logits

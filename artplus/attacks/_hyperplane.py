@@ -1,4 +1,4 @@
-"""The shortest way onto a hyperplane without leaving the box: in L∞, L2 and L1, exactly."""
+"""The shortest step onto a hyperplane inside a box, exact in L∞, L2 and L1."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from artplus.geometry import Box, usable
 
 _NEGLIGIBLE = 1e-12
-"""Weights below this share of the largest count as zero: moving such a feature gains nothing."""
+"""Weights below this share of the largest count as zero: moving their features gains nothing."""
 
 _FAR = 1e30
-"""Room without bounds: a step so long is none, yet sums of it stay finite."""
+"""Stands for infinity in unbounded boxes, because sums of it stay finite."""
 
 
 def crossing(
@@ -25,19 +25,20 @@ def crossing(
     .. math:: \min_d \|d / u\|_p \quad \text{s.t.} \quad \langle w, d \rangle = g,
               \quad l \le z + d \le h
 
-    Where the box does not reach the hyperplane, the step to the point of the box nearest to it.
-    With :math:`a = |w|` and the room :math:`r` that each feature has in the direction that gains,
-    the step has lengths :math:`m_i` with :math:`\sum_i a_i m_i = |g|`: for L∞
-    :math:`m_i = \min(r_i, t u_i)`, for L2 :math:`m_i = \min(r_i, t a_i)`, and for L1 the features
-    of largest :math:`a_i` go all the way, one after the other.
+    If the box does not reach the hyperplane, the step goes to the point of the box nearest to it.
+    Let :math:`a = |w|`, and let :math:`r_i` be the distance from feature :math:`i` to its bound in
+    the direction of the hyperplane. The step has lengths :math:`m_i` with
+    :math:`\sum_i a_i m_i = |g|`: in L∞ :math:`m_i = \min(r_i, t u_i)`, in L2
+    :math:`m_i = \min(r_i, t a_i)`, and in L1 the features move to their bounds one after the other,
+    in order of decreasing :math:`a_i`.
 
     Args:
         z: ``(batch, *input)`` inside the box.
-        w: Normals, shaped like ``z``; a zero in one keeps the feature.
-        gap: What :math:`\langle w, d \rangle` is to be, ``(batch,)``.
+        w: Normals, shaped like ``z``; features of weight zero do not move.
+        gap: Required :math:`\langle w, d \rangle`, ``(batch,)``.
         box: Bounds; ``None`` is unbounded.
         order: ``inf``, 2 or 1.
-        unit: For L∞, how much of the step's length each feature may take; zero keeps it.
+        unit: For L∞, the relative step length of each feature; features of unit zero do not move.
 
     Returns:
         ``d``, shaped like ``z``.
@@ -50,7 +51,7 @@ def crossing(
     rise = (w * side).flatten(1)
     side = torch.copysign(rise.new_ones(()), rise)
     room = _room(z.flatten(1), side, box, z)
-    # Normals divided by their largest entry: the square of a small float underflows to zero.
+    # Normals are divided by their largest entry, since squares of small floats underflow.
     weight = rise.abs()
     peak = weight.amax(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
     weight = F.threshold(weight / peak, _NEGLIGIBLE, 0.0)
@@ -59,7 +60,7 @@ def crossing(
         free = _flat(unit, z) > 0 if isinstance(unit, Tensor) else unit > 0
         length = _greedy(weight * free, room, height)
     elif order == 2:
-        # Where a weight is zero its cap is finite and counts for nothing.
+        # Where a weight is zero, the cap is finite and has no effect.
         cap = (room / weight.clamp_min(_NEGLIGIBLE)).clamp_max(_FAR)
         length = torch.minimum(room, _level(weight * weight, cap, height)[:, None] * weight)
     elif isinstance(unit, Tensor):
@@ -68,7 +69,7 @@ def crossing(
         length = torch.minimum(room, _level(weight * share, cap, height)[:, None] * share)
     else:
         length = torch.minimum(room, _level(weight, room, height)[:, None])
-    # Without bounds and with normals too small for floats there is no finite step: stay.
+    # Without bounds, normals that underflow give no finite step: do not move.
     length = length.where(length < _FAR, 0.0) if _open(box) else length
     return (side * weight.sign() * length).view_as(z)
 
@@ -82,17 +83,17 @@ def _flat(unit: Tensor, z: Tensor) -> Tensor:
 
 
 def _room(z: Tensor, side: Tensor, box: Box, like: Tensor) -> Tensor:
-    """How far each feature may go to its ``side``, 1 or -1; very far without bounds."""
+    """Distance of each feature to its bound in direction ``side``, 1 or -1; at most ``_FAR``."""
     if box.low is None and box.high is None:
         return torch.full_like(z, _FAR)
     low = -math.inf if box.low is None else _bound(box.low, like)
     high = math.inf if box.high is None else _bound(box.high, like)
-    # The larger of the two is the one on this side, since the other is not positive.
+    # The larger of the two belongs to this side, since the other is not positive.
     return torch.maximum(side * (high - z), side * (low - z)).clamp(0.0, _FAR)
 
 
 def _bound(bound: float | Tensor, like: Tensor) -> float | Tensor:
-    """A bound as a number, or as rows like those of the flattened points."""
+    """A bound as a number, or flattened per example like the points."""
     value = usable(bound, like)
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
@@ -100,20 +101,20 @@ def _bound(bound: float | Tensor, like: Tensor) -> float | Tensor:
 
 
 def _level(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
-    r"""The :math:`t` with :math:`\sum_i w_i \min(c_i, t) = g`; very far where no ``t`` is enough.
+    r"""The :math:`t` with :math:`\sum_i w_i \min(c_i, t) = g`; ``_FAR`` where no ``t`` is enough.
 
-    Exact up to rounding either way. A CPU takes a few passes over the features and looks for the
-    end of them, where sorting costs ten times as much. On any other device the host would have to
-    wait to look, so there the caps are sorted: as many operations whatever the values.
+    Both methods are exact up to rounding. On a CPU, Newton's method takes a few passes over the
+    features, and sorting costs ten times as much. Its stopping test would synchronise with any
+    other device, so there the caps are sorted, which takes a fixed number of operations.
     """
     return (_climbed if weight.device.type == "cpu" else _sorted)(weight, cap, height)
 
 
 def _climbed(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
-    """By Newton's method from below; the host looks for the end every other pass.
+    """Newton's method from below; the stopping test is made every other pass.
 
-    The sum is concave in ``t`` and made of straight pieces, so no step goes too far, and the answer
-    is exact, up to rounding, once no further cap is passed. Every step but the last passes one.
+    The sum is concave and piecewise linear in ``t``, so no step goes too far, and the answer is
+    exact up to rounding once a step passes no further cap. Every step but the last passes one.
     """
     t, passed, above = torch.zeros_like(height), weight.new_full((), -1.0), torch.empty_like(weight)
     for count in range(weight.shape[1] + 2):
@@ -129,11 +130,11 @@ def _climbed(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
 
 
 def _sorted(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
-    """By the piece of the sum that the height lies on; nothing is looked at.
+    """Finds the linear piece of the sum that reaches the height; never synchronises.
 
-    From zero to the least cap the sum rises by all weights, to the next by all but that one's, and
-    so on. All terms are positive, so nothing cancels. The sums of the pieces only tell which one it
-    is: from its beginning a step of Newton's method, with the sum itself, ends on it exactly.
+    Up to the smallest cap the slope of the sum is that of all weights, up to the next cap that of
+    all but one, and so on. All terms are positive, so nothing cancels. The cumulative sums only
+    select the piece; one Newton step from its left end, with the sum itself, gives ``t``.
     """
     bends, order = cap.sort(1)
     starts = F.pad(bends[:, :-1], (1, 0))
@@ -149,7 +150,7 @@ def _sorted(weight: Tensor, cap: Tensor, height: Tensor) -> Tensor:
 
 
 def _greedy(weight: Tensor, room: Tensor, height: Tensor) -> Tensor:
-    """Lengths that reach the height by the heaviest features first."""
+    """Lengths that reach the height with the features of largest weight first."""
     heaviest, order = weight.sort(1, descending=True)
     space = room.gather(1, order)
     gains = (heaviest * space).where(heaviest > 0, 0.0)

@@ -1,4 +1,4 @@
-"""Ascent that ends, example by example, once it is misclassified; the rest of the batch goes on."""
+"""PGD with ``patience``: an example stops once it has been misclassified for some steps."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from artplus.geometry import Eps
 from artplus.tree import Tree
 
 WORTH = 0.125
-"""Share of a batch that must be done before the rest goes on without it: what depends on ``x``
-alone, as TRADES' clean prediction, is then computed again."""
+"""Share of a batch that must be done before the batch is made smaller. Doing so recomputes what
+depends on ``x`` alone, such as TRADES' clean prediction."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a run remembers of each example.
+    """The state of a run; every tensor has one row per example.
 
     Attributes:
-        z: Where it is.
-        left: Steps that it still goes on when misclassified.
-        done: Whether it stays where it is.
-        momentum: Of the direction, where there is some.
+        z: Current iterate.
+        steps_left: Steps that it still takes while misclassified.
+        done: Whether it has stopped.
+        momentum: Accumulated gradient; ``None`` without momentum.
     """
 
     z: Tensor
-    left: Tensor
+    steps_left: Tensor
     done: Tensor
     momentum: Tensor | None = None
 
     def take(self, rows: Tensor) -> _State:
         momentum = None if self.momentum is None else self.momentum[rows]
-        return _State(self.z[rows], self.left[rows], self.done[rows], momentum)
+        return _State(self.z[rows], self.steps_left[rows], self.done[rows], momentum)
 
     def replaced(self, other: _State, rows: Tensor) -> _State:
         return replace(self, z=self.z.index_copy(0, rows, other.z))
@@ -54,31 +54,34 @@ def ascend(
     steps: int,
     patience: int,
 ) -> Tensor:
-    """Go up until misclassified ``patience + 1`` times, at most ``steps`` steps.
+    """Steepest ascent until misclassified ``patience + 1`` times, for at most ``steps`` steps.
 
-    Which examples are done is a mask on the device, so what is returned does not depend on when
-    the batch is made smaller: on a CPU whenever it pays, elsewhere where the host waits anyway.
+    A mask on the device says which examples are done, so the result does not depend on when the
+    batch is made smaller: on a CPU whenever it pays, elsewhere at the steps that synchronise.
 
     Args:
-        problem: What is climbed.
+        problem: The value to maximise, and the ball.
         step_size: Length of a step.
-        z: Where to begin.
-        direction: ``(slope, momentum) -> (unit step, momentum)``.
-        steps: Most steps.
-        patience: Steps that a misclassified example still goes on.
+        z: First iterate.
+        direction: ``(gradient, momentum) -> (unit step, momentum)``.
+        steps: Largest number of steps.
+        patience: Steps that an example still takes while misclassified.
     """
-    flags = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    state = _State(z, torch.full_like(flags, patience, dtype=torch.long), flags)
+    done = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    state = _State(z, torch.full_like(done, patience, dtype=torch.long), done)
     remaining: Remaining[_State] = Remaining(problem)
     judge, retract, length = _judge(problem), problem.retraction(), step_size
     for k in range(1, steps + 1):
         _, fooled, slope = look(judge, state.z)
-        done = state.done | (fooled & (state.left == 0))
+        done = state.done | (fooled & (state.steps_left == 0))
         step, momentum = direction(remaining.problem.region.restrict(slope), state.momentum)
         moved = retract(state.z + length * step)
         stay = column(done, moved)
         state = _State(
-            torch.where(stay, state.z, moved), state.left - (fooled & ~done).long(), done, momentum
+            torch.where(stay, state.z, moved),
+            state.steps_left - (fooled & ~done).long(),
+            done,
+            momentum,
         )
         rows = None if k == steps else remaining.leave(k, done, state, worth=WORTH, eager=True)
         if rows is None:
@@ -92,18 +95,18 @@ def ascend(
 
 
 def _judge(problem: Problem) -> Judge:
-    """Inner loss and mistakes from one forward pass, whatever the inner loss makes of it."""
+    """``z -> (values, fooled)`` from the one forward pass that the inner loss makes."""
     if not problem.over_classes:
         raise ConfigurationError(
             "patience= counts the steps of a misclassified example, but this model's loss is not "
             "over classes; leave it out"
         )
     model = problem.model
-    passed: list[tuple[Tree, Any]] = []
+    calls: list[tuple[Tree, Any]] = []
 
     def forward(x: Tree) -> Any:
         outputs = model.outputs(x)
-        passed.append((x, outputs))
+        calls.append((x, outputs))
         return outputs
 
     climb = (problem.inner or own_loss)(
@@ -111,15 +114,15 @@ def _judge(problem: Problem) -> Judge:
     )
 
     def judge(z: Tensor) -> tuple[Tensor, Tensor]:
-        passed.clear()
+        calls.clear()
         x_adv = problem.insert(z)
         values = climb(x_adv)
-        outputs = [output for at, output in passed if at is x_adv]
-        passed.clear()
+        outputs = [output for x, output in calls if x is x_adv]
+        calls.clear()
         if not outputs:
             raise ConfigurationError(
                 "an attack with patience= must see the model's prediction for x_adv, but the inner "
-                "loss never asks for it as it stands; leave patience out"
+                "loss never computes it; leave patience out"
             )
         predictions = model.task.predictions(outputs[0], x_adv, model.module)
         fooled = problem.fooled(detached(predictions))

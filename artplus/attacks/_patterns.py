@@ -1,4 +1,4 @@
-"""The shapes that Square draws: windows, stripes and pyramids on images, signals and rows."""
+"""The patterns of Square: windows, stripes and pyramids on images, signals and rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side = tuple[int, int]
 Draw = torch.Generator | None
 
 _TINY = 1e-12
-"""Least length to divide by: what is shorter is nothing."""
+"""Smallest length to divide by."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Canvas:
 
         Args:
             z: Inputs.
-            tiled: Pyramids will be drawn, which need three pixels each way.
+            tiled: Whether pyramids will be drawn, which need 3 x 3 pixels.
 
         Raises:
-            ConfigurationError: for inputs that are no images, signals or rows.
+            ConfigurationError: for inputs other than images, signals or rows.
         """
         shape = tuple(z.shape[1:])
         if tiled and (len(shape) != 3 or min(shape[1:]) < 3):
@@ -56,7 +56,7 @@ class Canvas:
 
     def stripes(self, z: Tensor, generator: Draw) -> Tensor:
         """One random sign per example, channel and column, shaped like ``z``."""
-        return self._spread(_signs((len(z), self.channels, 1, self.width), z, generator), z)
+        return self._broadcast(_signs((len(z), self.channels, 1, self.width), z, generator), z)
 
     def side(self, share: float, *, least: int = 1, odd: bool = False) -> Side:
         """Height and width of a window that covers ``share`` of the pixels."""
@@ -69,9 +69,12 @@ class Canvas:
         return side, side
 
     def places(self, count: int, side: Side, like: Tensor, generator: Draw) -> Tensor:
-        """A window somewhere in each of ``count`` flattened inputs, ``(count, channels, pixels)``.
+        """Indices of a random window in each of ``count`` flattened inputs.
 
-        Every example draws its own corner; windows reach every pixel.
+        Corners are drawn per example, and windows reach every pixel.
+
+        Returns:
+            ``(count, channels, pixels)``.
         """
         tops, lefts = self.height - side[0] + 1, self.width - side[1] + 1
         down = torch.randint(tops, (count, 1, 1), generator=generator, device=like.device)
@@ -79,7 +82,7 @@ class Canvas:
         return (across + down * self.width) + _window(self, side, like.device)
 
     def tiles(self, z: Tensor, order: float, generator: Draw) -> Tensor:
-        """A grid of pyramids, five each way where they fit, of random signs; shaped like ``z``."""
+        """A grid of 5 x 5 pyramids (where they fit) of random signs, shaped like ``z``."""
         n, c, s = len(z), self.channels, max(min(self.height, self.width) // 5, 1)
         rows, columns = self.height // s, self.width // s
         turn = torch.randint(2, (n, 1, rows, columns), generator=generator, device=z.device)
@@ -92,44 +95,45 @@ class Canvas:
         return delta.view_as(z)
 
     def refilled(
-        self, old: Tensor, given: Tensor, unused: Tensor, free: Tensor | None, side: Side,
+        self, delta: Tensor, removed: Tensor, unused: Tensor, mask: Tensor | None, side: Side,
         order: float, generator: Draw,
     ) -> Tensor:  # fmt: skip
-        """What a window holds after a step in L2 or L1: a pyramid of random sign on what it held.
+        """The new perturbation of a window in L2 or L1: the old one plus a pyramid of random sign.
 
-        Its length takes in what another window gave up and what the whole leaves unused of the
-        radius. In L1 that is, as in the authors' code, ``channels`` times what would fill the ball.
+        Its length includes the length of the other window, which is set to zero, and the part of
+        the radius that the perturbation does not use. In L1 it is, as in the authors' code,
+        ``channels`` times the length that would fill the ball.
 
         Args:
-            old: What the window held, ``(n, channels * pixels)``.
-            given: What the other window held outside it, shaped alike.
-            unused: The radius less the whole's length, both to the power of ``order``, ``(n,)``.
-            free: 1 where the window may change, 0 elsewhere; ``None``: everywhere.
+            delta: Perturbation of this window, ``(n, channels * pixels)``.
+            removed: Perturbation of the other window outside this one, shaped like ``delta``.
+            unused: ``radius**order - length**order`` of the whole perturbation, ``(n,)``.
+            mask: 1 where the window may change, 0 elsewhere; ``None`` is 1 everywhere.
             side: The window's height and width.
             order: 2 or 1.
             generator: For the pyramid's direction and signs.
         """
-        n, c = len(old), self.channels
-        old, given = old.view(n, c, -1), given.view(n, c, -1)
-        length = _length(old, order)
-        budget = (unused / c)[:, None, None] + length**order + _length(given, order) ** order
+        n, c = len(delta), self.channels
+        delta, removed = delta.view(n, c, -1), removed.view(n, c, -1)
+        length = _length(delta, order)
+        budget = (unused / c)[:, None, None] + length**order + _length(removed, order) ** order
         budget = budget.clamp_min(0)  # rounding may have used a little too much
         budget = budget * c if order == 1 else budget.sqrt()
-        turn = torch.randint(2, (n, 1), generator=generator, device=old.device)
-        sign = torch.randint(2, (n, c), generator=generator, device=old.device)
-        bump = bumps(side[0], order, old)[turn + 2 * sign]
-        new = bump + old / length.clamp_min(_TINY)
-        if free is not None:
-            new = new * free.view(n, c, -1)
+        turn = torch.randint(2, (n, 1), generator=generator, device=delta.device)
+        sign = torch.randint(2, (n, c), generator=generator, device=delta.device)
+        bump = bumps(side[0], order, delta)[turn + 2 * sign]
+        new = bump + delta / length.clamp_min(_TINY)
+        if mask is not None:
+            new = new * mask.view(n, c, -1)
         return (new * (budget / _length(new, order).clamp_min(_TINY))).flatten(1)
 
-    def _spread(self, part: Tensor, z: Tensor) -> Tensor:
-        return part.expand(len(z), self.channels, self.height, self.width).reshape(z.shape)
+    def _broadcast(self, pattern: Tensor, z: Tensor) -> Tensor:
+        return pattern.expand(len(z), self.channels, self.height, self.width).reshape(z.shape)
 
 
 @cache
 def _window(canvas: Canvas, side: Side, device: torch.device) -> Tensor:
-    """Places of the window in the top left corner, ``(channels, pixels)``."""
+    """Indices of the window in the top left corner, ``(channels, pixels)``."""
     down = torch.arange(side[0], device=device)[:, None] * canvas.width
     inside = (down + torch.arange(side[1], device=device)).flatten()
     return (
@@ -139,9 +143,9 @@ def _window(canvas: Canvas, side: Side, device: torch.device) -> Tensor:
 
 
 def bumps(side: int, order: float, like: Tensor) -> Tensor:
-    """The pyramid of a side upright, turned, and both upside down, flat: ``(4, side ** 2)``.
+    """A pyramid, its transpose, and the negatives of both, flattened: ``(4, side ** 2)``.
 
-    In the precision and on the device of ``like``; built once.
+    They have the dtype and device of ``like`` and are cached.
     """
     return _bumps(side, order, like.dtype, like.device)
 
@@ -149,19 +153,19 @@ def bumps(side: int, order: float, like: Tensor) -> Tensor:
 @cache
 def _bumps(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     upright = pyramid(side, order, dtype, device)
-    both = torch.stack([upright.flatten(), upright.T.flatten()])
-    return torch.cat([both, -both])
+    upright_and_turned = torch.stack([upright.flatten(), upright.T.flatten()])
+    return torch.cat([upright_and_turned, -upright_and_turned])
 
 
 def pyramid(side: int, order: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    r"""A unit-length bump and hollow, one above the other, ``(side, side)``.
+    r"""A positive and a negative pyramid, one above the other, of length one; ``(side, side)``.
 
-    Each half falls off from its middle in nested frames, the ``k``-th of height
+    Each half falls off from its middle in nested frames. The ``k``-th frame has height
     :math:`\sum_{j \ge k} (j + 1)^{-2}` in L2, and with :math:`-4` for :math:`-2` in L1.
     """
     half, like = side // 2, torch.empty((), dtype=dtype, device=device)
-    whole = [_frames(half, side, order, like), -_frames(side - half, side, order, like)]
-    return _unit(torch.cat(whole).flatten(), order).view(side, side)
+    halves = [_frames(half, side, order, like), -_frames(side - half, side, order, like)]
+    return _unit(torch.cat(halves).flatten(), order).view(side, side)
 
 
 def _frames(height: int, width: int, order: float, like: Tensor) -> Tensor:
@@ -175,12 +179,12 @@ def _frames(height: int, width: int, order: float, like: Tensor) -> Tensor:
 
 
 def _unit(values: Tensor, order: float) -> Tensor:
-    """Scaled to length one over the last axis; zero stays zero."""
+    """``values`` scaled to length one over the last axis; zero stays zero."""
     return F.normalize(values, p=order, dim=-1, eps=_TINY)
 
 
 def _length(values: Tensor, order: float) -> Tensor:
-    """Norm over the last axis, which stays."""
+    """Norm over the last axis, which is kept."""
     length: Tensor = torch.linalg.vector_norm(values, order, -1, keepdim=True)
     return length
 

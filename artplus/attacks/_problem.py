@@ -1,4 +1,4 @@
-"""All that an attack sees: where to begin, the ball, what is climbed, and what is right."""
+"""All that an attack sees: the clean point, the ball, the value to maximise, and success."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ from artplus.tree import take as take_rows
 
 
 class PredictionLoss(Protocol):
-    """A loss of predictions that an attack climbs instead of the model's own."""
+    """A loss of predictions that an attack maximises instead of the model's own."""
 
     def __call__(self, predictions: Any, targets: Any, /) -> Tensor:
         """The loss of each example, ``(batch,)``."""
         ...
 
     def take(self, rows: Tensor) -> PredictionLoss:
-        """That of the examples ``rows``."""
+        """The loss of the examples ``rows``."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Maximise a value over a ball, for each example of a batch by itself.
+    """Maximise a value over a ball, independently for each example of a batch.
 
     ``z`` is one float tensor ``(batch, ...)``, whatever the inputs are.
 
     Attributes:
-        model: What is attacked, in evaluation mode.
+        model: The attacked model, in evaluation mode.
         inputs: Clean inputs, a tree.
         targets: True labels, or the targets of a targeted attack.
         space: Turns ``z`` into inputs.
         z0: ``z`` of the clean inputs.
-        ball: Norm, over an example or each token.
+        ball: Geometry of the norm, per example or per token.
         eps: Radius.
         region: Bounds and mask of ``z``.
-        targeted: Whether ``targets`` are to be reached; values are then negated losses.
-        inner: What is climbed; ``None`` is the model's own loss, or ``loss``.
-        loss: A loss of the predictions to climb instead of the model's own.
+        targeted: Whether to reach ``targets``; values are then negated losses.
+        inner: The loss to maximise; ``None`` is ``loss``, or else the model's own.
+        loss: A loss of the predictions to maximise instead of the model's own.
         start: First iterate, if one was given.
         generator: Source of randomness; ``None`` is torch's global one.
     """
@@ -82,43 +82,43 @@ class Problem:
 
     @property
     def over_classes(self) -> bool:
-        """Whether predictions are logits with one label an example."""
+        """Whether predictions are logits with one label per example."""
         return self.model.task.over_classes
 
     def insert(self, z: Tensor) -> Tree:
-        """The inputs that ``z`` stands for."""
+        """The inputs with ``z`` in place of the clean values."""
         return self.space.insert(self.inputs, z)
 
     def predict(self, z: Tensor, rows: Tensor | None = None) -> Tree:
-        """Predictions at ``z``, which may hold the examples ``rows`` alone; one forward pass."""
+        """Predictions at ``z`` (which may hold only the examples ``rows``); one forward pass."""
         inputs = self.inputs
-        # A tensor of inputs is replaced by z as a whole, so its rows need not be copied.
+        # z replaces a tensor of inputs entirely, so its rows need not be copied.
         if rows is not None and (self.space.hidden or not isinstance(inputs, Tensor)):
             inputs = take_rows(inputs, rows)
         return self.model(self.space.insert(inputs, z))
 
     @cached_property
     def climb(self) -> Climb:
-        """What is climbed, as a function of inputs; computed once a batch."""
+        """The loss as a function of the inputs; built once per batch."""
         if self.loss is None:
             return (self.inner or own_loss)(self.model, self.inputs, self.targets)
         loss, model, targets = self.loss, self.model, self.targets
         return lambda x_adv: loss(model(x_adv), targets)
 
     def value(self, z: Tensor) -> Tensor:
-        """What the attack makes large, ``(batch,)``."""
+        """The value to maximise, ``(batch,)``."""
         values = self.climb(self.space.insert(self.inputs, z))
         return -values if self.targeted else values
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The value and its gradient by ``z`` alone; one forward and one backward pass."""
-        values, slope = gradient(lambda at: self.climb(self.space.insert(self.inputs, at)), z)
+        values, slope = gradient(lambda z: self.climb(self.space.insert(self.inputs, z)), z)
         return (-values, -slope) if self.targeted else (values, slope)
 
     def fooled(self, predictions: Tree) -> Tensor:
-        """Which examples reach the attack's aim, ``(batch,)`` booleans.
+        """On which examples the attack succeeds, ``(batch,)`` booleans.
 
-        All false where the task calls nothing right or wrong.
+        All false for a task without right and wrong.
         """
         right = self.model.task.correct(predictions, self.targets)
         if right is None:
@@ -126,10 +126,10 @@ class Problem:
         return right if self.targeted else ~right
 
     def judge(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The value, and who is fooled, from one forward pass.
+        """The value, and which examples are fooled, from one forward pass.
 
-        An inner loss gives no predictions, so with one nobody counts as fooled: the largest value
-        wins, which is what training asks for.
+        An inner loss returns no predictions, so with one no example counts as fooled: the point of
+        largest value is the best, which is what training needs.
         """
         if self.inner is not None:
             values = self.value(z)
@@ -141,21 +141,21 @@ class Problem:
         return (-values if self.targeted else values), fooled
 
     def look(self, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """The value, who is fooled, and the gradient, see :func:`artplus.attacks._base.look`."""
+        """The value, the fooled examples, and the gradient; averaged over ``draws`` passes."""
         return look(self.judge, z, draws)
 
     def retraction(self, scale: float = 1.0) -> Retraction:
-        """Back into the ball, of ``scale`` times the radius, and the region."""
+        """A function that brings points into the ball of ``scale * eps`` and the region."""
         eps = self.eps if scale == 1.0 else scale * self.eps
         return self.ball.retraction(self.z0, eps, self.region)
 
     def random_point(self) -> Tensor:
-        """A point of the ball, uniformly drawn, inside the region."""
+        """A uniformly random point of the ball, clipped to the region."""
         noise = self.ball.random(self.z0, self.eps, self.generator)
         return clip(self.z0 + self.region.restrict(noise), self.region)
 
     def resolve(self, budget: Budget) -> Eps:
-        """A length in the units of the radius, such as a step size, beside ``z``."""
+        """A length in the units of the radius, such as a step size, in the units of ``z``."""
         return resolve(scaled(budget, self._unit), self.z0, self.ball)
 
     @cached_property
@@ -163,7 +163,7 @@ class Problem:
         return self.space.unit(self.model)
 
     def take(self, rows: Tensor) -> Problem:
-        """The problem of the examples ``rows``: model, inputs, targets, radius and mask follow."""
+        """The problem of the examples ``rows`` alone."""
         return replace(
             self,
             inputs=take_rows(self.inputs, rows),
@@ -177,10 +177,10 @@ class Problem:
         )
 
     def climbing(self, loss: PredictionLoss) -> Problem:
-        """The same problem with another loss of the predictions to climb."""
+        """The same problem with ``loss`` as the value to maximise."""
         return replace(self, loss=loss, inner=None)
 
-    def require_classes(self, who: str) -> None:
+    def require_classes(self, attack: str) -> None:
         """Refuse a model without class logits.
 
         Raises:
@@ -188,26 +188,26 @@ class Problem:
         """
         if not self.over_classes:
             raise ConfigurationError(
-                f"{who} needs class logits, one label an example, but this model's task is "
+                f"{attack} needs class logits, one label per example, but this model's task is "
                 f"{self.model.task.name or type(self.model.task).__name__!r}: its loss has no "
                 "classes. Use PGD, which climbs any loss."
             )
 
-    def require_whole_examples(self, who: str) -> None:
-        """Refuse a radius for each token where an attack measures whole examples.
+    def require_whole_examples(self, attack: str) -> None:
+        """Refuse a radius per token, for attacks that measure whole examples.
 
         Raises:
             ConfigurationError: naming the attack.
         """
         if self.space.per != "example":
             raise ConfigurationError(
-                f"{who} measures the perturbation of a whole example; in a space per token use PGD "
-                "or APGD"
+                f"{attack} measures the perturbation of a whole example; in a space per token use "
+                "PGD or APGD"
             )
 
 
 def detached(tree: Tree) -> Tree:
-    """Predictions cut off from their graph."""
+    """Predictions detached from the graph; other than tensors they are returned as they are."""
     return tree.detach() if isinstance(tree, Tensor) else tree
 
 
@@ -232,7 +232,7 @@ def make_problem(
     """
     if space.hidden and isinstance(eps, Relative):
         raise ConfigurationError(
-            "Relative(c) is a share of the input's own norm, and a hidden perturbation starts at "
+            "Relative(c) is a share of the norm of the input, and a hidden perturbation starts at "
             "zero, so the radius would be zero. Use relative=True of the space: a multiple of the "
             "mean row norm."
         )

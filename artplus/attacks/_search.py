@@ -1,4 +1,4 @@
-"""What Square tries at a query: corners of the L∞ ball, or a length moved about in L2 and L1."""
+"""The candidates of Square's queries: corners of the L∞ ball; windows moved about in L2 and L1."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Candidates:
 
     Attributes:
         z: ``(batch, *input)``.
-        undo: ``rose -> best``: the candidates where they rose, else what was best before.
-        changed: Which candidates differ from it, ``(batch,)``; ``None`` if practically all do.
+        undo: ``rose -> best``: the candidates where the margin rose, else the previous best.
+        changed: Which candidates differ from the previous best, ``(batch,)``; ``None`` if nearly
+            all do.
     """
 
     z: Tensor
@@ -32,18 +33,18 @@ class Candidates:
 
 
 class Search(Protocol):
-    """How a norm is searched, for the examples it holds."""
+    """The random search of one norm, on the examples it holds."""
 
     def first(self, generator: Draw) -> Tensor:
-        """Where the search begins."""
+        """First point of the search."""
         ...
 
     def inside(self, z: Tensor) -> Tensor:
-        """``z`` back in the ball and the space."""
+        """``z`` projected into the ball and the space."""
         ...
 
     def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
-        """Candidates that change about ``share`` of the pixels; takes ``best`` over."""
+        """Candidates that change about ``share`` of the pixels; may write into ``best``."""
         ...
 
     def take(self, rows: Tensor) -> Search:
@@ -53,11 +54,11 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Corners:
-    """L∞: every feature at its least or greatest, but for a start of the user's.
+    """L∞: every feature is at its least or greatest value, except in a start given by the user.
 
     Attributes:
-        canvas: What inputs look like.
-        ends: The least and the greatest that each feature may be, ``(batch, 2, *input)``.
+        canvas: Form of the inputs.
+        ends: The least and the greatest value of each feature, ``(batch, 2, *input)``.
     """
 
     canvas: Canvas
@@ -78,8 +79,8 @@ class Corners:
         return torch.clamp(z, *self.ends.unbind(1))
 
     def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
-        # A window is all that changes, so it is written into the best and, where it does not pay,
-        # written back: no pass over whole images.
+        # Only a window changes, so it is written into ``best`` and, where the margin does not rise,
+        # written back, without a pass over whole images.
         n, canvas, side = len(best), self.canvas, self.canvas.side(share)
         places = canvas.places(n, side, best, generator)
         up = torch.randint(2, (n, canvas.channels, 1), generator=generator, device=best.device)
@@ -101,10 +102,10 @@ class Corners:
 
 @dataclass(frozen=True)
 class Spread:
-    """L2 and L1: the radius spread over windows.
+    """L2 and L1: the radius is spread over windows.
 
     Attributes:
-        canvas: What inputs look like.
+        canvas: Form of the inputs.
         order: 2 or 1.
         x: Centres, ``(batch, *input)``.
         eps: Radius.
@@ -129,8 +130,8 @@ class Spread:
     def tried(self, best: Tensor, share: float, generator: Draw) -> Candidates:
         """The length of one window moved into another.
 
-        In L2 that leaves the whole as long as the radius or, clipped, shorter: two windows are all
-        that changes, and they are written into the best. In L1 it must be projected, all over.
+        In L2 the perturbation stays as long as the radius or, if clipped, shorter. Only two windows
+        change, and they are written into ``best``. In L1 the whole point must be projected.
         """
         n, canvas, side = len(best), self.canvas, self.canvas.side(share, least=3, odd=True)
         flat, centre = best.flatten(1), self.x.flatten(1)
@@ -142,9 +143,9 @@ class Spread:
         x_here, x_there = centre.gather(1, here), centre.gather(1, there)
         was_here = flat.gather(1, here)
         flat.scatter_(1, here, x_here)
-        was_there = flat.gather(1, there)  # what is in both windows counts once
-        space, old, given = self.space.at(here, self.x), was_here - x_here, was_there - x_there
-        new = canvas.refilled(old, given, unused, space.mask, side, self.order, generator)
+        was_there = flat.gather(1, there)  # features in both windows count once
+        space, delta, removed = self.space.at(here, self.x), was_here - x_here, was_there - x_there
+        new = canvas.refilled(delta, removed, unused, space.mask, side, self.order, generator)
         new = x_here + new if self.order == 1 else clip(x_here + new, space)
         flat.scatter_(1, there, x_there).scatter_(1, here, new)
         if self.order == 1:
@@ -159,13 +160,13 @@ class Spread:
         return Candidates(flat.view_as(best), undo)
 
     def _unused(self, delta: Tensor) -> Tensor:
-        """What ``delta``, ``(n, features)``, leaves of the radius, to the power of the norm."""
+        """``radius**p - length**p`` of ``delta``, ``(n, features)``, in the Lp norm."""
         radius = self.eps.flatten() if isinstance(self.eps, Tensor) else self.eps
         used: Tensor = torch.linalg.vector_norm(delta, self.order, 1) ** self.order
         return radius**self.order - used
 
     def _filled(self, delta: Tensor) -> Tensor:
-        """With the whole radius in use; clipping to the box only shortens it."""
+        """The point at ``delta`` scaled to the radius; clipping to the box only shortens it."""
         if self.order == 1:
             return self.inside(self.x + delta)
         delta = self.space.restrict(delta)
@@ -181,7 +182,7 @@ def search(x: Tensor, eps: Eps, space: Region, order: float) -> Search:
     """The search of a norm around ``x``.
 
     Raises:
-        ConfigurationError: for inputs that are no images, or in L∞ no signals or rows either.
+        ConfigurationError: for inputs other than images or, in L∞, signals and rows.
     """
     if order == torch.inf:
         return Corners.around(x, eps, space)

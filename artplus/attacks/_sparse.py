@@ -1,4 +1,4 @@
-"""Auto-PGD in L1: steps on a few features, of which ever fewer are left (Croce and Hein, 2021)."""
+"""One run of Auto-PGD in L1: sparse steps on fewer and fewer features (Croce and Hein, 2021)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from artplus.attacks._ascent import Pace, first_steps
+from artplus.attacks._ascent import RunSettings, first_steps
 from artplus.attacks._base import column
 from artplus.attacks._best import Best
 from artplus.attacks._l1_ball import projection
@@ -16,66 +16,67 @@ from artplus.attacks._remaining import Remaining
 from artplus.geometry import Eps
 
 _PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
-"""Radii, as multiples of eps, and the share of the steps in each."""
+"""Radii, as multiples of eps, and the share of the steps spent in each."""
 
 _SHARE = 0.2
-"""Share of the features that the first steps move."""
+"""Share of the features that the first steps change."""
 
 _FEWER = 1.5
-"""Of the features that the best point changes, one in so many is moved next; also what a step is
-divided by where sparsity has settled."""
+"""The number of features to change next is that of the best point divided by this. Where the best
+point became no sparser, the step length is divided by it too."""
 
 _LEAST = 10.0
 """A step is never shorter than its first length divided by this."""
 
 
-def ascend(problem: Problem, step_size: Eps, z: Tensor, pace: Pace) -> Best:
-    """One run: through balls of three, two and one times ``eps``, each from the last one's best.
+def ascend(problem: Problem, step_size: Eps, z: Tensor, settings: RunSettings) -> Best:
+    """One run through balls of radius ``3 * eps``, ``2 * eps`` and ``eps``.
 
-    Every decision is a mask on the device: a step does not wait for the host. What is found in the
-    larger balls does not count, so examples leave in the last one only.
+    Each ball starts from the best point of the one before. Every decision is a mask on the device,
+    so a step never synchronises with the host. Points in the larger balls do not count as results,
+    so examples leave the batch in the last ball only.
 
     Args:
-        problem: What is climbed.
-        step_size: First length of a step, in the smallest ball.
-        z: Where to begin.
-        pace: Settings.
+        problem: The value to maximise, and the ball.
+        step_size: First step length in the smallest ball.
+        z: First iterate.
+        settings: Settings of the attack.
     """
-    x = problem.z0
-    features = float(x[0].numel())
-    active = torch.full((len(x),), _SHARE * features, dtype=x.dtype, device=x.device)
+    z0 = problem.z0
+    features = float(z0[0].numel())
+    active = torch.full((len(z0),), _SHARE * features, dtype=z0.dtype, device=z0.device)
     changed = torch.full_like(active, features)
-    (large, first), (middle, second), (own, last) = _counts(pace.steps)
+    (large, first), (middle, second), (small, last) = _counts(settings.steps)
     for scale, count in ((large, first), (middle, second)):
         if count:
             track, _ = _climb(
-                problem, step_size, z, scale, count, pace.draws, active, changed, leaves=False
+                problem, step_size, z, scale, count, settings.draws, active, changed, leaves=False
             )
             z = track.best
-            changed = _changed(z, x)
+            changed = _changed(z, z0)
             active = changed / _FEWER
     return _climb(
         problem,
         step_size,
         z,
-        own,
+        small,
         last,
-        pace.draws,
+        settings.draws,
         active,
         changed,
-        leaves=pace.until_fooled,
+        leaves=settings.until_fooled,
     )[1]
 
 
 def _counts(steps: int) -> list[tuple[float, int]]:
-    """Radius and number of steps of each phase; the last takes what rounding leaves."""
+    """Radius and number of steps of each phase; the last phase takes the steps lost to rounding."""
     early = [(scale, int(share * steps)) for scale, share in _PHASES[:-1]]
     return [*early, (_PHASES[-1][0], steps - sum(count for _, count in early))]
 
 
 @dataclass
 class _Track:
-    """What a run remembers of each example."""
+    """The state of a run; every tensor has one row per example."""
 
     z: Tensor
     slope: Tensor
@@ -96,15 +97,15 @@ class _Track:
         self.best_value = torch.where(higher, value, self.best_value)
         self.z, self.slope = z, slope
 
-    def settle(self, x: Tensor, longest: Tensor) -> None:
-        """Begin anew from the best point where it became sparser, else shorten the step."""
-        now = _changed(self.best, x)
-        again = column(now < 0.95 * self.changed, x)
-        self.active, self.changed = now / _FEWER, now
+    def adapt_step(self, x: Tensor, longest: Tensor) -> None:
+        """Restart from the best point where it became sparser; shorten the step elsewhere."""
+        sparsity = _changed(self.best, x)
+        sparser = column(sparsity < 0.95 * self.changed, x)
+        self.active, self.changed = sparsity / _FEWER, sparsity
         shorter = torch.maximum(self.step / _FEWER, longest / _LEAST)
-        self.step = torch.where(again, longest, shorter)
-        self.z = torch.where(again, self.best, self.z)
-        self.slope = torch.where(again, self.best_slope, self.slope)
+        self.step = torch.where(sparser, longest, shorter)
+        self.z = torch.where(sparser, self.best, self.z)
+        self.slope = torch.where(sparser, self.best_slope, self.slope)
 
 
 def _climb(
@@ -119,7 +120,7 @@ def _climb(
     *,
     leaves: bool,
 ) -> tuple[_Track, Best]:
-    """Steps in one ball: where they came to, and the best of them all."""
+    """The steps in one ball: the final state, and the best point of each example."""
     ball = projection(problem.z0, scale * problem.eps, problem.region)
     z = ball(problem.z0 + problem.region.restrict(z - problem.z0))
     longest = scale * first_steps(problem, step_size)
@@ -127,15 +128,15 @@ def _climb(
     best = Best(z, value, fooled)
     track = _Track(z, slope, longest, z, value, slope, active, changed)
     remaining: Remaining[Best] = Remaining(problem)
-    every = max(int(0.04 * steps), 1)
+    interval = max(int(0.04 * steps), 1)
     for k in range(1, steps + 1):
         step = _spread(problem.region.restrict(track.slope), track.active)
         z = ball(track.z + track.step * step)
         value, fooled, slope = problem.look(z, draws)
         best = best.better(Best(z, value, fooled))
         track.move(z, value, slope)
-        if k % every == 0:
-            track.settle(problem.z0, longest)
+        if k % interval == 0:
+            track.adapt_step(problem.z0, longest)
         rows = remaining.leave(k, best.fooled, best) if leaves and k < steps else None
         if rows is not None:
             best, track, problem = best.take(rows), track.take(rows), remaining.problem
@@ -147,7 +148,7 @@ def _climb(
 
 
 def _spread(slope: Tensor, active: Tensor) -> Tensor:
-    """A step of length one, shared equally by the features of largest slope, at least one."""
+    """A step of L1 length one, split equally among the ``active`` features of largest gradient."""
     size = slope.flatten(1).abs()
     ranks = (active.long() - 1).clamp(0, size.shape[1] - 1)
     least = size.sort(1, descending=True).values.gather(1, ranks[:, None])
@@ -156,5 +157,5 @@ def _spread(slope: Tensor, active: Tensor) -> Tensor:
 
 
 def _changed(z: Tensor, x: Tensor) -> Tensor:
-    """How many features differ, ``(batch,)``."""
+    """Number of features in which ``z`` and ``x`` differ, ``(batch,)``."""
     return (z != x).flatten(1).sum(1).to(x.dtype)

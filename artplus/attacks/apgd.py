@@ -1,4 +1,4 @@
-"""Auto-PGD: momentum ascent that sets its own step length (Croce and Hein, 2020)."""
+"""Auto-PGD: momentum ascent that adapts its step length (Croce and Hein, 2020)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from artplus import _checks
 from artplus.attacks import _sparse
-from artplus.attacks._ascent import Pace, ascend
+from artplus.attacks._ascent import RunSettings, ascend
 from artplus.attacks._base import Budget, check_budget, scaled, take
 from artplus.attacks._best import Best
 from artplus.attacks._call import BaseAttack
-from artplus.attacks._goal import LossName, aimed, check_loss, likeliest_targets
+from artplus.attacks._goal import LossName, check_loss, likeliest_targets, with_loss
 from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
 from artplus.geometry import geometry
@@ -27,25 +27,26 @@ class APGD(BaseAttack):
     .. math:: z &= \Pi(x_k + \eta \, \arg\max_{\|d\| \le 1} \langle d, \nabla L \rangle) \\
               x_{k+1} &= \Pi(x_k + \alpha (z - x_k) + (1 - \alpha)(x_k - x_{k-1}))
 
-    At 22, 41, 57, ... percent of the steps each example's step length is halved, and its best
-    point taken up again, if (1) fewer than ``rho`` of the steps since the last look raised its
-    loss or (2) neither its step length nor its best loss changed since. It returns, per example,
-    the misclassified point of largest loss if one was met, else the point of largest loss.
+    At the checkpoints (22, 41, 57, ... percent of the steps) an example's step length is halved and
+    it returns to its best point if (1) at most ``rho`` of the steps since the last checkpoint
+    raised its loss or (2) neither its step length nor its best loss changed since. The result is,
+    per example, the misclassified point of largest loss if there was one, else the point of largest
+    loss.
 
     Differs from the authors' code: (1) the start is uniform in the ball, as in ART, not on its
-    surface; (2) the box comes before the ball, as in ART, which in L2 wastes less of the radius;
-    (3) the checkpoints are the paper's, rounded up; (4) with ``draws`` the loss is averaged too and
-    an example is fooled if it is in most draws, where theirs takes both from the last. Later
-    restarts and targets run on the examples that still stand.
+    surface; (2) the box is applied before the ball, as in ART, which in L2 wastes less of the
+    radius; (3) the checkpoints are the paper's, rounded up; (4) with ``draws`` the loss is averaged
+    too and an example is fooled if most draws are misclassified, where theirs takes both from the
+    last draw. Later restarts and targets run only on examples that are still robust.
 
     In L1 it is the sparse variant with decreasing radii [Croce21]_: 30 % of the steps in the ball
     of ``3 * eps``, 30 % in that of ``2 * eps`` and the rest in the ball itself, each from the best
-    point of the one before. A step is shared equally by the features of largest gradient, a fifth
-    of all at first, then two thirds of those that the best point changes; the way back is the
-    exact projection on ball and box. At every look (each 4 % of the steps of a ball) the step
-    goes back to its first length where the best point became sparser by 5 %, which is then taken
-    up again, and else shrinks by 1.5, to a tenth at least. It has no momentum. Differs from the
-    authors' code: the start is uniform in the ball, and the number of features is rounded down.
+    point of the one before. A step is split equally among the features of largest gradient: a fifth
+    of all features at first, then two thirds of the number that the best point changes. It is
+    followed by the exact projection on ball and box. Every 4 % of a ball's steps, an example whose
+    best point became sparser by 5 % returns to that point with the first step length; elsewhere the
+    step is divided by 1.5, to no less than a tenth of the first. There is no momentum. Differs from
+    the authors' code: the start is uniform in the ball, and the number of features is rounded down.
 
     Args:
         eps: Radius, in the units of ``x``: a number, an array per feature (L∞), or
@@ -53,22 +54,22 @@ class APGD(BaseAttack):
         norm: ``numpy.inf``, 2 or 1.
         steps: Number of gradient steps, 100 in the paper.
         restarts: Independent runs from random starts (per target with ``"targeted_dlr"``).
-        loss: What to climb: ``"ce"``, ``"dlr"`` (at least 3 classes), ``"margin"``,
-            ``"targeted_dlr"`` (APGD-T; with 3 classes cross-entropy to the target, as the ratio
-            needs four), or ``None``: the inner loss if one is given, else the model's own.
-        targets: Wrong classes to try with ``"targeted_dlr"``, the likeliest first; at most the
-            number of classes less one.
+        loss: The loss to maximise: ``"ce"``, ``"dlr"`` (at least 3 classes), ``"margin"``,
+            ``"targeted_dlr"`` (APGD-T; with 3 classes cross-entropy to the target, since the
+            ratio needs 4), or ``None``: the inner loss if one is given, else the model's own.
+        targets: Number of wrong classes to try with ``"targeted_dlr"``, the likeliest first; at
+            most the number of classes less one.
         step_size: First step length; default ``2 * eps``, in L1 ``eps``, as in the papers.
-        rho: Share of steps that must raise the loss, 0.75 in the paper; not in L1.
-        momentum: :math:`\alpha`, the weight of the new step, 0.75 in the paper; not in L1.
-        draws: Passes that each gradient is the mean of, for models that are random in evaluation
+        rho: Share of steps that must raise the loss, 0.75 in the paper; unused in L1.
+        momentum: :math:`\alpha`, the weight of the new step, 0.75 in the paper; unused in L1.
+        draws: Passes that each gradient is averaged over, for models that are random in evaluation
             mode (expectation over transformation [Athalye18]_); 20 in AutoAttack's ``rand``.
-        until_fooled: Examples leave the batch within 8 steps of being fooled: the same are fooled
-            (up to the rounding of smaller batches) in less time, but the mistake returned is the
-            first and its loss not the largest. For ensembles, where only the verdict counts; an
-            inner loss gives none, so with one nothing leaves.
-        random_start: Begin at a random point of the ball instead of at ``x``.
-        targeted: ``y`` holds targets, and the loss towards them is descended.
+        until_fooled: Examples leave the batch within 8 steps of being fooled. The same examples are
+            fooled (up to the rounding of smaller batches) in less time, but the result is the first
+            mistake, not the one of largest loss. It is for ensembles, which only count mistakes.
+            With an inner loss no example counts as fooled, so none leaves.
+        random_start: Start at a random point of the ball instead of at ``x``.
+        targeted: ``y`` holds targets, and the loss towards them is minimised.
 
     Raises:
         ConfigurationError: at construction for values that cannot work; at the call for a loss
@@ -119,7 +120,7 @@ class APGD(BaseAttack):
             raise ConfigurationError(f"momentum must lie in (0, 1], got {self.momentum!r}")
         if geometry(self.norm).order == 1 and (self.rho, self.momentum) != (0.75, 0.75):
             raise ConfigurationError(
-                "rho and momentum have no meaning in L1, whose steps follow sparsity: leave them"
+                "rho and momentum have no meaning in L1 (steps follow sparsity); leave them out"
             )
         check_loss(self.loss, targeted=self.targeted)
         if self.step_size is not None:
@@ -131,28 +132,28 @@ class APGD(BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """Whether the attack names its own loss, and so takes no inner loss."""
+        """Whether ``loss`` is set, so that the attack accepts no inner loss."""
         return self.loss is not None
 
     def run(self, problem: Problem) -> Tensor:
-        """The best of all runs; later ones are on the examples that are still robust."""
+        """The best of all runs; later runs are on the examples that are still robust."""
         order = problem.ball.order
-        usual = problem.eps if order == 1 else 2 * problem.eps
-        step = usual if self.step_size is None else problem.resolve(self.step_size)
-        pace = Pace(self.steps, self.rho, self.momentum, self.draws, self.until_fooled)
-        climb = _sparse.ascend if order == 1 else ascend
+        default_step = problem.eps if order == 1 else 2 * problem.eps
+        step = default_step if self.step_size is None else problem.resolve(self.step_size)
+        settings = RunSettings(self.steps, self.rho, self.momentum, self.draws, self.until_fooled)
+        run = _sparse.ascend if order == 1 else ascend
         best: Best | None = None
         for target, first in self._runs(problem):
-            part = aimed(problem, self.loss, target)
+            part = with_loss(problem, self.loss, target)
             if best is None:
-                best = climb(part, step, self._first(part, first), pace)
+                best = run(part, step, self._first(part, first), settings)
                 continue
             rows = best.robust()
             if len(rows):
                 part = part.take(rows)
                 length = take(step, rows, problem.z0)
-                best = best.merged(climb(part, length, self._first(part, first), pace), rows)
-        assert best is not None  # there is one run at least
+                best = best.merged(run(part, length, self._first(part, first), settings), rows)
+        assert best is not None  # there is at least one run
         return best.z
 
     def _first(self, problem: Problem, start: Tensor | None) -> Tensor:
@@ -161,12 +162,12 @@ class APGD(BaseAttack):
         return problem.random_point() if self.random_start else problem.z0
 
     def _runs(self, problem: Problem) -> Iterator[tuple[Tensor | None, Tensor | None]]:
-        """Target classes ``(batch,)`` and start of every run; a given start serves the first."""
-        aims: list[Tensor | None] = [None]
+        """Target classes ``(batch,)`` and start of every run; a user's start is for the first."""
+        target_classes: list[Tensor | None] = [None]
         if self.loss == "targeted_dlr":
-            aims = list(likeliest_targets(problem, self.targets))
+            target_classes = list(likeliest_targets(problem, self.targets))
         first = problem.start
-        for target in aims:
+        for target in target_classes:
             for _ in range(self.restarts):
                 yield target, first
                 first = None

@@ -1,4 +1,4 @@
-"""One attack begins where another ended: a black box finds the slope, gradients climb it."""
+"""Two attacks in a row: the second starts where the first ended."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch import Tensor
 
 from artplus import _checks
 from artplus.attacks._base import Attack, Budget, Relative, check_part
-from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._call import BaseAttack, run_attack
 from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Chain(BaseAttack):
-    r"""Run ``first``, and ``then`` from where it ended on what it did not fool.
+    r"""Run ``first``, then ``then`` from where it ended, on the examples that it did not fool.
 
     .. math:: x' = A_2(x; \text{start} = A_1(x))
 
-    Where a model masks its gradients around ``x``, an attack that follows them from there gets
-    nowhere, and so does a random start near by. A few hundred queries of
-    :class:`~artplus.attacks.Square` leave that region without a gradient; most often they fool
-    nothing by themselves, but from where they end gradients lead on.
+    If a model masks its gradients around ``x``, a gradient attack from ``x`` or from a random point
+    near it makes no progress. A few hundred queries of :class:`~artplus.attacks.Square`, which
+    needs no gradient, leave that region. They rarely fool the model by themselves, but a gradient
+    attack from where they end makes progress.
 
     Args:
-        first: Finds the start. What it fools is left as it is.
-        then: Begins there, with the same ball.
-        restarts: Runs of both, the later ones on what is not fooled yet; ``first`` must draw
-            something at random for it to mean anything.
+        first: Finds the start. Examples that it fools are left as they are.
+        then: Starts there, with the same ball.
+        restarts: Runs of both; later ones are on examples not fooled yet. Restarts have an effect
+            only if ``first`` is random.
 
     Raises:
         ConfigurationError: at construction, if the two have different balls or only one is
@@ -55,9 +55,9 @@ class Chain(BaseAttack):
         _checks.count("restarts", self.restarts)
         for attack in (self.first, self.then):
             check_part(self, attack)
-        if self.first.norm != self.then.norm or not _same(self.first.eps, self.then.eps):
+        if self.first.norm != self.then.norm or not _equal(self.first.eps, self.then.eps):
             raise ConfigurationError(
-                "both attacks of a Chain need the same eps and norm, or the second would begin "
+                "both attacks of a Chain need the same eps and norm, or the second would start "
                 f"outside its ball; got eps={self.first.eps!r} in norm {self.first.norm} and "
                 f"eps={self.then.eps!r} in norm {self.then.norm}"
             )
@@ -69,45 +69,45 @@ class Chain(BaseAttack):
 
     @property
     def eps(self) -> Budget:
-        """Radius of both."""
+        """Radius of both attacks."""
         return self.then.eps
 
     @property
     def norm(self) -> float:
-        """Norm of both."""
+        """Norm of both attacks."""
         return self.then.norm
 
     @property
     def targeted(self) -> bool:
-        """Whether they take targets for ``y``."""
+        """Whether both take targets for ``y``."""
         return bool(getattr(self.then, "targeted", False))
 
     @property
     def climbs_own(self) -> bool:
-        """Whether either climbs a loss of its own, and so takes no inner loss."""
+        """Whether either has a loss of its own, so that the chain accepts no inner loss."""
         return any(bool(getattr(a, "climbs_own", False)) for a in (self.first, self.then))
 
     @property
     def random_start(self) -> bool:
-        """Whether the first begins at a random point, so that no noise need be added."""
+        """Whether the first attack starts at a random point, so that no start noise is needed."""
         return bool(getattr(self.first, "random_start", True))
 
     def run(self, problem: Problem) -> Tensor:
-        """Both attacks, again and again on what is not fooled yet."""
+        """Both attacks; restarts are on the examples not fooled yet."""
         if self.restarts > 1 and not problem.over_classes:
             raise ConfigurationError(
-                f"restarts={self.restarts} begin anew where nothing was fooled, but this model's "
-                "loss has no classes and so no mistakes; leave restarts=1"
+                f"restarts={self.restarts} run again on examples not fooled yet, but this model's "
+                "loss has no classes and so no mistakes; use restarts=1"
             )
         every = torch.arange(len(problem), device=problem.z0.device)
-        # A radius per example belongs to the whole batch.
-        whole = isinstance(self.eps, (np.ndarray, Tensor))
+        # An array of radii fits the whole batch only, so the attacks get the whole batch.
+        eps_per_example = isinstance(self.eps, (np.ndarray, Tensor))
 
-        def run(attack: Attack, z: Tensor, rows: Tensor, begin: Tensor | None) -> Tensor:
-            part = problem if whole or len(rows) == len(z) else problem.take(rows)
-            start = None if begin is None else begin if part is problem else begin[rows]
-            best = solved(attack, part, start)
-            return z.index_copy(0, rows, best[rows] if whole else best)
+        def run(attack: Attack, z: Tensor, rows: Tensor, start_z: Tensor | None) -> Tensor:
+            part = problem if eps_per_example or len(rows) == len(z) else problem.take(rows)
+            start = None if start_z is None else start_z if part is problem else start_z[rows]
+            best = run_attack(attack, part, start)
+            return z.index_copy(0, rows, best[rows] if eps_per_example else best)
 
         def robust(z: Tensor) -> Tensor:
             if not problem.over_classes:
@@ -116,11 +116,11 @@ class Chain(BaseAttack):
                 return (~problem.fooled(problem.predict(z))).nonzero().squeeze(1)
 
         z, rows = problem.z0, every
-        for again in range(self.restarts):
-            if again:
+        for repeat in range(self.restarts):
+            if repeat:
                 rows = robust(z)
             if len(rows):
-                z = run(self.first, z, rows, None if again else problem.start)
+                z = run(self.first, z, rows, None if repeat else problem.start)
                 rows = robust(z)
             if not len(rows):
                 break
@@ -128,11 +128,11 @@ class Chain(BaseAttack):
         return z
 
     def with_eps(self, scale: float) -> Chain:
-        """The same with radius and step length of both attacks multiplied by ``scale``."""
+        """The same chain with radius and step length of both attacks multiplied by ``scale``."""
         return Chain(self.first.with_eps(scale), self.then.with_eps(scale), self.restarts)
 
 
-def _same(eps: Budget, other: Budget) -> bool:
+def _equal(eps: Budget, other: Budget) -> bool:
     if isinstance(eps, Relative) or isinstance(other, Relative):
         return bool(eps == other)
     return np.array_equal(torch.as_tensor(eps).cpu().numpy(), torch.as_tensor(other).cpu().numpy())

@@ -16,7 +16,7 @@ def fgm(
     Args:
         eps: Radius, in the units of ``x``.
         norm: ``numpy.inf`` (the sign method), 2 or 1.
-        random_start: Step from a random point of the ball; the step ends inside it all the same.
+        random_start: Step from a random point of the ball; the result is projected into the ball.
         targeted: ``y`` holds targets.
 
     Example:
@@ -40,7 +40,7 @@ def bim(
     steps: int = 10,
     targeted: bool = False,
 ) -> PGD:
-    """Basic iterative method: steps of FGM from ``x`` itself [Kurakin17]_.
+    """Basic iterative method: repeated FGM steps from ``x`` [Kurakin17]_.
 
     Args:
         eps: Radius, in the units of ``x``.

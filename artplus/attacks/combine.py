@@ -1,4 +1,4 @@
-"""Several attacks as one: in turn, averaged by the training step, or the worst per example."""
+"""Combinations of attacks: in turn, averaged by the training step, or the worst per example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from artplus.attacks._base import Attack, Budget, check_part
 from artplus.attacks._best import evaluated
-from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._call import BaseAttack, run_attack
 from artplus.attacks._problem import Problem
 from artplus.attacks.chain import Chain
 from artplus.attacks.microbatched import Microbatched
@@ -19,10 +19,10 @@ from artplus.errors import ConfigurationError
 
 @runtime_checkable
 class Combination(Protocol):
-    """Attacks that a training step asks for by the number of the batch."""
+    """Several attacks; a training step asks which of them to run on a batch."""
 
     def members(self, step: int) -> tuple[Attack, ...]:
-        """The attacks whose terms are averaged at batch ``step``, counted from 0."""
+        """The attacks whose loss terms are averaged at batch ``step``, counted from 0."""
         ...
 
     def with_eps(self, scale: float) -> Combination:
@@ -31,13 +31,13 @@ class Combination(Protocol):
 
 
 def members(attack: Attack | Combination, step: int) -> tuple[Attack, ...]:
-    """The attacks to run at batch ``step``: of a combination, or the single attack itself."""
+    """The attacks to run at batch ``step``: those of a combination, or the single attack."""
     return attack.members(step) if isinstance(attack, Combination) else (attack,)
 
 
 @dataclass(frozen=True)
 class _Several:
-    """What combinations share.
+    """Base class of combinations.
 
     Attributes:
         attacks: The combined attacks, at least one.
@@ -54,24 +54,26 @@ class _Several:
 
     @property
     def eps(self) -> Budget:
-        """Radius of the first attack; the others may have their own."""
+        """Radius of the first attack; the others may differ."""
         return self.attacks[0].eps
 
     @property
     def norm(self) -> float:
-        """Norm of the first attack; the others may have their own."""
+        """Norm of the first attack; the others may differ."""
         return self.attacks[0].norm
 
 
 S = TypeVar("S", bound=_Several)
 
 
-def _scaled(several: S, scale: float) -> S:
-    return replace(several, attacks=tuple(attack.with_eps(scale) for attack in several.attacks))
+def _scaled(combination: S, scale: float) -> S:
+    return replace(
+        combination, attacks=tuple(attack.with_eps(scale) for attack in combination.attacks)
+    )
 
 
 def each(attack: Attack | Combination, change: Callable[[Attack], Attack]) -> Attack | Combination:
-    """The same with ``change`` applied to every single attack in it, in order.
+    """The same attack or combination with ``change`` applied to every single attack in it.
 
     Example:
         >>> from dataclasses import replace
@@ -97,10 +99,9 @@ def _each(attack: Attack, change: Callable[[Attack], Attack]) -> Attack:
 
 @dataclass(frozen=True)
 class Cycle(_Several):
-    """One attack per batch, in turn: ART's way with a list of attacks.
+    """One attack per batch, in turn, as ART does with a list of attacks.
 
-    The turn is the number of the batch, kept by the training loop, so a resumed run goes on where
-    it stopped.
+    The training loop counts the batches, so a resumed run continues with the right attack.
 
     Example:
         >>> from artplus.attacks import PGD, Cycle, fgm
@@ -110,7 +111,7 @@ class Cycle(_Several):
     """
 
     def members(self, step: int) -> tuple[Attack, ...]:
-        """The attack in turn, alone."""
+        """The one attack whose turn it is."""
         return (self.attacks[step % len(self.attacks)],)
 
     def with_eps(self, scale: float) -> Cycle:
@@ -139,10 +140,10 @@ class Average(_Several):
 
 @dataclass(frozen=True)
 class WorstOf(_Several, BaseAttack):
-    """Per example the worst that any of the attacks finds (the "max" of Tramèr and Boneh, 2019).
+    """Per example the worst result of all attacks (the "max" of Tramèr and Boneh, 2019).
 
-    A misclassified example beats any that is not, then the larger inner loss wins. Its norms may
-    differ, so ``eps`` and ``norm`` are the first attack's.
+    A misclassified example beats any that is not; among equals the larger inner loss wins. The
+    attacks may have different norms; ``eps`` and ``norm`` are those of the first.
 
     Example:
         >>> import torch
@@ -165,15 +166,15 @@ class WorstOf(_Several, BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """Whether one of the attacks climbs a loss of its own, and so takes no inner loss."""
+        """Whether one of the attacks has a loss of its own, so that this accepts no inner loss."""
         return any(getattr(attack, "climbs_own", False) for attack in self.attacks)
 
     def run(self, problem: Problem) -> Tensor:
-        """The worst of all, example by example."""
-        runs = (evaluated(problem, solved(a, problem, problem.start)) for a in self.attacks)
-        best = next(runs)
-        for other in runs:
-            best = best.better(other)
+        """The worst result of each example."""
+        results = (evaluated(problem, run_attack(a, problem, problem.start)) for a in self.attacks)
+        best = next(results)
+        for result in results:
+            best = best.better(result)
         return best.z
 
     def members(self, step: int) -> tuple[Attack, ...]:

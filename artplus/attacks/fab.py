@@ -13,10 +13,10 @@ from artplus import _checks
 from artplus.attacks import _boundary
 from artplus.attacks._base import Budget, check_budget, column, scaled, take
 from artplus.attacks._boundary import Plane
-from artplus.attacks._call import BaseAttack, posed
+from artplus.attacks._call import BaseAttack, as_problem
 from artplus.attacks._goal import likeliest_wrong
 from artplus.attacks._hyperplane import crossing
-from artplus.attacks._nearest import Nearest, closed_in
+from artplus.attacks._nearest import Nearest, line_search
 from artplus.attacks._problem import Problem
 from artplus.attacks._remaining import Remaining
 from artplus.errors import ConfigurationError
@@ -28,12 +28,12 @@ from artplus.tree import Tree
 
 _DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 _Run = tuple[Tensor | None, Tensor | None]
-"""Target classes, and where to begin; ``None`` is all classes, and a random point."""
+"""Target classes and start of a run; ``None`` means all classes and a random point."""
 
 
 @dataclass(frozen=True)
 class _Ruler:
-    """How perturbations are measured: in units that differ by feature if the radius does."""
+    """Measures perturbations, in units per feature if the radius is per feature."""
 
     order: float
     unit: float | Tensor
@@ -42,10 +42,10 @@ class _Ruler:
     @classmethod
     def of(cls, eps: Eps, z: Tensor, order: float) -> _Ruler:
         radius = torch.as_tensor(eps, dtype=z.dtype, device=z.device)
-        whole = radius.expand_as(z).flatten(1)
+        radii = radius.expand_as(z).flatten(1)
         if radius.numel() > 1 and (radius.ndim < z.ndim or radius[0].numel() > 1):
-            return cls(order, radius, torch.ones_like(whole[:, 0]))
-        return cls(order, 1.0, whole[:, 0])
+            return cls(order, radius, torch.ones_like(radii[:, 0]))
+        return cls(order, 1.0, radii[:, 0])
 
     def length(self, delta: Tensor) -> Tensor:
         if isinstance(self.unit, Tensor):  # 0 / 0 where a feature has no room
@@ -63,41 +63,45 @@ class _Ruler:
 class FAB(BaseAttack):
     r"""Fast adaptive boundary attack: the smallest perturbation that is a mistake [Croce20fab]_.
 
-    Each step takes the boundary to be the hyperplane :math:`\{\langle w, z - x_k \rangle = -f\}`
-    of the logits linearised at :math:`x_k`, and with the exact shortest steps :math:`d_k` from
-    :math:`x_k` and :math:`d_0` from :math:`x` onto it inside the box goes to
+    Each step approximates the boundary by the hyperplane
+    :math:`\{\langle w, z - x_k \rangle = -f\}` of the logits linearised at :math:`x_k`. Let
+    :math:`d_k` and :math:`d_0` be the exact shortest steps onto it, inside the box, from
+    :math:`x_k` and from :math:`x`. The next point is
 
     .. math:: x_{k+1} = (1 - \alpha)(x_k + \eta d_k) + \alpha (x + \eta d_0), \quad
               \alpha = \min\bigl(\alpha_{\max}, \|d_k\| / (\|d_k\| + \|d_0\|)\bigr)
 
-    A mistake is kept if it is the nearest so far, and the next step starts at
+    A mistake is kept if it is the nearest so far, and after it the next step starts at
     :math:`x + \beta (x_{k+1} - x)`. With ``targets`` the boundary is that to one class, for each
-    of the likeliest wrong ones in turn (FAB-T, as in AutoAttack); with ``targets=None`` it is the
-    nearest of all (FAB), at the cost of a backward pass for each class and step.
+    of the likeliest wrong classes in turn (FAB-T, as in AutoAttack). With ``targets=None`` it is
+    the nearest of all boundaries (FAB), at the cost of a backward pass per class and step.
 
-    The attack needs no radius. As an :class:`~artplus.attacks.Attack` it has one: mistakes farther
-    away than ``eps`` are pulled back to the ball, runs are only on examples that still stand (the
-    others leave within 8 steps), and random starts are at ``eps / 2``. :meth:`minimum` gives the
-    nearest mistake wherever it is. Scale-free in the logits, so a temperature does not mask it.
+    The minimum-norm attack needs no radius. As an :class:`~artplus.attacks.Attack` it has one:
+    mistakes farther away than ``eps`` are projected into the ball, runs are only on examples that
+    are still robust (the others leave within 8 steps), and random starts are at distance
+    ``eps / 2``. :meth:`minimum` returns the nearest mistake at any distance. The attack does not
+    depend on the scale of the logits, so a temperature does not mask gradients from it.
 
     Differs from the authors' code: (1) the box is that of ``space``, or none, and a mask is kept;
     (2) with fewer wrong classes than ``targets`` all of them are tried; (3) ``search`` (theirs
-    has none); (4) a mistake outside the ball is pulled back, and may still be one there, where
-    theirs is dropped; (5) eps per feature (L∞) is measured in units of it. (3) and (4) make it
-    stronger; the benchmark of the suites holds it against theirs without them.
+    has none); (4) a mistake outside the ball is projected into it, and may still be a mistake
+    there, where theirs is dropped; (5) with eps per feature (L∞), distances are multiples of it.
+    (3) and (4) make the attack stronger; the benchmark of the suites compares it without them.
 
     Args:
         eps: Radius, in the units of ``x``: a number, an array per feature (L∞), or
             :class:`Relative`.
-        norm: ``numpy.inf``, 2 or 1: what is made small.
+        norm: ``numpy.inf``, 2 or 1: the norm to minimise.
         steps: Steps of each run, 100 in AutoAttack.
         restarts: Runs per target, the first from ``x``, later ones from random points. 1 with
             targets and 5 without in AutoAttack.
-        targets: Wrong classes to try, the likeliest first, 9 in AutoAttack; ``None``: all at once.
+        targets: Number of wrong classes to try, the likeliest first, 9 in AutoAttack; ``None``
+            considers all at once.
         alpha_max: Largest weight of the step from ``x`` itself, 0.1 in the paper.
-        eta: How far to go beyond the hyperplane, 1.05 in the paper.
+        eta: Overshoot: steps are multiplied by it, 1.05 in the paper.
         beta: Share of the perturbation kept after a mistake, 0.9 in the paper.
-        search: Steps of a last search between ``x`` and what a run found, a forward pass each.
+        search: Steps of a final line search between ``x`` and the result of a run, one forward pass
+            each.
 
     Raises:
         ConfigurationError: at construction for values that cannot work; at the call for a model
@@ -146,11 +150,11 @@ class FAB(BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """True: it follows the boundary and takes no inner loss."""
+        """True: it follows the boundary and accepts no inner loss."""
         return True
 
     def run(self, problem: Problem) -> Tensor:
-        """The nearest mistakes, pulled back where they are outside the ball."""
+        """The nearest mistakes, projected where they are outside the ball."""
         if problem.inner is not None:
             raise ConfigurationError(
                 "FAB follows the boundary between classes and climbs no loss; use it to evaluate, "
@@ -171,7 +175,7 @@ class FAB(BaseAttack):
         start: Tree | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tree, Tensor]:
-        r"""The nearest mistake found for each example, however far; ``eps`` sets random starts.
+        r"""The nearest mistake of each example at any distance; ``eps`` scales random starts.
 
         Returns:
             ``x_adv``, shaped like ``x``, and its distance ``(batch,)`` in ``norm``: zero where
@@ -179,13 +183,15 @@ class FAB(BaseAttack):
             found. The median of the distances is the median :math:`\epsilon^*`. If ``eps`` is an
             array per feature, distances are multiples of it.
         """
-        with posed(self, model, x, y, space=space, start=start, generator=generator) as problem:
+        with as_problem(
+            self, model, x, y, space=space, start=start, generator=generator
+        ) as problem:
             ruler = _Ruler.of(problem.eps, problem.z0, problem.ball.order)
             best = self._nearest(problem, ruler, within=False)
         return space.insert(x, best.z), best.distance
 
     def _nearest(self, problem: Problem, ruler: _Ruler, *, within: bool) -> Nearest:
-        """Every run, on the examples that have no mistake (``within`` their radius) yet."""
+        """All runs, each on the examples without a mistake (``within`` their radius) so far."""
         problem.require_classes("FAB")
         problem.require_whole_examples("FAB")
         z = problem.z0
@@ -199,31 +205,31 @@ class FAB(BaseAttack):
             if not len(rows):
                 break
             part, part_ruler = problem.take(rows), ruler.take(rows, z)
-            begin = self._random(part, part_ruler) if first is None else first[rows]
-            aim = None if target is None else target[rows]
-            run = self._run(part, part_ruler, aim, begin, logits.shape[1], within=within)
+            start = self._random(part, part_ruler) if first is None else first[rows]
+            part_target = None if target is None else target[rows]
+            run = self._run(part, part_ruler, part_target, start, logits.shape[1], within=within)
             best = best.merged(run, rows)
         return best
 
     def _runs(self, logits: Tensor, problem: Problem) -> Iterator[_Run]:
-        """Target and start of every run; a given start serves the first."""
-        aims: list[Tensor | None] = [None]
+        """Target and start of every run; a user's start is for the first run only."""
+        target_classes: list[Tensor | None] = [None]
         if self.targets is not None:
-            aims = list(likeliest_wrong(logits, problem.targets, self.targets))
+            target_classes = list(likeliest_wrong(logits, problem.targets, self.targets))
         first = problem.z0 if problem.start is None else problem.start
-        for target in aims:
+        for target in target_classes:
             for restart in range(self.restarts):
                 yield target, None if restart else first
             first = problem.z0
 
     def _random(self, problem: Problem, ruler: _Ruler) -> Tensor:
-        """A point half a radius away, in the box."""
+        """A random point at half the radius, clipped to the box."""
         z0, region = problem.z0, problem.region
         draw = torch.randn if ruler.order < math.inf else torch.rand
         noise = draw(z0.shape, generator=problem.generator, device=z0.device, dtype=z0.dtype)
         noise = region.restrict(noise if ruler.order < math.inf else 2 * noise - 1) * ruler.unit
-        half = ruler.radius / 2 / ruler.length(noise).clamp_min(torch.finfo(z0.dtype).tiny)
-        return clip(z0 + column(half, z0) * noise, region)
+        scale = ruler.radius / 2 / ruler.length(noise).clamp_min(torch.finfo(z0.dtype).tiny)
+        return clip(z0 + column(scale, z0) * noise, region)
 
     def _run(
         self,
@@ -235,9 +241,9 @@ class FAB(BaseAttack):
         *,
         within: bool,
     ) -> Nearest:
-        """One run. Every decision is a mask on the device: a step does not wait for the host.
+        """One run. Every decision is a mask on the device, so a step never synchronises.
 
-        If ``within``, examples with a mistake within the radius leave now and then.
+        If ``within``, examples with a mistake within the radius leave within 8 steps.
         """
         best = Nearest(z, torch.full_like(ruler.radius, math.inf))
         remaining: Remaining[Nearest] = Remaining(problem)
@@ -261,16 +267,18 @@ class FAB(BaseAttack):
                     plane = _plane(problem, ruler, target, classes)
         with torch.no_grad():
             if len(problem):
-                best = self._closed_in(problem, ruler, best)
+                best = self._line_search(problem, ruler, best)
         return remaining.rejoined(best)
 
-    def _closed_in(self, problem: Problem, ruler: _Ruler, best: Nearest) -> Nearest:
-        """The last search, between the input and what the run found."""
+    def _line_search(self, problem: Problem, ruler: _Ruler, best: Nearest) -> Nearest:
+        """The final line search between the input and the nearest mistake."""
 
-        def lead(point: Tensor) -> Tensor:
+        def wrong_margin(point: Tensor) -> Tensor:
             return margin(problem.predict(point), problem.targets)
 
-        return closed_in(best, problem.z0, lead, ruler.length, problem.region, self.search)
+        return line_search(
+            best, problem.z0, wrong_margin, ruler.length, problem.region, self.search
+        )
 
     def _step(
         self,
@@ -281,23 +289,25 @@ class FAB(BaseAttack):
         region: Region,
         ruler: _Ruler,
     ) -> Tensor:
-        """Onto the hyperplane from ``z``, drawn to where ``x`` would meet it."""
+        """A step from ``z`` onto the hyperplane, biased towards the projection of ``x``."""
         offset = (normal * (z - x)).flatten(1).sum(1)
-        # Both ways at once: the hyperplane is the same, the points differ.
+        # Both steps in one call: the hyperplane is the same, the points differ.
         steps = crossing(
             torch.cat([z, x]),
             torch.cat([normal, normal]),
             torch.cat([-value, offset - value]),
             region,
             ruler.order,
-            _twice(ruler.unit, x),
+            _repeated(ruler.unit, x),
         )
-        ahead, fresh = steps.chunk(2)
-        lengths = torch.stack([ruler.length(ahead), ruler.length(fresh)]).clamp_min(1e-8)
+        step_from_z, step_from_x = steps.chunk(2)
+        lengths = torch.stack([ruler.length(step_from_z), ruler.length(step_from_x)]).clamp_min(
+            1e-8
+        )
         alpha = column((lengths[0] / lengths.sum(0)).clamp_max(self.alpha_max), z)
-        # The difference first, so that a feature that nothing moved stays where it is, exactly.
-        drawn = (x - z) + self.eta * (fresh - ahead)
-        return clip(z + self.eta * ahead + alpha * drawn, region)
+        # Differences are taken first, so that a feature that did not move stays exactly the same.
+        towards_x = (x - z) + self.eta * (step_from_x - step_from_z)
+        return clip(z + self.eta * step_from_z + alpha * towards_x, region)
 
     def with_eps(self, scale: float) -> FAB:
         """The same attack with ``eps`` multiplied by ``scale``."""
@@ -305,14 +315,14 @@ class FAB(BaseAttack):
 
 
 def _plane(problem: Problem, ruler: _Ruler, target: Tensor | None, classes: int) -> Plane:
-    """The boundary to a class, or the nearest of all."""
+    """The boundary to the target class; without one, the nearest of all boundaries."""
     if target is None:
         return _boundary.nearest(problem, classes, ruler.dual)
     return _boundary.towards(problem, target)
 
 
-def _twice(unit: float | Tensor, z: Tensor) -> float | Tensor:
-    """Units for a batch and the same batch again, if each example has its own."""
+def _repeated(unit: float | Tensor, z: Tensor) -> float | Tensor:
+    """``unit`` for a batch that is concatenated with itself."""
     if isinstance(unit, Tensor) and unit.ndim == z.ndim and len(unit) == len(z):
         return torch.cat([unit, unit])
     return unit

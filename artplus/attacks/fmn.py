@@ -1,4 +1,4 @@
-"""FMN: a gradient step and a ball that grows until it holds a mistake, then shrinks (2021)."""
+"""FMN: gradient steps in a ball that grows until a mistake is found, then shrinks (2021)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from artplus import _checks
 from artplus.attacks import _l1_ball
 from artplus.attacks._base import Budget, check_budget, column, scaled
-from artplus.attacks._call import BaseAttack, posed
+from artplus.attacks._call import BaseAttack, as_problem
 from artplus.attacks._goal import LogitLoss
 from artplus.attacks._nearest import Nearest
 from artplus.attacks._problem import Problem
@@ -28,8 +28,8 @@ _DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 class FMN(BaseAttack):
     r"""Fast minimum-norm attack: the smallest perturbation that is a mistake [Pintor21]_.
 
-    With :math:`L` the logit of the true class less the largest other one, every step descends it
-    and projects on a ball of the radius :math:`\epsilon_k` of that step,
+    Let :math:`L` be the logit of the true class less the largest other logit. Every step descends
+    :math:`L` and projects on a ball of radius :math:`\epsilon_k`,
 
     .. math:: \delta_{k+1} &= \Pi_{\epsilon_k}(\delta_k - \alpha_k \, g / \|g\|_2), \quad
               g = \nabla_\delta L(x + \delta_k) \\
@@ -39,21 +39,22 @@ class FMN(BaseAttack):
                 \|\delta_k\|_p + L / \|g\|_q & \text{else: where a linear model would err}
               \end{cases}
 
-    where :math:`\alpha_k` and :math:`\gamma_k` fall along half a cosine. One forward and backward
-    pass a step, whatever the number of classes: cheaper than FAB, and as near in L2.
+    where :math:`\alpha_k` and :math:`\gamma_k` fall along half a cosine. A step takes one forward
+    and one backward pass for any number of classes: cheaper than FAB, and as near in L2.
 
-    The attack needs no radius. As an :class:`~artplus.attacks.Attack` it has one: a mistake that is
-    farther away is pulled back to the ball. :meth:`minimum` gives the nearest mistake wherever it
-    is.
+    The minimum-norm attack needs no radius. As an :class:`~artplus.attacks.Attack` it has one:
+    mistakes that are farther away are projected into the ball. :meth:`minimum` returns the nearest
+    mistake at any distance.
 
     Differs from the paper: (1) the first step length is ``step_size`` times the range of valid
     inputs, which is the paper's in its box [0, 1]; (2) L0 is left out; (3) the box is that of
-    ``space``, or none, and a mask is kept; (4) the first radius of a mistake is taken a share
-    :math:`\gamma_k` larger, since on the boundary of a nearly linear model none is met.
+    ``space``, or none, and a mask is kept; (4) the radius where a linear model
+    would err is increased by the share :math:`\gamma_k`, since a point exactly on the boundary of a
+    nearly linear model may not be a mistake.
 
     Args:
         eps: Radius, in the units of ``x``: a number, one per example, or :class:`Relative`.
-        norm: ``numpy.inf``, 2 or 1: what is made small.
+        norm: ``numpy.inf``, 2 or 1: the norm to minimise.
         steps: Number of gradient steps, 100 to 1000 in the paper.
         step_size: First step length :math:`\alpha_0`, in L2, as a share of the range of valid
             inputs (of 1 without one), 1 in the paper; it falls to a hundredth.
@@ -95,11 +96,11 @@ class FMN(BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """True: it follows the margin and takes no inner loss."""
+        """True: it follows the margin and accepts no inner loss."""
         return True
 
     def run(self, problem: Problem) -> Tensor:
-        """The nearest mistakes, pulled back to the ball. Nothing is drawn at random."""
+        """The nearest mistakes, projected into the ball; deterministic."""
         if problem.inner is not None:
             raise ConfigurationError(
                 "FMN follows the margin between classes and climbs no other loss; use it to "
@@ -120,14 +121,16 @@ class FMN(BaseAttack):
         start: Tree | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tree, Tensor]:
-        r"""The nearest mistake found for each example, however far.
+        r"""The nearest mistake of each example, at any distance.
 
         Returns:
             ``x_adv``, shaped like ``x``, and its distance ``(batch,)`` in ``norm``: zero where
             ``x`` is misclassified already, infinite (and ``x_adv`` no mistake) where none was
             found.
         """
-        with posed(self, model, x, y, space=space, start=start, generator=generator) as problem:
+        with as_problem(
+            self, model, x, y, space=space, start=start, generator=generator
+        ) as problem:
             best = self._nearest(problem)
         return space.insert(x, best.z), best.distance
 
@@ -150,19 +153,19 @@ class FMN(BaseAttack):
             slope = region.restrict(slope)
             length = ball.length(z - z0)
             best = best.better(Nearest(z, length.where(wrong, math.inf)))
-            # A little beyond: on the boundary itself rounding may keep the model right.
-            reach = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
-            grown = torch.where(best.distance.isinf(), reach, radius * (1 + gamma))
+            # Slightly larger: exactly on the boundary, rounding may keep the prediction right.
+            linear_radius = (length - value / dual.length(slope).clamp_min(1e-12)) * (1 + gamma)
+            grown = torch.where(best.distance.isinf(), linear_radius, radius * (1 + gamma))
             shrunk = torch.minimum(radius * (1 - gamma), best.distance)
             radius = torch.where(wrong, shrunk, grown)
             step = geometry(2).steepest(slope)
-            z = self._onto(z + alpha * step, z0, radius, region)
-        # The point after the last step has not been looked at yet.
+            z = self._project(z + alpha * step, z0, radius, region)
+        # The point after the last step has not been evaluated yet.
         with torch.no_grad():
             wrong = problem.fooled(problem.predict(z))
         return best.better(Nearest(z, ball.length(z - z0).where(wrong, math.inf)))
 
-    def _onto(self, z: Tensor, z0: Tensor, radius: Tensor, region: Region) -> Tensor:
+    def _project(self, z: Tensor, z0: Tensor, radius: Tensor, region: Region) -> Tensor:
         """The Euclidean projection on the ball of each example's radius, and the box."""
         eps = column(radius.clamp(0, 1e30), z0)
         if geometry(self.norm).order == 1:

@@ -1,4 +1,4 @@
-"""An attack on slices of the batch, one after the other: same examples, less memory."""
+"""An attack on slices of the batch, one after the other: the same result with less memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from artplus import _checks
 from artplus.attacks._base import Attack, Budget
-from artplus.attacks._call import BaseAttack, solved
+from artplus.attacks._call import BaseAttack, run_attack
 from artplus.attacks._problem import Problem
 
 
@@ -17,13 +17,13 @@ from artplus.attacks._problem import Problem
 class Microbatched(BaseAttack):
     """Run ``attack`` on at most ``size`` examples at a time.
 
-    Attacks treat each example by itself and run in evaluation mode, so slices give what the whole
-    batch gives, up to the rounding of convolutions; random starts are drawn in the same order. It
-    is for where memory is short; the step on the weights still sees the whole batch.
+    Attacks treat examples independently and run in evaluation mode, so slices give the same result
+    as the whole batch, up to the rounding of convolutions. Random starts are drawn in the same
+    order. Use it when memory is short; the training step still sees the whole batch.
 
     Args:
-        attack: What to run.
-        size: Most examples at a time.
+        attack: The attack to run.
+        size: Largest number of examples at a time.
 
     Example:
         >>> from artplus.attacks import PGD, Microbatched
@@ -54,30 +54,30 @@ class Microbatched(BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """Whether the attack climbs a loss of its own, and so takes no inner loss."""
+        """Whether the attack has a loss of its own and accepts no inner loss."""
         return bool(getattr(self.attack, "climbs_own", False))
 
     @property
     def random_start(self) -> bool:
-        """Whether the attack begins at a random point, so that no noise need be added."""
+        """Whether the attack starts at a random point, so that no start noise is needed."""
         return bool(getattr(self.attack, "random_start", True))
 
     def run(self, problem: Problem) -> Tensor:
-        """One part after the other."""
-        numbers = torch.arange(len(problem), device=problem.z0.device)
-        parts = [problem.take(rows) for rows in numbers.split(self._even(len(problem)))]
-        return torch.cat([solved(self.attack, part, part.start) for part in parts])
+        """The attack on one slice after the other."""
+        indices = torch.arange(len(problem), device=problem.z0.device)
+        parts = [problem.take(rows) for rows in indices.split(self._slice_size(len(problem)))]
+        return torch.cat([run_attack(self.attack, part, part.start) for part in parts])
 
-    def _even(self, n: int) -> int:
-        """Slices as few as must be and nearly alike: a small last one would cost much for little.
+    def _slice_size(self, n: int) -> int:
+        """Size of nearly equal slices, as few as possible; a small last slice would be inefficient.
 
-        In multiples of 16 where there is room, since a processor draws normal numbers by 16.
+        It is a multiple of 16 if ``size`` allows, since a CPU draws normal numbers in blocks of 16.
         """
         if n <= self.size:
             return self.size
-        even = -(-n // -(-n // self.size))
-        return min(self.size, -(-even // 16) * 16) if self.size >= 16 else even
+        equal = -(-n // -(-n // self.size))
+        return min(self.size, -(-equal // 16) * 16) if self.size >= 16 else equal
 
     def with_eps(self, scale: float) -> Microbatched:
-        """The same with radius and step length of the attack multiplied by ``scale``."""
+        """The same attack with radius and step length multiplied by ``scale``."""
         return replace(self, attack=self.attack.with_eps(scale))

@@ -1,4 +1,4 @@
-"""Projected gradient ascent, of which FGM, BIM and MIM are settings (Madry et al., 2018)."""
+"""Projected gradient ascent (Madry et al., 2018); FGM, BIM and MIM are special cases."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PGD(BaseAttack):
               \bigl( x' + \alpha \, \arg\max_{\|d\|_p \le 1} \langle d, \nabla_{x'} L \rangle \bigr)
 
     With ``decay`` the gradient is replaced by the momentum
-    :math:`m \leftarrow \mu m + g / \|g\|_1` [Dong18]_. The iteration is ART's, held against it in
-    the tests: the box first, then the ball; for L1 one feature a step and a rescaling into the
-    ball. It differs from ART in what ART's restarts keep (see ``restarts``) and in computing no
+    :math:`m \leftarrow \mu m + g / \|g\|_1` [Dong18]_. The iteration is ART's, and the
+    tests compare the two: first the box, then the ball; in L1 one feature per step and rescaling
+    into the ball. It differs from ART in what restarts keep (see ``restarts``) and in computing no
     parameter gradients.
 
     Args:
@@ -37,17 +37,17 @@ class PGD(BaseAttack):
         norm: ``numpy.inf``, 2 or 1.
         step_size: Length of a step in the same norm; default ``2.5 * eps / steps`` [Madry18]_.
         steps: Number of gradient steps.
-        random_start: Begin at a uniformly random point of the ball instead of at ``x``.
-        restarts: Independent runs with ``random_start``; per example the best is kept, a
-            misclassified one before any other, then by inner loss. (ART keeps the last restart
-            that changed the prediction.)
-        decay: Momentum factor :math:`\mu` of MIM, 1.0 in the paper; ``None`` is no momentum.
-        patience: An example that is misclassified goes on for so many steps and then leaves the
-            batch, which saves the rest of its passes: the :math:`\tau` of friendly adversarial
-            training [Zhang20]_; 0 is where only the verdict counts. ``None`` goes all the way. A
-            step counts if the example is misclassified before it, as in the authors' code.
+        random_start: Start at a uniformly random point of the ball instead of at ``x``.
+        restarts: Independent runs with ``random_start``. The best is kept per example:
+            misclassified points first, then by inner loss. (ART keeps the last restart that changed
+            the prediction.)
+        decay: Momentum factor :math:`\mu` of MIM, 1.0 in the paper; ``None`` means no momentum.
+        patience: Number of steps that an example still takes while misclassified, before it leaves
+            the batch, which saves its remaining passes: the :math:`\tau` of friendly adversarial
+            training [Zhang20]_. 0 suffices to count mistakes. ``None`` takes all steps. A step
+            counts if the example is misclassified before it, as in the authors' code.
             Classification only.
-        targeted: ``y`` holds targets, and the loss towards them is descended.
+        targeted: ``y`` holds targets, and the loss towards them is minimised.
 
     Raises:
         ConfigurationError: at construction, for values that cannot work.
@@ -96,7 +96,7 @@ class PGD(BaseAttack):
             )
 
     def run(self, problem: Problem) -> Tensor:
-        """The last iterate; with restarts the best of them."""
+        """The last iterate; with restarts the best of the last iterates."""
         step_size = (
             problem.resolve(self.step_size)
             if self.step_size is not None
@@ -137,7 +137,7 @@ class PGD(BaseAttack):
     def _direction(
         self, ball: Geometry, slope: Tensor, momentum: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Unit step along the slope, or along the momentum that it adds to."""
+        """Unit step along the gradient, or along the updated momentum."""
         if self.decay is None:
             return ball.steepest(slope), None
         size = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Square attack: random search by predictions alone, no gradient (Andriushchenko et al., 2020)."""
+"""Square attack: random search without gradients (Andriushchenko et al., 2020)."""
 
 from __future__ import annotations
 
@@ -18,41 +18,40 @@ from artplus.errors import ConfigurationError
 from artplus.functional import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Queries, of 10 000, after which the share of changed pixels halves (the authors' schedule)."""
+"""Queries out of 10 000 after which the share of changed pixels halves (the authors' schedule)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(BaseAttack):
-    r"""Random search with square-shaped changes; raises the margin [Andriushchenko20]_.
+    r"""Random search with square-shaped changes that raise the margin [Andriushchenko20]_.
 
-    L∞: starts from stripes of :math:`\pm\epsilon`, then sets a random square of each image to
-    :math:`\pm\epsilon` per channel and keeps it where the margin
-    :math:`\max_{k \ne y} z_k - z_y` rose. L2 and L1 [Croce21]_: starts from a grid of pyramids,
-    then moves the length of one window into another; in L1 the way back is the exact projection on
-    ball and box. The share of pixels starts at ``p_init`` and halves after 10, 50, 200, ...
-    queries. Fooled examples leave the batch within 8 queries, so each is a forward pass on the
-    rest only; on a CPU also without those whose square would change nothing. It sees through
-    masked gradients.
+    In L∞ it starts from stripes of :math:`\pm\epsilon`, sets a random square of each image to
+    :math:`\pm\epsilon` per channel, and keeps it where the margin
+    :math:`\max_{k \ne y} z_k - z_y` rose. In L2 and L1 [Croce21]_ it starts from a grid of pyramids
+    and moves the length of one window into another; in L1 the result is projected exactly on ball
+    and box. The share of pixels starts at ``p_init`` and halves after 10, 50, 200, ... queries.
+    Fooled examples leave the batch within 8 queries, so a query is a forward pass on the rest; on
+    a CPU it also skips examples whose square would change nothing. Masked gradients do not stop it.
 
-    Inputs: images ``(batch, channels, height, width)``; with L∞ also signals ``(batch, channels,
+    Inputs are images ``(batch, channels, height, width)``; in L∞ also signals ``(batch, channels,
     length)`` and rows of features ``(batch, features)``, where a square is a run of neighbours.
 
-    Differs from the authors' PyTorch code: (1) every example draws its own place, and in L∞ its
-    own signs, as in their NumPy code; (2) squares reach the last row and column; (3) the first
-    query is at ``x``, and ``x`` is returned where nothing found is worse.
+    Differs from the authors' PyTorch code: (1) places, and in L∞ signs, are drawn per example, as
+    in their NumPy code; (2) squares reach the last row and column; (3) the first query is at ``x``,
+    and ``x`` is returned where no point is worse.
 
     Args:
         eps: Radius, in the units of ``x``.
         norm: ``numpy.inf``, 2 or 1.
         queries: Forward passes per example, 5000 in the paper.
-        p_init: Share of pixels changed at first, 0.8 in AutoAttack.
+        p_init: Share of pixels changed by the first query, 0.8 in AutoAttack.
         rescale: Scale the schedule, made for 10 000 queries, to ``queries``, as in the paper;
             AutoAttack does not.
 
     Raises:
         ConfigurationError: at construction for values that cannot work; at the call for a model
             without class logits, for a shape that L2 or L1 cannot tile, or for an inner loss (this
-            attack climbs the margin).
+            attack maximises the margin).
 
     Example:
         >>> import torch
@@ -84,11 +83,11 @@ class Square(BaseAttack):
 
     @property
     def climbs_own(self) -> bool:
-        """True: it climbs the margin and takes no inner loss."""
+        """True: it maximises the margin and accepts no inner loss."""
         return True
 
     def run(self, problem: Problem) -> Tensor:
-        """The worst point met; the input itself where none is worse."""
+        """The worst point; the input itself where none is worse."""
         if problem.inner is not None:
             raise ConfigurationError(
                 "Square climbs the margin of the predicted classes and no other loss; use it to "
@@ -100,34 +99,42 @@ class Square(BaseAttack):
                 "Square draws windows of images or signals; in a hidden space use PGD or APGD"
             )
         x, generator = problem.z0, problem.generator
-        where = search(x, problem.eps, problem.region, problem.ball.order)
+        search_space = search(x, problem.eps, problem.region, problem.ball.order)
         with torch.no_grad():
             clean = _margins(problem, x)
-            first = where.first(generator) if problem.start is None else where.inside(problem.start)
+            first = (
+                search_space.first(generator)
+                if problem.start is None
+                else search_space.inside(problem.start)
+            )
             best = Best(first, _margins(problem, first), clean > 0)
-            best = self._run(problem, where, best)
+            best = self._run(problem, search_space, best)
         return torch.where(column(best.value > clean, x), best.z, x)
 
-    def _run(self, problem: Problem, where: Search, best: Best) -> Best:
-        """All queries; ``fooled`` are also those that were wrong without an attack."""
+    def _run(self, problem: Problem, search_space: Search, best: Best) -> Best:
+        """All queries; ``fooled`` includes examples misclassified without an attack."""
         remaining: Remaining[Best] = Remaining(problem)
         for query in range(self.queries - 2):
             fooled = best.fooled | (best.value > 0)
             rows = remaining.leave(max(query, 1), fooled, best)
             if rows is not None:
-                best, where, problem = best.take(rows), where.take(rows), remaining.problem
+                best, search_space, problem = (
+                    best.take(rows),
+                    search_space.take(rows),
+                    remaining.problem,
+                )
                 if not len(rows):
                     break
-            candidates = where.tried(best.z, self._share(query), problem.generator)
-            value = _asked(problem, candidates, best.value)
+            candidates = search_space.tried(best.z, self._share(query), problem.generator)
+            value = _candidate_margins(problem, candidates, best.value)
             z = candidates.undo(value > best.value)
             best = Best(z, torch.maximum(value, best.value), best.fooled)
         return remaining.rejoined(best)
 
     def _share(self, query: int) -> float:
-        """Share of pixels to change at a query."""
-        of_10000 = query * 10_000 // self.queries if self.rescale else query
-        halvings = sum(of_10000 > bound for bound in _HALVINGS)
+        """Share of pixels that a query changes."""
+        query_of_10000 = query * 10_000 // self.queries if self.rescale else query
+        halvings = sum(query_of_10000 > bound for bound in _HALVINGS)
         return self.p_init / float(2**halvings)
 
     def with_eps(self, scale: float) -> Square:
@@ -136,21 +143,21 @@ class Square(BaseAttack):
 
 
 def _margins(problem: Problem, z: Tensor) -> Tensor:
-    """Positive where the model errs, ``(batch,)``; one query."""
+    """Margins, positive where the model errs, ``(batch,)``; one query."""
     return margin(problem.predict(z), problem.targets)
 
 
-def _asked(problem: Problem, candidates: Candidates, height: Tensor) -> Tensor:
-    """Margins of what is tried; what changes nothing has the margin that it had.
+def _candidate_margins(problem: Problem, candidates: Candidates, best_margins: Tensor) -> Tensor:
+    """Margins of the candidates; on a CPU without a forward pass for unchanged candidates.
 
-    Which those are the host must know, so on a device that it would have to wait for all are asked.
+    Selecting these would synchronise with any other device, so there all candidates are queried.
     """
     z, changed = candidates.z, candidates.changed
     if changed is not None and z.device.type == "cpu":
         rows = changed.nonzero().squeeze(1)
         if len(rows) < 0.9 * len(z):
             if not len(rows):
-                return height
+                return best_margins
             margins = margin(problem.predict(z[rows], rows), problem.targets[rows])
-            return height.index_copy(0, rows, margins)
+            return best_margins.index_copy(0, rows, margins)
     return _margins(problem, z)
