@@ -80,14 +80,26 @@ def keep_prose(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines:
         lines[:0] = ["..", ""]  # an empty comment: only the first line is looked at
 
 
+def papers(text: str) -> dict[str, str]:
+    """The papers that a text defines, as links by their keys."""
+    entries = re.findall(r"^ *\.\. \[(\w+)\]((?:.+\n?)+?)(?=^ *\.\. \[|\n|\Z)", text, re.M)
+    found = {key: re.search(r"https?://[^\s\"]+", entry) for key, entry in entries}
+    return {key: f"`[{key}] <{url[0]}>`__" if url else f"[{key}]" for key, url in found.items()}
+
+
+@cache
+def all_papers() -> dict[str, str]:
+    """Those of the whole package: a method may cite what its class or module defines."""
+    sources = Path(artplus.__file__).parent.rglob("*.py")
+    return papers("\n\n".join(path.read_text(encoding="utf-8") for path in sorted(sources)))
+
+
 def link_papers(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Turn citations into links to the papers: a citation of reStructuredText is one per site."""
     text = "\n".join(lines)
-    for key, entry in re.findall(r"^ *\.\. \[(\w+)\]((?:.+\n?)+?)(?=^ *\.\. \[|\n|\Z)", text, re.M):
-        address = re.search(r"https?://\S+", entry)
-        link = f"`[{key}] <{address[0]}>`__" if address else f"[{key}]"
+    for key, link in (all_papers() | papers(text)).items():
         text = text.replace(f"[{key}]_", link)
     lines[:] = re.sub(r"^( *)\.\. (\[\w+\]) ", r"\1*  \2 ", text, flags=re.M).split("\n")
 
