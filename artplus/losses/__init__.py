@@ -1,4 +1,4 @@
-"""λ-weighted objectives, one method a file; importing this package registers them all."""
+"""λ-weighted objectives, one method per file; importing this package registers them all."""
 
 from artplus.losses._base import Context as Context
 from artplus.losses._base import Inner as Inner

@@ -1,4 +1,4 @@
-r"""What an objective is: a fixed term, a term that λ multiplies, and what the attack climbs."""
+r"""Objectives: a fixed term, a term that λ multiplies, and the loss that the attack maximises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from artplus.tasks import Task
 from artplus.tree import Tree
 
 Weight = float | Callable[[float], float]
-"""λ: a number, or a schedule from the fraction of training done (0 to 1) to a number."""
+"""λ: a number, or a schedule that maps the fraction of training done (0 to 1) to a number."""
 
 Climb = Callable[[Any], Tensor]
 Inner = Callable[[LossModel, Any, Any], Climb]
@@ -25,16 +25,16 @@ Inner = Callable[[LossModel, Any, Any], Climb]
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """All that an objective sees of one batch.
+    """One batch as an objective sees it.
 
     Attributes:
-        model: What is trained, with its task.
+        model: The trained model, with its task.
         x: Clean inputs.
-        x_adv: Adversarial inputs; the clean ones for an objective that needs none.
+        x_adv: Adversarial inputs; the clean inputs if the objective needs no attack.
         y: Targets.
         space: What may be perturbed.
         progress: Fraction of training done.
-        extras: What some objectives need beside, by name: a teacher, unlabelled inputs, ...
+        extras: Further values that some objectives need, by name: a teacher, unlabelled inputs, ...
     """
 
     model: LossModel
@@ -47,7 +47,7 @@ class Context:
 
     @property
     def task(self) -> Task:
-        """What predictions and targets mean."""
+        """The meaning of predictions and targets."""
         return self.model.task
 
     def pair(self) -> tuple[Tree, Tree]:
@@ -61,13 +61,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Terms:
-    r"""The two sides of :math:`L = L_\text{fixed} + \lambda \, L_\text{scaled}`, unreduced.
+    r"""The two terms of :math:`L = L_\text{fixed} + \lambda \, L_\text{scaled}`, per example.
 
     Attributes:
-        scaled: ``(batch,)``, what λ multiplies.
-        fixed: ``(batch,)``, of weight one; ``None`` where an objective has no such term.
-        clean: Predictions for ``x``, if they were computed; for live figures only.
-        adversarial: Predictions for ``x_adv``, likewise.
+        scaled: ``(batch,)``, the term that λ multiplies.
+        fixed: ``(batch,)``, the term of weight one; ``None`` if the objective has none.
+        clean: Predictions for ``x``, if they were computed; only for live metrics.
+        adversarial: Predictions for ``x_adv``, if they were computed; only for live metrics.
     """
 
     scaled: Tensor
@@ -80,14 +80,14 @@ class Terms:
             if term is not None and (term.ndim != 1 or term.shape != self.scaled.shape):
                 raise ConfigurationError(
                     f"an objective's terms must be (batch,), one value per example, got "
-                    f"{tuple(term.shape)} beside {tuple(self.scaled.shape)}. Was a loss averaged "
+                    f"{tuple(term.shape)} beside {tuple(self.scaled.shape)}. Is a loss averaged "
                     "over the batch, or left per class or per pixel?"
                 )
 
     def total(self, lam: float) -> Tensor:
-        """``fixed + lam * scaled``, ``(batch,)``; at ``lam=0`` the fixed term alone."""
+        """``fixed + lam * scaled``, ``(batch,)``; with ``lam=0`` only the fixed term."""
         if lam == 0 and self.fixed is not None:
-            return self.fixed  # not 0 * scaled: a gradient that overflows there stays out
+            return self.fixed  # not + 0 * scaled, whose gradient would be NaN if it overflows
         scaled = self.scaled if lam == 1 else lam * self.scaled
         return scaled if self.fixed is None else self.fixed + scaled
 
@@ -101,19 +101,20 @@ class Objective:
 
     Attributes:
         name: For messages and reports.
-        terms: What the weights descend; see :class:`Terms`.
+        terms: The loss that training minimises; see :class:`Terms`.
         lam: λ, a number or a schedule of the fraction of training done.
-        inner: What the attack climbs; ``None`` is the model's own loss.
-        attacked: False if no adversarial example is needed.
-        over_classes: True if predictions must be class logits with one label an example.
+        inner: The loss that the attack maximises; ``None`` is the model's own.
+        attacked: False if the objective needs no adversarial examples.
+        over_classes: True if predictions must be class logits with one label per example.
         divergent: True if the task must have a divergence between predictions.
-        has_fixed_term: False if every term is multiplied by λ, as in ``at``. Then λ = 0 is no
-            training at all; else it is plain training.
-        clean_pass: Whether the terms predict clean inputs in train mode, which is the pass that
-            moves BatchNorm's running statistics; else the adversarial one does.
-        start_noise: Standard deviation of the noise added to an attack's start at ``x`` itself,
+        has_fixed_term: False if λ multiplies every term, as in ``at``. Then λ = 0 is no training
+            at all; otherwise it is plain training.
+        clean_pass: Whether the terms contain a forward pass on clean inputs in train mode. If so,
+            that pass updates BatchNorm's running statistics; else the adversarial pass does.
+        start_noise: Standard deviation of the noise added to attacks that start at ``x`` itself,
             for inner losses whose gradient is zero there (TRADES' code uses 0.001).
-        second_order: True if the terms contain gradients, so that their own are second derivatives.
+        second_order: True if the terms contain gradients, so that training needs second
+            derivatives.
     """
 
     name: str
@@ -140,7 +141,7 @@ class Objective:
         return _checks.nonnegative(where, self.lam(progress))
 
     def with_lam(self, lam: Weight | None) -> Objective:
-        """The same objective with another λ; ``None`` keeps the present one."""
+        """The same objective with another λ; ``None`` keeps the current λ."""
         return self if lam is None else replace(self, lam=lam)
 
 
@@ -168,17 +169,17 @@ def register_loss(name: str) -> Callable[[Callable[..., Objective]], Callable[..
 
 
 def list_losses() -> list[str]:
-    """Names of every registered loss, entry points of other packages included."""
+    """Names of all registered losses, including entry points of other packages."""
     return losses.names()
 
 
 def make_loss(loss: str | Objective, lam: Weight | None = None, **options: object) -> Objective:
-    """An objective from a registered name (or an objective, as it is) and λ.
+    """An objective from a registered name or an objective, and λ.
 
     Args:
         loss: Registered name or objective.
-        lam: λ; ``None`` keeps the objective's published default.
-        options: Further arguments of the named factory.
+        lam: λ; ``None`` keeps the objective's default.
+        options: Further arguments of the factory of that name.
 
     Raises:
         UnknownNameError: if no loss has this name.
@@ -187,7 +188,7 @@ def make_loss(loss: str | Objective, lam: Weight | None = None, **options: objec
     if isinstance(loss, Objective):
         if options:
             raise ConfigurationError(
-                f"{', '.join(options)}: options go with a loss's name, not with a ready objective"
+                f"{', '.join(options)}: options go with a loss's name, not with an Objective"
             )
         return loss.with_lam(lam)
     if not isinstance(loss, str):

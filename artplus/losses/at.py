@@ -12,12 +12,12 @@ def at(*, lam: Weight = 1.0) -> Objective:
     .. math:: \lambda \, l(f(x'), y), \qquad
               x' = \arg\max_{x' \in B(x, \epsilon)} l(f(x'), y)
 
-    At ``eps=0`` this is plain training, bit for bit. Differs from the paper: none.
-    BatchNorm: running statistics follow the attacked batch, the only one there is.
+    At ``eps=0`` this is exactly plain training, bit for bit. It does not differ from the paper.
+    BatchNorm: running statistics follow the attacked batch, the only one in the loss.
 
     Args:
-        lam: Scales the whole loss and so the step of SGD; 1.0 in the paper. To weigh clean
-            against attacked examples, use ``mix``.
+        lam: Scales the whole loss, and thereby the step of SGD; 1.0 in the paper. ``mix`` weighs
+            clean against attacked examples.
 
     References:
         .. [Madry18] Madry et al., "Towards deep learning models resistant to adversarial

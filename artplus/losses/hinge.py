@@ -15,16 +15,16 @@ def hinge(*, lam: Weight = 1.0, kappa: float = 1.0) -> Objective:
 
     .. math:: l(f(x), y) + \lambda \max\bigl(0, \kappa + \max_{k \ne y} z_k(x') - z_y(x')\bigr)
 
-    The attack climbs the margin itself, unclipped, so it goes on past the hinge.
+    The attack maximises the margin without the hinge, so it does not stop where the hinge is zero.
 
-    The literal :math:`\max(l(f(x'), y), -l(f(x), y))`, sometimes written for this objective, is
-    :math:`l(f(x'), y)` for any non-negative loss, since the second argument is never positive:
-    that is ``mix``. The margin is what a hinge is about.
+    Some texts write :math:`\max(l(f(x'), y), -l(f(x), y))` for this objective. For a non-negative
+    loss that is just :math:`l(f(x'), y)`, since the second argument is never positive; it is
+    ``mix``. Here the hinge acts on the margin.
     BatchNorm: running statistics follow the clean batch.
 
     Args:
         lam: Weight of the hinge, >= 0.
-        kappa: Margin wanted, >= 0, in units of the logits; 1.0 as in the multi-class SVM.
+        kappa: Required margin, >= 0, in units of the logits; 1.0 as in the multi-class SVM.
 
     References:
         .. [Crammer01] Crammer and Singer, "On the algorithmic implementation of multiclass

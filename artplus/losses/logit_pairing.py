@@ -7,21 +7,21 @@ from artplus.losses._base import Context, Objective, Terms, Weight, register_los
 
 @register_loss("logit_pairing")
 def logit_pairing(*, lam: Weight = 0.5) -> Objective:
-    r"""Loss on both batches plus λ times the mean squared gap of their logits [Kannan18]_.
+    r"""Mean loss on both batches plus λ times the mean squared gap of their logits [Kannan18]_.
 
     .. math:: \tfrac12 \bigl(l(f(x), y) + l(f(x'), y)\bigr)
               + \frac{\lambda}{C} \, \|z(x) - z(x')\|_2^2
 
     The first part is the loss of the paper's mixed batch, half clean and half attacked. The
-    attack climbs the model's own loss. The published ImageNet robustness was broken by a longer
-    attack [Engstrom18]_: logit penalties can mask gradients, so judge by the worst case.
+    attack maximises the model's own loss. A longer attack broke the published ImageNet robustness
+    [Engstrom18]_: logit penalties can mask gradients, so evaluate with strong attacks.
 
-    The gap is averaged over the C classes, as the authors' code does; their λ means that.
+    The gap is averaged over the C classes, as in the authors' code, which their λ refers to.
 
-    Differs from the authors' code: (1) it attacks towards the least likely class and smooths the
-    labels by 0.1; (2) one dropout mask for both passes; (3) BatchNorm: two passes, each with its
-    own batch statistics, where theirs is one pass over both halves; running statistics follow the
-    clean batch only.
+    Differs from the authors' code: (1) theirs attacks towards the least likely class and smooths
+    the labels by 0.1; (2) both passes share one dropout mask; (3) BatchNorm: two passes, each with
+    its own batch statistics, where theirs is one pass over both halves; running statistics follow
+    the clean batch only.
 
     Args:
         lam: Weight of the pairing, >= 0; 0.5 in the authors' commands for ImageNet.

@@ -11,12 +11,12 @@ def mix(*, lam: Weight = 1.0) -> Objective:
 
     .. math:: l(f(x), y) + \lambda \, l(f(x'), y)
 
-    Differs from the paper: it writes :math:`\alpha l(x) + (1 - \alpha) l(x')` with
-    :math:`\alpha = 0.5`; λ = 1 is that, times two. Works for any per-example loss.
+    Differs from the paper: it uses :math:`\alpha l(x) + (1 - \alpha) l(x')` with
+    :math:`\alpha = 0.5`; λ = 1 is twice that. Works for any loss per example.
     BatchNorm: running statistics follow the clean batch.
 
     Args:
-        lam: Weight of the adversarial term, >= 0. 1.0 weighs both alike, as the paper's 0.5.
+        lam: Weight of the adversarial term, >= 0. 1.0 weighs both equally, like the paper's 0.5.
 
     References:
         .. [Goodfellow15] Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial

@@ -13,16 +13,17 @@ def mse(*, lam: Weight = 10.0) -> Objective:
 
     .. math:: l(f(x), y) + \lambda \, \|p(x) - p(x')\|_2^2
 
-    The attack climbs the same gap, from a start off ``x`` as in TRADES.
+    The attack maximises the same gap; as in TRADES it does not start exactly at ``x``.
 
-    Differs from the authors' code (GAT): (1) they attack from random signs with one step on the
-    cross-entropy plus λ times this gap (for CIFAR-10 the gap joins in every other batch); (2) they
-    raise λ late in training, fourfold for CIFAR-10 and threefold each quarter for MNIST: give a
-    schedule for that; (3) one dropout mask for both passes; (4) BatchNorm: running statistics
-    follow the clean batch only.
+    Differs from the authors' code (GAT): (1) theirs starts the attack at random signs and
+    takes one step on the cross-entropy plus λ times this gap (on CIFAR-10 without the gap in every
+    other batch);
+    (2) they raise λ late in training, fourfold for CIFAR-10 and threefold each quarter for MNIST;
+    pass a schedule for that; (3) both passes share one dropout mask; (4) BatchNorm: running
+    statistics follow the clean batch only.
 
     Args:
-        lam: Weight of the gap, >= 0. 10.0 is the authors' for CIFAR-10, 15.0 for MNIST.
+        lam: Weight of the gap, >= 0. The authors use 10.0 for CIFAR-10 and 15.0 for MNIST.
 
     References:
         .. [Sriramanan20] Sriramanan et al., "Guided adversarial attack for evaluating and

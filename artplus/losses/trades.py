@@ -14,17 +14,18 @@ def trades(*, lam: Weight = 6.0) -> Objective:
     .. math:: l(f(x), y) + \lambda \, \mathrm{KL}(p(x) \,\|\, p(x')), \qquad
               x' = \arg\max \mathrm{KL}(p(x) \,\|\, p(x'))
 
-    The attack climbs the same divergence, from a start off ``x`` (at ``x`` itself its gradient is
-    zero): uniform in the ball if the attack has a random start, else 0.001 times Gaussian noise
-    as in the authors' code. Gradients flow through both predictions.
+    The attack maximises the same divergence. It does not start at ``x``, where the gradient is
+    zero, but at a uniformly random point of the ball if the attack has a random start, else at
+    ``x`` plus 0.001 times Gaussian noise as in the authors' code. Gradients flow through both
+    predictions.
 
-    The divergence is the task's: KL of class probabilities, per pixel or token where there are
-    many, the squared gap of numbers in a regression.
+    The task defines the divergence: KL of class probabilities (for maps and sequences per pixel or
+    token), and the squared difference in a regression.
 
     Differs from the authors' code: (1) the clean prediction inside the attack is computed once
-    per batch, not once per step, with the same result; (2) the divergence is taken in log space,
-    so no clamping; (3) both passes share one dropout mask; (4) BatchNorm: running statistics
-    follow the clean batch only, so that λ = 0 is plain training, buffers included.
+    per batch, not once per step, with the same result; (2) the divergence is computed in log
+    space without clamping; (3) both passes share one dropout mask; (4) BatchNorm: running
+    statistics follow the clean batch only, so that λ = 0 is plain training, buffers included.
 
     Args:
         lam: The paper's β, >= 0; 6.0 for CIFAR-10, 1.0 for MNIST in the authors' scripts.
