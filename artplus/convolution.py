@@ -1,7 +1,7 @@
-"""The input's gradient of a convolution with one input channel: a faster way on a processor.
+"""A faster input gradient, on a CPU, of convolutions with one input channel.
 
-The first layer of a network for grey images, spectrograms or X-rays has one input channel. There
-oneDNN's gradient by the input takes two to four times the forward pass; a matrix product and a
+The first layer of a network for grey images, spectrograms or X-rays has one input channel. For it,
+oneDNN's input gradient takes two to four times as long as the forward pass; a matrix product and a
 ``fold`` take a half to a fifth of that. Attacks spend most of their time in this gradient.
 """
 
@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ENOUGH = 0.75
-"""Least ratio of output channels to the kernel's area. Measured with one thread and with two: from
-0.8 on, the product is 1.3 to 4.7 times as fast; at 0.25 and below it takes twice the time."""
+"""Least ratio of output channels to the kernel's area. Measured with one and two threads: from 0.8
+on, the product is 1.3 to 4.7 times as fast; at 0.25 and below it takes twice the time."""
 
 _allowed: ContextVar[bool] = ContextVar("one-channel convolutions", default=True)
 
 
 @contextmanager
 def left_alone() -> Iterator[None]:
-    """Convolutions as they are, as a compiler must find them at every call."""
+    """Inside, :func:`one_channel` does nothing; for compilers, which need unchanged modules."""
     token = _allowed.set(False)
     try:
         yield
@@ -36,16 +36,16 @@ def left_alone() -> Iterator[None]:
 
 @contextmanager
 def one_channel(module: nn.Module) -> Iterator[None]:
-    r"""Inside, convolutions of one channel in ``module`` have a faster gradient by their input.
+    r"""Inside, convolutions of one channel in ``module`` have a faster input gradient.
 
     .. math:: \nabla_x L = \mathrm{fold}(W^T \, \nabla_y L)
 
-    The same to rounding. Forward passes are torch's, and so is everything on other devices, in
-    other dtypes and under autocast. **Gradients by these layers' weights are not computed**: it is
-    for attacks, which want none.
+    It equals torch's up to rounding. Forward passes are torch's, and so is everything on other
+    devices, in other dtypes and under autocast. **Gradients by these layers' weights are not
+    computed**; attacks do not need them.
 
-    Each such layer gets a ``forward`` of its own, which stands before that of its class and goes
-    away afterwards; nothing private of torch is touched.
+    Each such layer gets an instance attribute ``forward``, which is removed afterwards. Private
+    parts of torch are not used.
     """
     layers = [child for child in module.modules() if _fits(child)] if _allowed.get() else []
     if layers and any(hasattr(child, "_orig_mod") for child in module.modules()):
@@ -70,23 +70,25 @@ def _fits(child: nn.Module) -> bool:
         and child.out_channels >= ENOUGH * child.kernel_size[0] * child.kernel_size[1]
         and child.weight.device.type == "cpu"
         and child.weight.dtype == torch.float32
-        and "forward" not in child.__dict__  # put there by us or by another library
+        and "forward" not in child.__dict__  # set by us or by another library
     )
 
 
 def _forward(self: nn.Conv2d, x: Tensor) -> Tensor:
-    """That of ``nn.Conv2d``, with the other gradient where one is wanted."""
-    plain = not (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled("cpu")
-    if plain or x.ndim != 4 or x.dtype != torch.float32:
+    """``nn.Conv2d.forward``, with the faster gradient where the input needs one."""
+    torch_gradient = not (torch.is_grad_enabled() and x.requires_grad) or torch.is_autocast_enabled(
+        "cpu"
+    )
+    if torch_gradient or x.ndim != 4 or x.dtype != torch.float32:
         return nn.Conv2d.forward(self, x)
     bias = None if self.bias is None else self.bias.detach()
-    # torch leaves Function.apply without types
+    # torch does not annotate Function.apply
     outputs: Tensor = _OneChannel.apply(x, self.weight.detach(), bias, self.stride, self.padding)  # type: ignore[no-untyped-call]
     return outputs
 
 
 class _OneChannel(torch.autograd.Function):
-    """A convolution that is differentiable by its input alone."""
+    """A convolution that is differentiable only by its input."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Any torch loss, unreduced: one value per example, whatever its reduction was."""
+"""Any torch loss as one value per example, whatever its reduction is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from artplus.errors import ConfigurationError, DataError
 
 LossFunction = Callable[[Any, Any], Tensor]
 
-# Losses over classes: predictions are logits or scores, one column a class.
+# Losses over classes: predictions are logits or scores, one column per class.
 _OVER_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
 _ELEMENTWISE = (
@@ -33,15 +33,15 @@ class Criterion:
     r"""A loss :math:`l(f(x), y)` per example.
 
     Attributes:
-        function: ``(predictions, y) -> (batch,)`` losses, or one value for each of an example's
-            elements; a scalar mean where ``per_example`` is false.
-        per_example: False for a user's loss that reduces by itself and offers no ``reduction``.
+        function: ``(predictions, y)`` to losses ``(batch,)`` or one loss per element of an example;
+            to a scalar mean if ``per_example`` is false.
+        per_example: False for a loss that always reduces over the batch.
         over_classes: True if predictions are logits over classes, which accuracy, margins and
             divergences need.
         soft: True if ``y`` may be rows of class probabilities.
-        class_weight: The loss's own ``weight`` per class, taken out so that it can weigh whole
+        class_weight: The ``weight`` per class of the loss, taken out so that it can weigh whole
             examples; see :meth:`weights`.
-        ignore_index: Label of examples (or elements) that the loss leaves out.
+        ignore_index: Label of examples (or elements) that the loss ignores.
     """
 
     function: LossFunction
@@ -52,24 +52,24 @@ class Criterion:
     ignore_index: int | None = None
 
     def __call__(self, predictions: Any, y: Any) -> Tensor:
-        """The losses, ``(batch,)``; of several elements an example's (weighted) mean."""
+        """The losses, ``(batch,)``; losses of several elements are averaged with their weights."""
         losses = self.function(predictions, y)
         if losses.ndim == 0:
-            # A mean seen by each example: its mean and its gradient are the user's own.
+            # Every example gets the batch mean, so its mean and gradient equal those of the loss.
             return losses.expand(len(y))
         if losses.ndim == 1:
             return losses
         weights = _element_weights(y, self.class_weight, self.ignore_index)
         if weights is None:
             return losses.flatten(1).mean(1)
-        own = weights.to(losses).flatten(1)
-        return _over((own * losses.flatten(1)).sum(1), own.sum(1))
+        weights = weights.to(losses).flatten(1)
+        return _divide((weights * losses.flatten(1)).sum(1), weights.sum(1))
 
     def weights(self, y: Tensor) -> Tensor | None:
-        """What each example weighs in the batch mean, ``(batch,)``; ``None`` if all weigh alike.
+        """Weight of each example in the batch mean, ``(batch,)``; ``None`` if all are equal.
 
-        ``mean(criterion(predictions, y), criterion.weights(y))`` is the original loss, its class
-        weights and ignored labels included. Soft rows weigh what their classes do on average.
+        ``mean(criterion(predictions, y), criterion.weights(y))`` is the original loss, including
+        class weights and ignored labels. The weight of a soft row is the expected class weight.
         """
         weights = _element_weights(y, self.class_weight, self.ignore_index)
         return weights if weights is None or weights.ndim == 1 else weights.flatten(1).mean(1)
@@ -78,10 +78,10 @@ class Criterion:
 def criterion(loss: LossFunction | None = None) -> Criterion:
     """Return ``loss`` (default: cross-entropy) as a per-example :class:`Criterion`.
 
-    A ``torch.nn`` loss is evaluated with ``reduction="none"``; values over the other axes of one
+    A ``torch.nn`` loss is evaluated with ``reduction="none"``. Values over the other axes of an
     example (a multi-output regression, a map of labels) are averaged, so that the mean over the
-    batch equals the original loss. A callable without ``reduction`` is called as it is: one value
-    per example, or a scalar mean, with which everything works that needs no weights per example.
+    batch equals the original loss. A callable without ``reduction`` is called directly. It returns
+    one value per example, or a scalar mean, which suffices where no weights per example are used.
 
     Args:
         loss: A ``torch.nn`` loss or any callable ``(predictions, y) -> Tensor``.
@@ -107,10 +107,10 @@ def criterion(loss: LossFunction | None = None) -> Criterion:
             f"{type(loss).__name__}(reduction='sum') scales the step with the batch size; "
             "use reduction='mean' and raise the learning rate instead"
         )
-    if isinstance(loss, nn.CrossEntropyLoss) and _is(loss, nn.CrossEntropyLoss):
+    if isinstance(loss, nn.CrossEntropyLoss) and _is_exactly(loss, nn.CrossEntropyLoss):
         function = _cross_entropy(loss)
         return Criterion(function, class_weight=loss.weight, ignore_index=loss.ignore_index)
-    if isinstance(loss, nn.NLLLoss) and _is(loss, nn.NLLLoss):
+    if isinstance(loss, nn.NLLLoss) and _is_exactly(loss, nn.NLLLoss):
         function = _nll(loss)
         return Criterion(
             function, soft=False, class_weight=loss.weight, ignore_index=loss.ignore_index
@@ -119,36 +119,42 @@ def criterion(loss: LossFunction | None = None) -> Criterion:
 
 
 def _unreduced(loss: LossFunction, reduction: object) -> Criterion:
-    """Criterion of a loss whose batch mean is a plain one."""
+    """Criterion of a loss whose batch mean is unweighted."""
     over_classes = isinstance(loss, _OVER_CLASSES)
-    # A subclass may compute anything with its class weights, so their normaliser is unknown.
-    weighs = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.weight is not None
-    if reduction not in ("mean", "none", "batchmean") or not isinstance(loss, nn.Module) or weighs:
+    # How a subclass normalises its class weights is unknown.
+    weighted = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.weight is not None
+    if (
+        reduction not in ("mean", "none", "batchmean")
+        or not isinstance(loss, nn.Module)
+        or weighted
+    ):
         return Criterion(loss, per_example=False, over_classes=over_classes, soft=False)
-    each: Any = copy.copy(loss)  # shallow: a loss with parameters of its own keeps learning
-    each.reduction = "none"
-    if _is(loss, nn.MultiMarginLoss):
-        return Criterion(_hard(each), soft=False)
-    if _is(loss, *_BINARY):
-        return Criterion(_binary(each), over_classes=False, soft=False)
-    if _is(loss, *_ELEMENTWISE):
-        return Criterion(_elementwise(each), over_classes=False, soft=False)
+    unreduced_loss: Any = copy.copy(loss)  # shallow, so that parameters of the loss are shared
+    unreduced_loss.reduction = "none"
+    if _is_exactly(loss, nn.MultiMarginLoss):
+        return Criterion(_on_class_numbers(unreduced_loss), soft=False)
+    if _is_exactly(loss, *_BINARY):
+        return Criterion(_binary(unreduced_loss), over_classes=False, soft=False)
+    if _is_exactly(loss, *_ELEMENTWISE):
+        return Criterion(_elementwise(unreduced_loss), over_classes=False, soft=False)
     if reduction == "batchmean":
-        return Criterion(_summed(each), over_classes=False, soft=False)
-    return Criterion(each, over_classes=over_classes, soft=isinstance(loss, nn.CrossEntropyLoss))
+        return Criterion(_summed_per_example(unreduced_loss), over_classes=False, soft=False)
+    return Criterion(
+        unreduced_loss, over_classes=over_classes, soft=isinstance(loss, nn.CrossEntropyLoss)
+    )
 
 
 def mean(losses: Tensor, weights: Tensor | None = None) -> Tensor:
-    r"""Batch mean, or :math:`\sum_i w_i l_i / \sum_i w_i` as torch's own weighted losses."""
+    r"""Batch mean; with weights :math:`\sum_i w_i l_i / \sum_i w_i`, as in torch's losses."""
     if weights is None:
         return losses.mean()
     weights = weights.to(losses)
     return (losses * weights).sum() / weights.sum()
 
 
-def _is(loss: object, *kinds: type[nn.Module]) -> bool:
-    """Exactly torch's loss: a subclass with its own ``forward`` may compute anything."""
-    return any(isinstance(loss, k) and type(loss).forward is k.forward for k in kinds)
+def _is_exactly(loss: object, *types: type[nn.Module]) -> bool:
+    """Whether ``loss`` computes torch's loss; a subclass that overrides ``forward`` may not."""
+    return any(isinstance(loss, k) and type(loss).forward is k.forward for k in types)
 
 
 def _element_weights(
@@ -156,8 +162,8 @@ def _element_weights(
 ) -> Tensor | None:
     """Weights shaped like class numbers ``y``, or like rows ``y`` without their class axis.
 
-    ``None`` if all weigh alike. Negative labels exist only in maps of labels (a whole example
-    cannot be padding), so plain class numbers need no comparison.
+    ``None`` if all are equal. Negative labels exist only in maps of labels, since whole examples
+    are never padding, so a negative ``ignore_index`` does not apply to ``(batch,)`` labels.
     """
     rows = y.is_floating_point()
     if ignore_index is not None and ignore_index < 0 and (rows or y.ndim == 1):
@@ -169,19 +175,19 @@ def _element_weights(
         if ignore_index is not None:
             per_class[ignore_index] = 0
         return y.movedim(1, -1) @ per_class
-    kept = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    valid = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     if class_weight is None:
-        return kept.float()
-    return class_weight.to(y.device)[torch.where(kept, y, 0)] * kept
+        return valid.float()
+    return class_weight.to(y.device)[torch.where(valid, y, 0)] * valid
 
 
-def _over(values: Tensor, weights: Tensor) -> Tensor:
+def _divide(values: Tensor, weights: Tensor) -> Tensor:
     """``values / weights``, zero where the weight is zero."""
     return values / torch.where(weights > 0, weights, torch.inf)
 
 
 def _cross_entropy(loss: nn.CrossEntropyLoss) -> LossFunction:
-    """Cross-entropy per unit of class weight: weighing examples by theirs gives torch's mean."""
+    """Cross-entropy divided by the class weight; a weighted mean then gives torch's value."""
 
     def unreduced(predictions: Tensor, y: Tensor) -> Tensor:
         weight = loss.weight
@@ -197,14 +203,14 @@ def _cross_entropy(loss: nn.CrossEntropyLoss) -> LossFunction:
         )
         if weight is None:
             return losses
-        own = _element_weights(y, weight, loss.ignore_index)
-        return losses if own is None else _over(losses, own)
+        weights = _element_weights(y, weight, loss.ignore_index)
+        return losses if weights is None else _divide(losses, weights)
 
     return unreduced
 
 
 def _nll(loss: nn.NLLLoss) -> LossFunction:
-    """Negative log-likelihood, likewise."""
+    """Negative log-likelihood without class weights."""
 
     def unreduced(predictions: Tensor, y: Tensor) -> Tensor:
         return F.nll_loss(
@@ -215,41 +221,41 @@ def _nll(loss: nn.NLLLoss) -> LossFunction:
 
 
 def _numbers(predictions: Tensor, y: Tensor) -> Tensor:
-    """Class numbers, of labels given as numbers or as rows."""
+    """Labels as class numbers, from numbers or rows."""
     return y.argmax(1) if y.ndim == predictions.ndim else y
 
 
-def _hard(loss: LossFunction) -> LossFunction:
-    """Index labels for losses that take no rows."""
+def _on_class_numbers(loss: LossFunction) -> LossFunction:
+    """The loss of class numbers, for losses that do not accept rows."""
     return lambda predictions, y: loss(predictions, _numbers(predictions, y))
 
 
-def _summed(loss: LossFunction) -> LossFunction:
-    """The ``batchmean`` of a divergence: a sum over an example, a mean over the batch."""
+def _summed_per_example(loss: LossFunction) -> LossFunction:
+    """The sum over each example, whose batch mean is torch's ``batchmean``."""
     return lambda predictions, y: loss(predictions, y).flatten(1).sum(1)
 
 
 def _binary(loss: LossFunction) -> LossFunction:
-    """Labels of a binary loss as floats, shaped like the predictions."""
+    """A binary loss, with labels as floats shaped like the predictions."""
 
     def unreduced(predictions: Tensor, y: Tensor) -> Tensor:
         columns = predictions.shape[1] if predictions.ndim > 1 else 1
         if y.ndim == 1 and columns > 1:
             y = F.one_hot(y.long(), columns)
         if y.ndim == 2 and y.shape[1] == 2 and columns == 1:
-            y = y[:, 1]  # rows of two classes against a single output: the second one's probability
-        return _aligned(loss, predictions, y)
+            y = y[:, 1]  # rows of two classes, one output: the probability of class 1
+        return _same_shape(loss, predictions, y)
 
     return unreduced
 
 
 def _elementwise(loss: LossFunction) -> LossFunction:
-    """A regression loss: (batch, 1) against (batch,) would broadcast silently."""
-    return lambda predictions, y: _aligned(loss, predictions, y)
+    """A regression loss without silent broadcasting of (batch, 1) against (batch,)."""
+    return lambda predictions, y: _same_shape(loss, predictions, y)
 
 
-def _aligned(loss: LossFunction, predictions: Tensor, y: Tensor) -> Tensor:
-    """The loss with targets shaped and typed like the predictions."""
+def _same_shape(loss: LossFunction, predictions: Tensor, y: Tensor) -> Tensor:
+    """The loss with targets of the shape and dtype of the predictions."""
     if predictions.shape != y.shape and (
         len(predictions) != len(y) or predictions.numel() != y.numel()
     ):

@@ -1,4 +1,4 @@
-"""Norm balls: length, steepest step, random point, and the way back in."""
+"""Norm balls: length, steepest step, random point, and projection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Box(Protocol):
 
 
 class Geometry(Protocol):
-    """What an attack asks of a norm. Tensors are ``(batch, *input)``, lengths ``(batch,)``."""
+    """What an attack needs of a norm. Tensors are ``(batch, *input)``, lengths ``(batch,)``."""
 
     order: float
 
@@ -35,7 +35,7 @@ class Geometry(Protocol):
         ...
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Unit-length step that gains most along ``gradient``; zero where that is zero."""
+        """Unit-length step of largest product with ``gradient``; zero where that is zero."""
         ...
 
     def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
@@ -48,38 +48,38 @@ class Geometry(Protocol):
 
 
 def padded_like(z: Tensor, like: Tensor) -> Tensor:
-    """``z`` in the shape of ``like``, with its values where ``z`` ends.
+    """``z`` padded to the shape of ``like`` with the values of ``like``.
 
-    A part of a list of images is padded to its own largest image, and not to the whole's.
+    A slice of a batch of images of different sizes may be padded less than the whole batch.
     """
     if z.shape == like.shape:
         return z
-    whole = like.clone()
-    whole[tuple(map(slice, z.shape))] = z
-    return whole
+    padded = like.clone()
+    padded[tuple(map(slice, z.shape))] = z
+    return padded
 
 
 def clip(z: Tensor, box: Box) -> Tensor:
     """``z`` clipped to the box.
 
-    Bounds that are numbers, or tensors beside ``z``, are used as they are; others are brought to
-    its device, so in a loop use a box that is there already (:meth:`artplus.spaces.InputSpace.on`).
+    Numbers and tensors on the device of ``z`` are used directly. Other bounds are copied to that
+    device at every call, so move the box once before a loop (:meth:`artplus.spaces.InputSpace.on`).
     """
     low, high = box.low, box.high
     if low is None and high is None:
         return z
     if isinstance(low, (int, float, NoneType)) and isinstance(high, (int, float, NoneType)):
-        return torch.clamp(z, low, high)  # faster than by tensors of one number
+        return torch.clamp(z, low, high)  # faster than with tensors of one number
     return torch.clamp(z, beside(low, z), beside(high, z))
 
 
 def beside(bound: float | Tensor | None, z: Tensor) -> Tensor | None:
-    """A bound as a tensor on the device of ``z`` and in its dtype; ``None`` stays unbounded."""
+    """A bound as a tensor of the device and dtype of ``z``; ``None`` stays ``None``."""
     return None if bound is None else torch.as_tensor(bound, dtype=z.dtype, device=z.device)
 
 
 def usable(bound: float | Tensor, z: Tensor) -> float | Tensor:
-    """A bound to calculate with beside ``z``; a number stays one and needs no copy to a device."""
+    """A bound to compute with ``z``; a number stays a number and needs no copy to the device."""
     if isinstance(bound, (int, float)):
         return bound
     return torch.as_tensor(bound, dtype=z.dtype, device=z.device)
@@ -122,8 +122,8 @@ class L2:
         return length
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        # Divided by the largest entry first: the square of a small float underflows to zero, and
-        # a confident model's gradient is that small.
+        # Divided by the largest entry first, since squares of small floats underflow to zero and
+        # the gradients of a confident model are that small.
         peak = gradient.flatten(1).abs().amax(1)
         unit = gradient / _guard(_column(peak, gradient))
         return unit / _guard(_column(self.length(unit), unit))
@@ -140,8 +140,8 @@ class L2:
 class L1:
     """Sum of absolute changes: sparse perturbations.
 
-    As in ART, a step moves the one feature with the largest gradient and the way back into the
-    ball is a rescaling, not the Euclidean projection.
+    As in ART, a step moves the one feature of largest gradient, and points return to the ball by
+    rescaling, not by the Euclidean projection.
     """
 
     order = 1.0
@@ -155,7 +155,7 @@ class L1:
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).view_as(gradient)
 
     def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-        # Uniform in the ball: d of the d + 1 gaps of sorted uniforms, with random signs.
+        # Uniform in the ball: d of the d + 1 gaps between sorted uniforms, with random signs.
         n, d = len(x), x[0].numel()
         cuts = _uniform(x.new_empty(n, d), generator).sort(1).values
         gaps = torch.diff(cuts, prepend=cuts.new_zeros(n, 1), dim=1)
@@ -167,19 +167,19 @@ class L1:
 
 
 def _rescaling(ball: Geometry, x: Tensor, eps: Eps, box: Box) -> Retraction:
-    """The box first, then a rescaling into the ball, which stays in the box since it is convex."""
-    # Clipped once more, because x + (z - x) may leave the box by a rounding error.
+    """Clip to the box, then rescale into the ball, which stays in the box since it is convex."""
+    # Clipped again, because x + (z - x) may leave the box by a rounding error.
     return lambda z: clip(x + rescale(ball, clip(z, box) - x, eps), box)
 
 
 def rescale(geometry: Geometry, delta: Tensor, eps: Eps) -> Tensor:
-    """``delta`` shortened to length eps where it is longer: the projection for L2."""
+    """``delta`` shortened to length eps where it is longer; in L2 this is the projection."""
     length = _column(geometry.length(delta), delta)
     return delta * torch.clamp(eps / _guard(length), max=1.0)
 
 
 class TokenL2(L2):
-    """A Euclidean ball around each token: rows of the last axis have a radius each.
+    """A Euclidean ball around each token, a row of the last axis.
 
     The length of an example's perturbation is that of its longest row.
     """
@@ -220,8 +220,8 @@ def geometry(norm: float | str, per: str = "example") -> Geometry:
 
     Args:
         norm: The order.
-        per: ``"example"``, or ``"token"``: each row of the last axis has a ball of its own (in L∞
-            that is the same).
+        per: ``"example"``, or ``"token"`` for a separate ball around each row of the last axis (no
+            difference in L∞).
 
     Raises:
         ConfigurationError: for any other norm, and for L1 per token.

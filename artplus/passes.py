@@ -1,8 +1,8 @@
-"""What an attack costs, whatever the machine: examples sent forward through a model, and backward.
+"""The cost of an attack on any machine: examples sent forward and backward through a model.
 
-A pass is counted where it enters the model, by whichever of three doors: the :class:`LossModel`
-that an attack is given, the module in it, or what an adapter says it goes through (:func:`asking`,
-:func:`watching`). A door inside another one counts nothing, so a pass counts once.
+A pass is counted at one of three places: the :class:`LossModel` that the attack gets, its module,
+or a model that an adapter names (:func:`asking`, :func:`watching`). Calls inside a counted call are
+not counted, so a pass counts once.
 """
 
 from __future__ import annotations
@@ -25,115 +25,122 @@ _WRAPPERS: list[Callable[[Tensor], bool]] = [
     for name in ("is_functorch_wrapped_tensor", "is_legacy_batchedtensor")
     if hasattr(torch._C._functorch, name)
 ]
-"""What tells tensors inside ``vmap`` and the like, which hide how many there are."""
+"""Functions that detect the tensors of ``vmap`` and the like, whose shapes lack batch axes."""
 
 
 @dataclass(eq=False)
 class Passes:
-    """A count that goes on while :func:`counted` is open.
+    """The counts of :func:`counted`.
 
-    Only shapes are looked at, so no device is waited for.
+    Counting reads shapes only, so it never synchronises with the device.
 
     Attributes:
         forwards: Examples that went forward through the model.
-        backwards: Examples whose gradient came back to the model's input: one that went forward
-            once may come back several times, once for each output that is differentiated.
-        known: False once something went past that cannot be counted.
+        backwards: Examples whose gradient reached the model's input. After one forward pass this
+            may happen several times, once for each output that is differentiated.
+        known: False if a pass could not be counted.
     """
 
     forwards: int = 0
     backwards: int = 0
     known: bool = True
-    _inside: object | None = field(default=None, repr=False)
+    _active: object | None = field(default=None, repr=False)
 
     def through(self, model: LossModel, x: Tree) -> Any:
         """The model's outputs for ``x``, counted."""
-        if self._inside is not None:
+        if self._active is not None:
             return model.outputs(x)
-        self._inside = self
+        self._active = self
         try:
-            return model.outputs(self._entering(x))
+            return model.outputs(self._count_inputs(x))
         finally:
-            self._inside = None
+            self._active = None
 
     def asked(
-        self, ask: Callable[..., Any], back: Callable[..., int] | None, *args: Any, **options: Any
+        self,
+        method: Callable[..., Any],
+        gradients_per_call: Callable[..., int] | None,
+        /,
+        *args: Any,
+        **options: Any,
     ) -> Any:
-        """``ask(x, ...)`` outside torch, counted: one pass, and ``back(...)`` gradients of each."""
-        if self._inside is not None:
-            return ask(*args, **options)
+        """``method(x, ...)`` outside torch, counted as a forward pass and its gradients."""
+        if self._active is not None:
+            return method(*args, **options)
         n = len(args[0] if args else options["x"])
         self.forwards += n
-        self.backwards += 0 if back is None else n * back(*args, **options)
-        self._inside = self
+        self.backwards += (
+            0 if gradients_per_call is None else n * gradients_per_call(*args, **options)
+        )
+        self._active = self
         try:
-            return ask(*args, **options)
+            return method(*args, **options)
         finally:
-            self._inside = None
+            self._active = None
 
     @contextmanager
     def watched(self, modules: Iterable[nn.Module]) -> Iterator[bool]:
-        """Count what enters the modules themselves; says whether that is possible for all."""
-        seen = True
+        """Count the inputs of the modules; yields whether that is possible for all of them."""
+        countable = True
         with ExitStack() as stack:
             for module in modules:
-                if not _hears(module):
-                    seen = False
+                if not _runs_hooks(module):
+                    countable = False
                     continue
-                enter = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                leave = module.register_forward_hook(self._leave, always_call=True)
-                stack.callback(enter.remove)
-                stack.callback(leave.remove)
-            yield seen
+                enter_hook = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                leave_hook = module.register_forward_hook(self._leave, always_call=True)
+                stack.callback(enter_hook.remove)
+                stack.callback(leave_hook.remove)
+            yield countable
 
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._inside is not None:
+        if self._active is not None:
             return None
-        self._inside = module
-        # How many examples are in a list only those know who made it.
+        self._active = module
+        # The number of examples in a list is unknown here.
         listed = any(isinstance(value, list) for value in (*args, *named.values()))
         if listed or not any(True for _ in leaves((args, named))):
             self.known = False
             return None
-        entered: tuple[tuple[Any, ...], dict[str, Any]] = self._entering((args, named))
+        entered: tuple[tuple[Any, ...], dict[str, Any]] = self._count_inputs((args, named))
         return entered
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
-        if self._inside is module:
-            self._inside = None
+        if self._active is module:
+            self._active = None
 
-    def _entering(self, x: Tree) -> Tree:
-        """``x`` on its way in. As a view of its own, whose gradient is this one pass's."""
+    def _count_inputs(self, x: Tree) -> Tree:
+        """Count the examples of ``x``; returns a view of it whose gradients are counted."""
         tensors = [leaf for leaf in leaves(x) if isinstance(leaf, Tensor)]
-        if any(tensor.ndim == 0 or _hidden(tensor) for tensor in tensors):
+        if any(tensor.ndim == 0 or _is_wrapper(tensor) for tensor in tensors):
             self.known = False
             return x
         n = len(tensors[0]) if isinstance(x, Tensor) else _examples(x)
         self.forwards += n
         if not torch.is_grad_enabled():
             return x
-        return self._views(n, x)
+        return self._counted_views(n, x)
 
-    def _views(self, n: int, x: Tree) -> Tree:
-        """Every tensor as a view whose gradient is counted: ``n`` examples, in a list one each."""
+    def _counted_views(self, n: int, x: Tree) -> Tree:
+        """Views whose gradients count as ``n`` examples; tensors in a list count as one each."""
         if isinstance(x, Mapping):
-            return {name: self._views(n, value) for name, value in x.items()}
+            return {name: self._counted_views(n, value) for name, value in x.items()}
         if isinstance(x, tuple):
-            return tuple(self._views(n, value) for value in x)
-        return map_tensors(partial(self._watched, 1 if isinstance(x, list) else n), x)
+            return tuple(self._counted_views(n, value) for value in x)
+        return map_tensors(partial(self._counted_view, 1 if isinstance(x, list) else n), x)
 
-    def _watched(self, n: int, tensor: Tensor) -> Tensor:
+    def _counted_view(self, n: int, tensor: Tensor) -> Tensor:
         if not tensor.requires_grad:
             return tensor
         tensor = tensor.view_as(tensor)
-        tensor.register_hook(partial(self._back, n))
+        tensor.register_hook(partial(self._count_gradient, n))
         return tensor
 
-    def _back(self, n: int, slope: Tensor) -> None:
+    def _count_gradient(self, n: int, slope: Tensor) -> None:
         self.backwards += n
-        if _hidden(slope):  # several gradients in one go
+        if _is_wrapper(slope):  # several gradients in one call
             self.known = False
 
 
@@ -144,11 +151,11 @@ _open: ContextVar[Passes | None] = ContextVar("passes", default=None)
 def counted(model: LossModel) -> Iterator[tuple[LossModel, Passes]]:
     """Inside, passes through ``model`` are counted.
 
-    The module is given back without a trace. A module that torch has compiled in place or scripted
-    shows only what goes through the :class:`LossModel`: if that is nothing, nothing is known.
+    The module is left as it was. Of a module that is scripted or compiled in place, only passes
+    through the :class:`LossModel` are counted; if there are none, ``known`` is false.
 
     Yields:
-        The model to be used, and the count.
+        The model to use, and the counts.
 
     Example:
         >>> import torch
@@ -162,19 +169,19 @@ def counted(model: LossModel) -> Iterator[tuple[LossModel, Passes]]:
     passes = Passes()
     before = _open.set(passes)
     try:
-        with passes.watched([model.module]) as seen:
+        with passes.watched([model.module]) as countable:
             yield replace(model, forward=partial(passes.through, model)), passes
     finally:
         _open.reset(before)
-        if not seen and not passes.forwards:
+        if not countable and not passes.forwards:
             passes.known = False
 
 
 @contextmanager
 def watching(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """For an adapter: inside, what enters these modules counts too, if anybody counts.
+    """For adapters: inside an open :func:`counted`, inputs of these modules are counted too.
 
-    Nothing at all means that the passes went another way, and that the count is not known.
+    If there are none, the passes took another path, and ``known`` becomes false.
     """
     passes = _open.get()
     if passes is None:
@@ -188,35 +195,36 @@ def watching(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def asking(model: Any, methods: Mapping[str, Callable[..., int] | None]) -> Iterator[None]:
-    """For an adapter of something that is no torch module: calls of its methods count.
+    """For adapters of models that are not torch modules: calls of their methods are counted.
 
-    Nothing at all means that the passes went another way, and that the count is not known.
+    If there are none, the passes took another path, and ``known`` becomes false.
 
     Args:
-        model: Has the methods; its attributes come back as they were.
-        methods: Names, each with how many gradients of each example a call gives; ``None`` is a
-            forward pass alone. The first argument holds the examples.
+        model: Has the methods; its attributes are restored afterwards.
+        methods: Maps each name to a function that returns the number of gradients per example of a
+            call; ``None`` for a forward pass without gradients. The first argument of a method
+            holds the examples.
     """
     passes = _open.get()
     if passes is None:
         yield
         return
-    before, own, saved = passes.forwards, vars(model), dict(vars(model))
-    for name, back in methods.items():
+    before, attributes, saved = passes.forwards, vars(model), dict(vars(model))
+    for name, gradients_per_call in methods.items():
         if hasattr(model, name):
-            own[name] = partial(passes.asked, getattr(model, name), back)
+            attributes[name] = partial(passes.asked, getattr(model, name), gradients_per_call)
     try:
         yield
     finally:
         for name in methods:
-            own.pop(name, None)
+            attributes.pop(name, None)
             if name in saved:
-                own[name] = saved[name]
+                attributes[name] = saved[name]
     passes.known &= passes.forwards > before
 
 
 def _examples(value: Tree) -> int:
-    """Number of examples of inputs in any form, such as a module's arguments."""
+    """Number of examples in a module's arguments, or 0."""
     if isinstance(value, (list, Tensor)):
         return len(value)
     members = (
@@ -227,15 +235,15 @@ def _examples(value: Tree) -> int:
     return next((n for member in members if (n := _examples(member))), 0)
 
 
-def _hidden(tensor: Tensor) -> bool:
-    """Whether a tensor stands for more than its shape says."""
-    for wrapped in _WRAPPERS:  # a generator would take longer than the checks
-        if wrapped(tensor):
+def _is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to a function transform, so that its shape lacks axes."""
+    for is_wrapper in _WRAPPERS:  # faster than any() with a generator
+        if is_wrapper(tensor):
             return True
     return False
 
 
-def _hears(module: nn.Module) -> bool:
-    """Whether hooks are run: a module compiled in place has left them behind."""
+def _runs_hooks(module: nn.Module) -> bool:
+    """Whether the module runs hooks; one that is compiled in place or scripted does not."""
     compiled = getattr(module, "_compiled_call_impl", None) is not None
     return not compiled and not isinstance(module, torch.jit.ScriptModule)
