@@ -115,6 +115,7 @@ class Privacy:
         classes = need_classes(setting, "privacy")
         data = setting.data
         x, y = self._members()
+        x = setting.raw(x)
         _checks.inputs(
             x, shape=tuple(data.x.shape[1:]), low=data.box.low, high=data.box.high,
             name="x_train",
@@ -128,6 +129,7 @@ class Privacy:
     def __call__(self, subject: Subject) -> Section:
         """See :class:`~artplus.evaluation.analyses.Analysis`."""
         x, y = self._members()
+        x = subject.raw(x)
         count = min(self.n, len(x), len(subject.data.x))
         rng = np.random.default_rng(seeding.derived(subject.seed, "privacy"))
         inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))

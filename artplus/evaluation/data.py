@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,6 @@ from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.tree import Tree, leaves, size, take, to
-
-Mistakes = Callable[[Tree, Tree], Tensor]
-"""``(predictions, y) -> (batch,)`` booleans: which predictions are wrong."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class EvaluationData:
         space: What may be perturbed, with range and mask.
         batch_size: Examples at a time.
         device: Where batches go.
-        mistakes: Which predictions are wrong; ``None`` leaves that to the task.
         classes: Number of classes, where predictions are logits and it is known.
     """
 
@@ -57,7 +53,6 @@ class EvaluationData:
     space: Space
     batch_size: int
     device: torch.device
-    mistakes: Mistakes | None
     classes: int | None
 
     @property
@@ -89,8 +84,6 @@ class EvaluationData:
 
     def wrong(self, predictions: Tree, y: Tree) -> Tensor | None:
         """Which predictions are wrong, ``(batch,)``; ``None`` if none is right or wrong."""
-        if self.mistakes is not None:
-            return self.mistakes(predictions, y)
         right = self.model.task.correct(predictions, y)
         return None if right is None else ~right
 

@@ -44,7 +44,6 @@ def fingerprint(
         key["model.predictions"] = digest(data.score(x, y).predictions)
     key["data"], key["data.examples"] = digest_of_data, str(data.n)
     describe(data.space, "space", key)
-    describe(data.mistakes, "mistakes", key)
     key["attacks"] = ", ".join(attacks)
     for name, attack in attacks.items():
         describe(attack, f"attack {name}", key, parts=_attributes)

@@ -22,7 +22,7 @@ from artplus.evaluation.attack_run import Outcome, metrics, run_attack
 from artplus.evaluation.checks._probe import make_probe
 from artplus.evaluation.checks._run import run_checks
 from artplus.evaluation.clean import clean_scores
-from artplus.evaluation.data import EvaluationData, Mistakes
+from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.fingerprint import fingerprint
 from artplus.evaluation.gallery import gallery
 from artplus.evaluation.provenance import data_hash, device_name, versions
@@ -52,7 +52,6 @@ def judge(
     batch_size: int = 128,
     seed: int = 0,
     only_survivors: bool = False,
-    mistakes: Mistakes | None = None,
     examples: int = 8,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
@@ -95,8 +94,6 @@ def judge(
         seed: The same seed gives the same report, but for times and dates.
         only_survivors: Run each attack only on examples that no attack before it fooled; accuracies
             are then cumulative.
-        mistakes: ``(predictions, y) -> (batch,)`` booleans, which predictions are wrong; default:
-            what the model's task calls wrong.
         examples: How many attacked examples to keep in the report.
         class_names: One per class, for display.
         name: What to call the model; default its class.
@@ -138,7 +135,7 @@ def judge(
     folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
     where = device_of(model.module) if device is None else torch.device(device)
     with untouched(model.module):
-        data = make_data(model, x, y, space, batch_size, where, mistakes)
+        data = make_data(model, x, y, space, batch_size, where)
     with untouched(model.module), _hooked(data):
         check_names(class_names, data)
         for attack in attacks.values():
@@ -151,7 +148,7 @@ def judge(
             estimator=model.module if estimator is None else estimator,
             class_names=None if class_names is None else tuple(class_names),
             progress=progress,
-        )
+        ).in_raw_units()
         run_analyses.check(chosen, setting)
         digest = data_hash(data.x, data.y)
         settings: dict[str, Any] = {

@@ -16,7 +16,7 @@ from artplus.attacks._base import Attack
 from artplus.bounds import check_range
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import wording
-from artplus.evaluation.data import EvaluationData, Mistakes
+from artplus.evaluation.data import EvaluationData
 from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
@@ -33,7 +33,6 @@ def make_data(
     space: Space,
     batch_size: int,
     device: torch.device,
-    mistakes: Mistakes | None,
 ) -> EvaluationData:
     """Model and data, checked against each other.
 
@@ -59,14 +58,12 @@ def make_data(
         _checks.class_labels(y, n=size(x), classes=outputs.shape[1])
         y = y.long() if y.ndim == 1 else y.to(outputs.dtype)
         model = model.with_task(replace(task, classes=int(outputs.shape[1])))
-        return EvaluationData(
-            model, x, y, space, batch_size, device, mistakes, int(outputs.shape[1])
-        )
+        return EvaluationData(model, x, y, space, batch_size, device, int(outputs.shape[1]))
     if isinstance(task, Regression):
         y = _numbers(y, outputs)
     model = model.with_task(task.bind(outputs, to(take(y, slice(0, 1)), device)))
     model.task.check_targets(y)
-    return EvaluationData(model, x, y, space, batch_size, device, mistakes, None)
+    return EvaluationData(model, x, y, space, batch_size, device, None)
 
 
 def _inputs(x: Any, module: nn.Module, space: Space) -> Tree:

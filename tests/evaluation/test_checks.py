@@ -67,7 +67,7 @@ def asked(indicator, module):
     x, y = data()
     model, attacks = LossModel(module), {"pgd": PGD(eps=EPS, steps=1)}
     report = judge(model, x, y, attacks, space=BOX, progress=False)
-    evaluation_data = make_data(model, x, y, BOX, 128, torch.device("cpu"), None)
+    evaluation_data = make_data(model, x, y, BOX, 128, torch.device("cpu"))
     return indicator(make_probe(evaluation_data, report, attacks, seed=0))
 
 

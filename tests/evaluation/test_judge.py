@@ -21,7 +21,7 @@ from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import MinimumNorm, judge
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
-from artplus.tasks import task_for
+from artplus.tasks import Regression, task_for
 
 BOX = InputSpace(0.0, 1.0)
 N, EPS = 40, 0.1
@@ -645,20 +645,19 @@ def test_gallery_shows_different_examples_fooled_first(
 def test_labels_in_any_form_and_own_idea_of_a_mistake(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
-    """One-hot rows equal class numbers; ``mistakes`` gives a regression an accuracy."""
+    """One-hot rows equal class numbers; a task of its own gives a regression an accuracy."""
     rows = nn.functional.one_hot(data[1], 4)
     numbers, onehot = run(net, data), run(net, (data[0], rows))
     assert np.array_equal(numbers.correct_robust, onehot.correct_robust)
-    model = LossModel(nn.Linear(6, 1), task_for(nn.MSELoss()))
+
+    class Tolerant(Regression):
+        def correct(self, predictions: Tensor, targets: Tensor) -> Tensor:
+            return (predictions - targets).abs().flatten(1).amax(1) <= 0.05
+
+    model = LossModel(nn.Linear(6, 1), Tolerant())
     x = torch.rand(20, 6)
-    report = judge(
-        model,
-        x,
-        model(x).detach() + 0.01,
-        {"pgd": PGD(eps=0.2)},
-        mistakes=lambda predictions, y: (predictions - y).abs().flatten(1).amax(1) > 0.05,
-        progress=False,
-    )
+    y = model(x).detach() + 0.01
+    report = judge(model, x, y, {"pgd": PGD(eps=0.2)}, progress=False)
     assert report.clean_accuracy == 1.0 and report.robust_accuracy < 1.0
     assert "rmse" in report.robust_metrics
 

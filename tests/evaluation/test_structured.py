@@ -18,6 +18,7 @@ import artplus
 from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation import Report, attack_run, over_seeds, wording
+from artplus.evaluation.analyses import PerClass
 from artplus.evaluation.verify import TOLERANCE
 from artplus.model import as_loss_model
 from artplus.reporting import compare
@@ -547,6 +548,37 @@ def test_a_relative_unit_is_measured_on_the_first_batch_of_all(
     with pytest.raises(KeyboardInterrupt):
         case.report(**options)
     same(case.report(**options), whole)
+
+
+def test_analyses_of_predictions_take_text(tmp_path: Path) -> None:
+    """Accuracy by class and confusions need no inputs; those that attack pixels are refused."""
+    torch.manual_seed(0)
+    case = text(EmbeddingSpace())
+    groups = ["a", "b"] * 5
+    analyses = [PerClass(groups=groups), "confusion"]
+    report = case.report(analyses=analyses)
+    by_class, confusion = report.sections
+    rows = {row[0]: row[1:3] for row in by_class.blocks[1].rows}
+    for name in "ab":
+        members = np.array(groups) == name
+        assert rows[name] == (5, pytest.approx(report.correct_clean[members].mean()))
+    assert "could not" not in by_class.summary + confusion.summary
+    assert report.save(tmp_path / "r.html").exists()
+    with pytest.raises(ConfigurationError, match="does not support inputs of several columns"):
+        case.report(analyses="calibration")
+
+
+def test_weak_attacks_on_several_labels_are_noticed() -> None:
+    """Nearly no steps leave examples that a longer attack on the model's own loss fools."""
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)), torch.rand(80, 6)
+    y = (module(x) > 0).float()
+    case = Case(module, x, y, 0.3, options={"criterion": nn.BCEWithLogitsLoss(), "checks": True})
+    weak = PGD(eps=0.3, steps=1, step_size=1e-3, random_start=False)
+    assert "more steps" in [check.name for check in case.report(attacks={"weak": weak}).reasons]
+    strong = case.report(attacks={"strong": PGD(eps=0.3, steps=50)})
+    names = [check.name for check in strong.checks]
+    assert strong.verdict == "trusted" and {"more steps", "accuracy against radius"} <= set(names)
 
 
 def test_an_output_that_is_no_perturbation_is_broken() -> None:

@@ -18,8 +18,10 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Model, Section
+from artplus.mapped import Inputs, chunks
 from artplus.model import LossModel
 from artplus.registry import Registry
+from artplus.spaces import InputSpace
 
 if TYPE_CHECKING:
     from artplus.evaluation.report import Report
@@ -37,6 +39,8 @@ class Setting:
         estimator: What the user passed: an ART estimator or a module.
         class_names: One per class, if given.
         progress: Whether to show a bar.
+        normalized: The space that the user's inputs are in, if they have been normalised; ``data``
+            and ``before`` are in raw units, as radii and bounds are.
     """
 
     data: EvaluationData
@@ -46,6 +50,35 @@ class Setting:
     estimator: Any = None
     class_names: tuple[str, ...] | None = None
     progress: bool = False
+    normalized: InputSpace | None = None
+
+    def in_raw_units(self) -> Setting:
+        """The same with inputs, bounds and models in the units of the radius."""
+        if self.data.structured or self.data.box.normalization is None:
+            return self
+        space = self.data.box
+        setting = replace(self, normalized=space)
+        data = replace(
+            self.data,
+            model=setting.adapted(self.data.model),
+            x=setting.raw(self.data.x),
+            space=replace(space, normalization=None),
+        )
+        before = None if self.before is None else setting.adapted(self.before)
+        return replace(setting, data=data, before=before)
+
+    def raw(self, x: Inputs) -> Inputs:
+        """The user's inputs in raw units; those of a memory map are read, if they change."""
+        if self.normalized is None:
+            return x
+        return torch.cat([self.normalized.lift(None, part) for part in chunks(x)])
+
+    def adapted(self, model: LossModel) -> LossModel:
+        """A model of the user's inputs as one of inputs in raw units."""
+        space = self.normalized
+        if space is None:
+            return model
+        return replace(model, forward=lambda z: model.outputs(space.insert(z, z)))
 
     @property
     def models(self) -> dict[Model, EvaluationData]:
@@ -82,8 +115,7 @@ class Setting:
 
     def first(self, n: int | None) -> torch.Tensor:
         """Positions of the first ``n`` examples, or of all."""
-        total = len(self.data.x)
-        return torch.arange(total if n is None else min(n, total))
+        return torch.arange(self.data.n if n is None else min(n, self.data.n))
 
     def labels(self, index: torch.Tensor) -> NDArray[np.int64]:
         """Class numbers of the examples ``index``."""
@@ -203,11 +235,14 @@ class BaseAnalysis:
         name: By which it is registered; of its section.
         title: Of its section.
         needs: What the model and the report's attacks must have.
+        structured: Whether inputs may be anything, such as token ids with a mask: true of analyses
+            that use predictions only.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ("classes",)
+    structured: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for entry in fields(self):

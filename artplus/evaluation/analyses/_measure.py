@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from artplus import seeding
 from artplus.attacks._base import Attack
+from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Setting, Subject
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.intervals import Interval, wilson
 from artplus.evaluation.result import Bools
-from artplus.evaluation.section import Series
+from artplus.evaluation.section import Model, Series, Unit
 from artplus.evaluation.verify import verify
 
 Distances = NDArray[np.float64]
@@ -47,7 +48,10 @@ class Crafted:
 def crafted(
     data: EvaluationData, attack: Attack, index: Tensor, *, seed: int, name: str
 ) -> Iterator[Crafted]:
-    """Attack the examples ``index`` batch by batch; what breaks the rules is put back."""
+    """Attack the examples ``index`` batch by batch.
+
+    Where the attack breaks the rules, the clean input is put back.
+    """
     with _generator(data, seed, name) as generator:
         for part, x, y, space in data.batches(index):
             x_adv = attack(data.model, x, y, space=space, generator=generator).detach().to(x)
@@ -134,6 +138,19 @@ def known_mistakes(subject: Subject, index: Tensor, norm: float) -> Distances:
             fooled = ~robust[rows] & (np.isinf(distances) | (not report.only_survivors))
             distances[fooled] = np.minimum(distances[fooled], result.eps)
     return distances
+
+
+def with_before(values: Mapping[Model, float], unit: Unit) -> str:
+    """A figure of the judged model, and that of the model before if there is one.
+
+    Example:
+        >>> with_before({"before": 0.1, "": 0.5}, "percent"), with_before({"": 2.0}, "number")
+        ('50.0% (before hardening: 10.0%)', '2')
+    """
+    text = wording.cell(values[""], unit)
+    if "before" in values:
+        text += f" (before hardening: {wording.cell(values['before'], unit)})"
+    return text
 
 
 def unlike_before(setting: Setting) -> str:

@@ -30,7 +30,7 @@ def settings(analysis: Any, subject: Subject) -> tuple[tuple[str, str], ...]:
         texts = {name: _short(value) for name, value in fingerprint.members(analysis).items()}
     report = subject.report
     if report.eps is not None and report.norm is not None:
-        texts["ball of the report"] = wording.ball(report.norm, report.eps)
+        texts["ball of the report"] = wording.ball(report.norm, report.eps, report.space)
     texts["seed of the report"] = str(subject.seed)
     texts["examples of the report"] = str(report.n)
     return tuple(texts.items())

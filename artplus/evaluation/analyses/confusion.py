@@ -38,6 +38,7 @@ class Confusion(BaseAnalysis):
 
     name = "confusion"
     title = "What is taken for what"
+    structured = True
 
     pairs: int = 10
     largest: int = field(default=30, metadata={"least": 0})

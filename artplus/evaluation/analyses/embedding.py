@@ -16,7 +16,7 @@ from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
-from artplus.evaluation.analyses._measure import crafted
+from artplus.evaluation.analyses._measure import crafted, with_before
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Group, Model, Scatter, Section, Table
 
@@ -86,11 +86,9 @@ class Embedding(BaseAnalysis):
             for model, one in parts.items()
         }
         moved, clean, attacked = rows[""]
-        before = ""
-        if "before" in rows:
-            before = f" (before hardening: {wording.percent(rows['before'][0])})"
+        shifts = with_before({model: row[0] for model, row in rows.items()}, "percent")
         return self.section(
-            f"The attack moves features by {wording.percent(moved)} of their length{before}; "
+            f"The attack moves features by {shifts} of their length; "
             f"{wording.percent(clean)} of the variance lies between classes without an attack, "
             f"{wording.percent(attacked)} under it.",
             (

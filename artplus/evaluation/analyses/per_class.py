@@ -50,6 +50,7 @@ class PerClass(BaseAnalysis):
 
     name = "per_class"
     title = "Accuracy by class"
+    structured = True
 
     groups: Sequence[Any] | NDArray[Any] | None = field(default=None, repr=False)
     group: str = "group"
@@ -57,10 +58,9 @@ class PerClass(BaseAnalysis):
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        if self.groups is not None and len(self.groups) != len(setting.data.x):
+        if self.groups is not None and len(self.groups) != setting.data.n:
             raise ConfigurationError(
-                f"groups must hold one label per example, {len(setting.data.x)}, got "
-                f"{len(self.groups)}"
+                f"groups must hold one label per example, {setting.data.n}, got {len(self.groups)}"
             )
 
     def __call__(self, subject: Subject) -> Section:

@@ -13,7 +13,7 @@ from torch import Tensor
 from artplus.attacks._base import Climb
 from artplus.attacks._base import gradient as input_gradient
 from artplus.errors import ConfigurationError
-from artplus.evaluation import images, wording
+from artplus.evaluation import images
 from artplus.evaluation.analyses._base import (
     BaseAnalysis,
     Setting,
@@ -21,6 +21,7 @@ from artplus.evaluation.analyses._base import (
     need_classes,
     register_analysis,
 )
+from artplus.evaluation.analyses._measure import with_before
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import (
     Block,
@@ -101,13 +102,11 @@ class Saliency(BaseAnalysis):
         x = subject.data.x[shown].cpu().numpy()
         slopes = {model: gradients(data, shown, self.of) for model, data in models.items()}
         what = "the true class's logit" if self.of == "logit" else "the loss"
-        parts = []
-        for k, text in enumerate(("Gradients align with their inputs by", "their sparsity is")):
-            old = rows.get("before")
-            before = "" if old is None else f" (before hardening: {wording.cell(old[k], 'number')})"
-            parts.append(f"{text} {wording.cell(rows[''][k], 'number')}{before}")
+        alignment, sparsity = (
+            with_before({model: row[k] for model, row in rows.items()}, "number") for k in (0, 1)
+        )
         return self.section(
-            "; ".join(parts) + ".",
+            f"Gradients align with their inputs by {alignment}; their sparsity is {sparsity}.",
             (
                 *_pictures(subject, shown, x, slopes, what),
                 *(

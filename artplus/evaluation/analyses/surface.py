@@ -16,6 +16,7 @@ from artplus.attacks._base import gradient as input_gradient
 from artplus.attacks._base import own_loss
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import BaseAnalysis, Subject, register_analysis
+from artplus.evaluation.analyses._measure import with_before
 from artplus.evaluation.analyses.saliency import examples_to_show
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Block, Curves, Matrix, Model, Section, Series, Table
@@ -113,13 +114,9 @@ class LossSurface(BaseAnalysis):
             for model, parts in rows.items()
         ]
         means = {m: float(np.mean([gap for *_, gap in parts])) for m, parts in rows.items()}
-        before = ""
-        if "before" in means:
-            before = f" (before hardening: {wording.cell(means['before'], 'number')})"
         return self.section(
             f"With steps of {wording.ball(norm, self.reach * eps)} each way the loss departs from "
-            f"a plane by up to {wording.cell(means[''], 'number')}{before}, on average over the "
-            "examples.",
+            f"a plane by up to {with_before(means, 'number')}, on average over the examples.",
             blocks,
             figures={
                 "linearity_gap" + (f"_{model}" if model else ""): gap

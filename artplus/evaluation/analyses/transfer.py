@@ -84,7 +84,8 @@ class Transfer(BaseAnalysis):
         models = {"model": subject.data.model}
         if subject.before is not None:
             models["before"] = subject.before
-        models |= {name: as_loss_model(model) for name, model in (self.models or {}).items()}
+        for name, model in (self.models or {}).items():
+            models[name] = subject.adapted(as_loss_model(model))
         index = subject.first(self.n)
         accuracy = transfer_matrix(subject.data, models, attack, index, seed=subject.seed)
         white_box = accuracy["model"][0]

@@ -48,7 +48,7 @@ def mixed() -> nn.Sequential:
 
 def data(net: nn.Module, x: Tensor, y: Tensor, space: InputSpace = BOX) -> EvaluationData:
     model = LossModel(net)
-    return EvaluationData(model, x, y, space, 16, torch.device("cpu"), None, int(net(x).shape[1]))
+    return EvaluationData(model, x, y, space, 16, torch.device("cpu"), int(net(x).shape[1]))
 
 
 def test_bounds_hold_for_every_input_of_the_box() -> None:

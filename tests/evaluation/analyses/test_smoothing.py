@@ -29,7 +29,7 @@ from tests.evaluation.analyses.subjects import (
 def data(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 5000) -> EvaluationData:
     model = LossModel(net)
     return EvaluationData(
-        model, x, y, InputSpace(), batch_size, torch.device("cpu"), None, int(y.max()) + 1
+        model, x, y, InputSpace(), batch_size, torch.device("cpu"), int(y.max()) + 1
     )
 
 

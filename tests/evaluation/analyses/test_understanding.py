@@ -70,7 +70,7 @@ def subject(
     report = judge(model, x, y, {"pgd": attack}, space=space, examples=examples, progress=False)
     data = EvaluationData(
         model=model, x=x, y=y, space=space, batch_size=4, device=torch.device("cpu"),
-        mistakes=None, classes=classes,
+        classes=classes,
     )  # fmt: skip
     return Subject(
         data=data,
@@ -375,7 +375,7 @@ def test_tokens_explain_texts_and_rows_of_ids() -> None:
     data = EvaluationData(
         model=LossModel(model, Classification(classes=2)), x=x, y=torch.tensor([1, 0, 1, 0]),
         space=InputSpace(),
-        batch_size=2, device=torch.device("cpu"), mistakes=None, classes=2,
+        batch_size=2, device=torch.device("cpu"), classes=2,
     )  # fmt: skip
     seen = Subject(
         data=data,
