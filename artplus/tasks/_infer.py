@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from artplus.criterion import Criterion
 from artplus.criterion import criterion as as_criterion
 from artplus.errors import ConfigurationError, UnsupportedEstimatorError
+from artplus.mapped import Rows
 from artplus.tasks._base import Task, logits_of, make_task
 from artplus.tasks.classification import Classification
-from artplus.tree import Tree
+from artplus.tree import Tree, leaves
 
 BY_NAME = {
     "ForSequenceClassification": "classification",
@@ -87,8 +88,9 @@ def refine(task: Task, module: nn.Module, inputs: Tree, outputs: Any, targets: T
     """The task in the light of the first predictions and targets.
 
     Changes a classification that was assumed for want of anything better: class numbers for each
-    pixel or token are a segmentation's; rows of zeros and ones that do not sum to one, of several
-    labels; numbers with fractions, a regression's.
+    pixel or token are a segmentation's, or a language model's if they are the token ids themselves;
+    rows of zeros and ones that do not sum to one, of several labels; numbers with fractions, a
+    regression's.
     """
     if type(task) is not Classification or not isinstance(targets, Tensor):
         return task
@@ -98,7 +100,8 @@ def refine(task: Task, module: nn.Module, inputs: Tree, outputs: Any, targets: T
         return task  # whoever binds the task says what is wrong
     whole = not targets.is_floating_point()
     if whole and targets.ndim > 1 and logits.ndim == targets.ndim + 1:
-        return make_task("segmentation", task.criterion)
+        next_token = any(_are_ids(leaf, targets) for leaf in leaves(inputs))
+        return make_task("causal_lm" if next_token else "segmentation", task.criterion)
     if task.criterion != Classification().criterion:
         return task
     if targets.ndim == 1 or targets.shape[1:] == (1,):
@@ -117,6 +120,15 @@ def refine(task: Task, module: nn.Module, inputs: Tree, outputs: Any, targets: T
         if not binary and not one and not whole:
             return make_task("regression")
     return task
+
+
+def _are_ids(column: Tensor | Rows, targets: Tensor) -> bool:
+    """Whether labels are the token ids of the inputs, but for those that do not count."""
+    if not isinstance(column, Tensor) or column.shape != targets.shape:
+        return False
+    ids = column[targets >= 0]
+    same = torch.equal(ids, targets[targets >= 0].to(ids.dtype))
+    return same and len(ids.unique()) > 2  # else it may be a mask
 
 
 def is_detection(module: nn.Module, targets: Tree) -> bool:

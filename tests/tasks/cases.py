@@ -149,7 +149,7 @@ CASES = {
     ),
     "recogniser": Case(
         Recogniser, speech, "ctc", InputSpace(0.0, 1.0), 0.1,
-        given="ctc",
+        options={"criterion": nn.CTCLoss()},
     ),
     "pixels": Case(
         Pixels, maps, "segmentation", InputSpace(0.0, 1.0), 0.2,

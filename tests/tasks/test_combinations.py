@@ -70,7 +70,7 @@ OPTIONS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }
 LEFT_OUT = {
     "half the batch attacked": (DETECTORS, "attack_share needs a loss per example"),
-    "apgd": (DETECTORS, "Auto-PGD sets the step length of each example by its own loss"),
+    "apgd": (DETECTORS, "Auto-PGD.*the model's loss returns one mean for the batch"),
     "class weights": (CASES.keys() - LABELLED, "class_weight"),
     "smoothing": (CASES.keys() - LABELLED, "for classification with one label an example"),
     "floor": (CASES.keys() - LABELLED, "CleanFloor needs a clean accuracy"),

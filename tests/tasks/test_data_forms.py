@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import artplus
 from artplus.errors import DataError
+from artplus.training.callbacks import EpsWarmup
 from artplus.training.columns import collate
 from artplus.tree import take
 from tests.tasks import models
@@ -63,6 +64,8 @@ def form(kind: str, columns: Mapping[str, Tensor]) -> Any:
     hugging = pytest.importorskip("datasets").Dataset
     lists = [{k: v.tolist() for k, v in row.items()} for row in rows(columns)]
     dataset = hugging.from_list([{**row, "text": f"example {k}"} for k, row in enumerate(lists)])
+    if kind == "stream":
+        return dataset.to_iterable_dataset()
     return dataset.with_format("torch") if kind == "hugging face, torch" else dataset
 
 
@@ -81,11 +84,13 @@ def test_every_form_of_the_data_trains_alike(name, kind):
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_a_collator_of_ones_own(name):
-    """A loader's batches are taken as they come: padded by batch, or as a list of them."""
+@pytest.mark.parametrize("kind", ["loader", "stream"])
+def test_batches_are_taken_in_their_order(name, kind):
+    """Of a loader with a collator, and of a stream of rows of different lengths."""
     columns = COLUMNS[name](N)
-    reference, _ = train(CASES[name], data=form("batches", columns))
-    model, _ = train(CASES[name], data=form("loader", columns))
+    at_once = [EpsWarmup(0)]  # a stream does not say how long an epoch is
+    reference, _ = train(CASES[name], data=form("batches", columns), callbacks=at_once)
+    model, _ = train(CASES[name], data=form(kind, columns), callbacks=at_once)
     for one, other in zip(reference.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-4)
 
@@ -121,8 +126,8 @@ def test_every_form_of_the_data_is_judged_alike(name, kind):
 
     def judged(data: Any) -> Any:
         attacks = [case.attack(random_start=False)]
-        return artplus.evaluate(model, data, attacks=attacks, task=case.given, space=case.space,
-                                progress=False)  # fmt: skip
+        options = {"task": case.given, "space": case.space, "progress": False, **case.options}
+        return artplus.evaluate(model, data, attacks=attacks, **options)
 
     one, other = judged(columns), judged(form(kind, columns))
     assert one.clean_metrics == pytest.approx(other.clean_metrics, rel=1e-4)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
+from artplus.spaces import EmbeddingSpace
+from artplus.training import make_method
 from artplus.training.callbacks import EMA
 from artplus.training.steps import AWP
 from tests.distributed.test_engines import free_port
-from tests.tasks import cases
+from tests.tasks import cases, models
 from tests.tasks.cases import CASES, Case, train
 
 pytest.importorskip("transformers")
@@ -60,6 +64,42 @@ def test_the_task_by_name_is_the_one_that_is_inferred(name: str) -> None:
     model, _ = train(case)
     named, _ = train(case, task=case.task)
     assert same(model, named)
+
+
+class Language(nn.Module):
+    """A language model of one's own, whose class tells nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.gru = nn.Embedding(24, 6), nn.GRU(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 24)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.gru(self.embed(input_ids))[0])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_labels_that_are_the_ids_are_those_of_the_next_token(shifted: bool) -> None:
+    """Labels shifted by hand are taken as they are: each position has its own."""
+    data = cases.language(cases.N)
+    if shifted:
+        data["labels"] = data["labels"].roll(-1, 1)
+        data["labels"][:, -1] = -100
+    case = replace(CASES["llama"], model=lambda p: Language())
+    model, _ = train(case, data=data)
+    named, _ = train(case, data=data, task="segmentation" if shifted else "causal_lm")
+    assert same(model, named)
+    report = case.judged(model)
+    assert "perplexity" in report.clean_metrics
+
+
+def test_a_loop_of_ones_own() -> None:
+    """On columns of a tokenizer, and without a perturbation twice the model's own loss."""
+    model, data = models.make("llama").eval(), cases.language(cases.N)
+    labels = data.pop("labels")
+    method = make_method("mix", attack=PGD(eps=0.0, norm=2, steps=1), space=EmbeddingSpace())
+    expected = 2 * model(**data, labels=labels).loss
+    torch.testing.assert_close(method.loss(model, data, labels), expected)
 
 
 @EACH
