@@ -59,6 +59,8 @@ class Task:
     over_classes: ClassVar[bool] = False
     """True if predictions are logits ``(batch, classes)`` and each example has one label: what
     attacks on class margins and objectives that look a label up need."""
+    shown: ClassVar[bool] = False
+    """True if a report can show an example with its :meth:`answers`: a class, a few numbers."""
     in_model: ClassVar[bool] = False
     """True if the model computes the loss itself and is given the targets as an input."""
 
@@ -157,7 +159,7 @@ class Task:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits in what a module returned: the tensor itself, ``.logits``, or a tuple's first.
+    """The logits in what a module returned: the tensor itself, or its ``logits``.
 
     Raises:
         UnsupportedEstimatorError: if there are none.
@@ -195,8 +197,8 @@ def register_task(name: str) -> Callable[[T], T]:
     """
 
     def decorate(kind: T) -> T:
-        kind.name = name
         tasks.register(name)(kind)
+        kind.name = name
         return kind
 
     return decorate
