@@ -15,7 +15,7 @@ from artplus.training.tables import LABELS, pair
 from artplus.tree import Tree
 
 PADDING = -100
-"""What sequences of labels are padded with, as in Transformers; all others with zero."""
+"""Padding of label sequences, as in Transformers; everything else is padded with zero."""
 
 
 def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
@@ -25,12 +25,12 @@ def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
         batch: A pair, or a mapping whose label column is ``labels``, ``label`` or ``y`` and whose
             other columns are the module's keyword arguments; columns that the module does not take
             are left out.
-        arguments: Names of the arguments of the module's forward pass; without them, or where no
+        arguments: Names of the arguments of the module's forward pass. Without them, or if no
             column has such a name, inputs are the column with a usual name
             (:data:`~artplus.training.tables.INPUTS`).
 
     Raises:
-        DataError: naming the columns there are, if one is missing or several would do.
+        DataError: if a column is missing or several fit; names the columns.
 
     Example:
         >>> split({"input_ids": [[1]], "idx": 7, "labels": [0]}, ("input_ids", "attention_mask"))
@@ -48,8 +48,8 @@ def split(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, Tree]:
 
 def _of_columns(batch: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Tree, Tree]:
     label = next((name for name in LABELS if name in batch), None)
-    taken = {k: v for k, v in batch.items() if k != label and (k in arguments or k in RESERVED)}
-    named = [name for name in taken if name in arguments]
+    inputs = {k: v for k, v in batch.items() if k != label and (k in arguments or k in RESERVED)}
+    named = [name for name in inputs if name in arguments]
     if not named:
         return pair(batch)
     if label is None:
@@ -57,16 +57,16 @@ def _of_columns(batch: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Tre
             f"no column has a usual name of labels ({', '.join(LABELS)}); there are "
             f"{', '.join(map(str, batch))}"
         )
-    if len(taken) == 1 and named[0] == arguments[0]:
-        return taken[named[0]], batch[label]
-    return taken, batch[label]
+    if len(inputs) == 1 and named[0] == arguments[0]:
+        return inputs[named[0]], batch[label]
+    return inputs, batch[label]
 
 
 def with_targets(x: Tree, y: Tree, arguments: Sequence[str]) -> Tree:
-    """Inputs of a model that is given the targets too and returns its losses.
+    """Inputs of a model that takes the targets too and returns its losses.
 
     Raises:
-        DataError: if its forward pass has no argument for them.
+        DataError: if the forward pass has no argument for the targets.
     """
     if isinstance(x, Mapping):
         name = next((name for name in ("labels", "targets", "label", "y") if name in arguments), "")
@@ -90,8 +90,8 @@ def with_targets(x: Tree, y: Tree, arguments: Sequence[str]) -> Tree:
 def collate(rows: Sequence[Any]) -> Any:
     """Rows of a data set as a batch; sequences of different lengths are padded at their end.
 
-    Labels that are sequences are padded with -100, everything else with zero, and a mask of what
-    is no padding is added where ids or waveforms have none. Rows of images with boxes become lists.
+    Label sequences are padded with -100, everything else with zero. An ``attention_mask`` is added
+    for token ids or waveforms that have none. Rows of images with boxes become lists.
 
     Example:
         >>> collate([{"input_ids": [5, 6], "labels": 1}, {"input_ids": [7], "labels": 0}])

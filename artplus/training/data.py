@@ -45,7 +45,7 @@ class Batch:
 
 
 class Prepare(Protocol):
-    """Raw inputs and targets to checked tensors, wherever they are; a memory map stays one."""
+    """Converts raw inputs and targets to checked tensors on any device; a memory map stays one."""
 
     def __call__(self, x: Any, y: Any) -> tuple[Tree, Tree]:
         """Both, converted and checked."""
@@ -53,12 +53,12 @@ class Prepare(Protocol):
 
 
 class Order:
-    """Positions of each batch, shuffled by the generator or in order without one.
+    """Positions of each batch, shuffled by the generator; without one, in order.
 
-    A last batch of one example is joined to the batch before: BatchNorm cannot train on one. Of
-    several processes, which must have the same generator, each gets its part of every batch: a
-    batch is the same whatever their number. There the last batch is joined if it has no two
-    examples for each.
+    A last batch of one example is joined to the batch before it, because BatchNorm cannot train on
+    one example. Several processes must have the same generator; each gets its part of every batch,
+    so batches do not depend on the number of processes. The last batch is then joined if it has
+    fewer than two examples for each process.
     """
 
     def __init__(self, n: int, batch_size: int, generator: torch.Generator | None) -> None:
@@ -82,15 +82,15 @@ class Order:
         for i in range(len(self)):
             start = i * self._batch_size
             stop = self._n if i == len(self) - 1 else start + self._batch_size
-            own = distributed.share(stop - start)
-            yield (torch.arange(start, stop) if order is None else order[start:stop])[own]
+            share = distributed.share(stop - start)
+            yield (torch.arange(start, stop) if order is None else order[start:stop])[share]
 
 
 class Arrays:
     """Batches of tensors held in memory, or of a memory map's rows, in an :class:`Order`."""
 
     replayable = True
-    """Whether an epoch can be begun again and gives the same batches."""
+    """Whether an epoch can be started again with the same batches."""
 
     def __init__(
         self,
@@ -109,35 +109,35 @@ class Arrays:
 
     @property
     def examples(self) -> int:
-        """How many there are."""
+        """Number of examples."""
         return size(self.y)
 
     def head(self, n: int) -> Batch:
-        """The first ``n`` examples, without touching the order."""
+        """The first ``n`` examples; the order of epochs is left alone."""
         rows = slice(0, n)
         return Batch(to(take(self.x, rows), self._device), to(take(self.y, rows), self._device))
 
     def order(self) -> dict[str, Any]:
-        """What decides the order of the batches to come, as tensors and plain data."""
-        own = self._order.generator
-        return {"generators": [] if own is None else [own.get_state()]}
+        """What decides the order of later batches, as tensors and plain data."""
+        generator = self._order.generator
+        return {"generators": [] if generator is None else [generator.get_state()]}
 
     def set_order(self, order: dict[str, Any]) -> None:
-        """Put back what :meth:`order` took."""
+        """Restore what :meth:`order` returned."""
         if self._order.generator is not None:
             self._order.generator.set_state(order["generators"][0])
 
     def tell(self, epoch: int) -> None:
-        """Nobody needs to know which epoch comes: the generator goes on."""
+        """Does nothing: the generator shuffles every epoch anew."""
 
     def __iter__(self) -> Iterator[Batch]:
         return self.begin()
 
     def begin(self, done: int = 0) -> Iterator[Batch]:
-        """An epoch, its first ``done`` batches passed over at once."""
+        """Start an epoch after its first ``done`` batches."""
         positions = self._order.tensors()
-        passed = sum(1 for _ in islice(positions, done))
-        _all_there(passed, done)
+        skipped = sum(1 for _ in islice(positions, done))
+        _check_skipped(skipped, done)
         return self._batches(positions)
 
     def _batches(self, order: Iterator[Tensor]) -> Iterator[Batch]:
@@ -150,11 +150,11 @@ class Arrays:
 
 
 _ACCELERATED = re.compile(r"accelerate\b")
-"""Loaders and samplers of Accelerate, which deal out the data among the processes."""
+"""Module of Accelerate's loaders and samplers, which share the data among the processes."""
 
 
 class Loaded:
-    """Batches of a user's loader, each prepared as it comes."""
+    """Batches of a user's loader, each prepared when it is loaded."""
 
     def __init__(
         self,
@@ -174,10 +174,10 @@ class Loaded:
 
     @property
     def replayable(self) -> bool:
-        """Whether an epoch can be begun again and gives the same batches.
+        """Whether an epoch can be started again with the same batches.
 
-        True for a ``DataLoader`` over a data set with positions and for a list of batches; of
-        anything else it cannot be known.
+        True for a ``DataLoader`` over a map-style data set and for a list of batches; unknown,
+        and so false, for anything else.
         """
         if isinstance(self._loader, DataLoader):
             return not isinstance(self._loader.dataset, IterableDataset)
@@ -185,49 +185,49 @@ class Loaded:
 
     @property
     def examples(self) -> int | None:
-        """How many the data set has, where known."""
+        """Number of examples in the data set, where known."""
         data = getattr(self._loader, "dataset", None)
         return len(data) if isinstance(data, Sized) else None
 
-    def _holders(self) -> list[Any]:
+    def _loader_and_samplers(self) -> list[Any]:
         batches = getattr(self._loader, "batch_sampler", None)
         inner = getattr(self._loader, "sampler", None) or getattr(batches, "sampler", None)
         return [self._loader, inner, batches]
 
-    def _told(self) -> list[Any]:
-        """What wants to know which epoch comes: samplers, and streams that shuffle by it."""
-        holders = [*self._holders(), getattr(self._loader, "dataset", None)]
-        return [holder for holder in holders if _told(holder)]
+    def _shuffled_by_epoch(self) -> list[Any]:
+        """Samplers and streams whose order depends on ``set_epoch``."""
+        candidates = [*self._loader_and_samplers(), getattr(self._loader, "dataset", None)]
+        return [candidate for candidate in candidates if _has_epoch(candidate)]
 
     def _generators(self) -> list[torch.Generator]:
-        found = [getattr(holder, "generator", None) for holder in self._holders()]
-        return [own for own in found if isinstance(own, torch.Generator)]
+        generators = [getattr(holder, "generator", None) for holder in self._loader_and_samplers()]
+        return [one for one in generators if isinstance(one, torch.Generator)]
 
     def order(self) -> dict[str, Any]:
-        """What decides the order of the batches to come, as tensors and plain data.
+        """What decides the order of later batches, as tensors and plain data.
 
-        Generators of the loader and its samplers, and the epoch of samplers that are told it.
+        Generators of the loader and its samplers, and the epoch of those that have ``set_epoch``.
         """
         return {
-            "generators": [own.get_state() for own in self._generators()],
-            "epochs": [holder.epoch for holder in self._told()],
+            "generators": [generator.get_state() for generator in self._generators()],
+            "epochs": [sampler.epoch for sampler in self._shuffled_by_epoch()],
         }
 
     def set_order(self, order: dict[str, Any]) -> None:
-        """Put back what :meth:`order` took."""
-        for own, state in zip(self._generators(), order["generators"], strict=True):
-            own.set_state(state)
-        for holder, epoch in zip(self._told(), order["epochs"], strict=True):
-            holder.set_epoch(epoch)
+        """Restore what :meth:`order` returned."""
+        for generator, state in zip(self._generators(), order["generators"], strict=True):
+            generator.set_state(state)
+        for sampler, epoch in zip(self._shuffled_by_epoch(), order["epochs"], strict=True):
+            sampler.set_epoch(epoch)
 
     def tell(self, epoch: int) -> None:
-        """Tell those that want to know it which epoch comes, as a ``DistributedSampler``."""
-        for holder in self._told():
-            holder.set_epoch(epoch)
+        """Call ``set_epoch`` of samplers that have it, such as a ``DistributedSampler``."""
+        for sampler in self._shuffled_by_epoch():
+            sampler.set_epoch(epoch)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Iterate inside without moving the random streams that decide later orders."""
+        """Inside, iterating leaves the random streams that decide later orders unchanged."""
         order = self.order()
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -239,63 +239,71 @@ class Loaded:
         return self.begin()
 
     def begin(self, done: int = 0) -> Iterator[Batch]:
-        """An epoch, its first ``done`` batches loaded and passed over at once."""
-        raws = iter(self._loader) if self._parted else _in_step(self._loader)
-        passed = sum(1 for _ in islice(raws, done))
-        _all_there(passed, done)
-        return self._batches(raws)
+        """Start an epoch; its first ``done`` batches are loaded and skipped."""
+        raw_batches = iter(self._loader) if self._is_shared else _in_same_order(self._loader)
+        skipped = sum(1 for _ in islice(raw_batches, done))
+        _check_skipped(skipped, done)
+        return self._batches(raw_batches)
 
     @property
-    def _parted(self) -> bool:
-        """Whether what comes is for this process alone: it has a share of the data already."""
+    def _is_shared(self) -> bool:
+        """Whether the loader already gives each process its own share of the data."""
         return distributed.world_size() == 1 or any(
             getattr(holder, "num_replicas", 1) > 1 or _ACCELERATED.match(type(holder).__module__)
-            for holder in self._holders()
+            for holder in self._loader_and_samplers()
         )
 
-    def _batches(self, raws: Iterator[Any]) -> Iterator[Batch]:
-        parted = self._parted
-        for raw in raws:
+    def _batches(self, raw_batches: Iterator[Any]) -> Iterator[Batch]:
+        is_shared = self._is_shared
+        for raw in raw_batches:
             x, y = self._prepare(*split(raw, self._arguments))
             n = size(x)
-            rows = slice(0, n) if parted else distributed.share(n)
+            rows = slice(0, n) if is_shared else distributed.share(n)
             if rows.start == rows.stop:
                 raise DataError(
                     f"a batch of {n} examples cannot be shared by "
                     f"{distributed.world_size()} processes; make batches larger, or "
                     "drop the last one: DataLoader(..., drop_last=True)"
                 )
-            # A map's rows are copied here; of a tensor a slice is a view.
+            # Rows of a memory map are copied here; a slice of a tensor is a view.
             yield Batch(to(take(x, rows), self._device), to(take(y, rows), self._device))
 
 
-def _in_step(loader: Iterable[Any]) -> Iterator[Any]:
+def _in_same_order(loader: Iterable[Any]) -> Iterator[Any]:
     """The loader's batches in the same order in every process.
 
-    A loader without a generator of its own draws the order from the global stream when its first
-    batch is asked for. The processes' streams differ, so they share one for that moment.
+    A loader without a generator draws the order from torch's global stream when its first batch is
+    requested. The processes' streams differ, so all are seeded alike for that request.
     """
     seed = distributed.all_gather(int(torch.randint(2**31, ())))[0]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        raws = iter(loader)
-        first = list(islice(raws, 1))
-    return chain(first, raws)
+        raw_batches = iter(loader)
+        first = list(islice(raw_batches, 1))
+    return chain(first, raw_batches)
 
 
 Source = Arrays | Loaded
-Held = TypeVar("Held", bound=Inputs)
+Array = TypeVar("Array", bound=Inputs)
 
 
-def _told(holder: Any) -> bool:
-    return isinstance(getattr(holder, "epoch", None), int) and hasattr(holder, "set_epoch")
+def batch_count(source: Source) -> int | None:
+    """Number of batches in an epoch; ``None`` for a stream, whose length shows at its end."""
+    try:
+        return len(source)
+    except TypeError:
+        return None
 
 
-def _all_there(passed: int, done: int) -> None:
-    if passed < done:
+def _has_epoch(sampler: Any) -> bool:
+    return isinstance(getattr(sampler, "epoch", None), int) and hasattr(sampler, "set_epoch")
+
+
+def _check_skipped(skipped: int, done: int) -> None:
+    if skipped < done:
         raise CheckpointError(
             f"the checkpoint was taken after {done} batches of its epoch, but the data ended after "
-            f"{passed}. Is it the data that the run began with?"
+            f"{skipped}. Is it the data that the run began with?"
         )
 
 
@@ -313,11 +321,11 @@ def batches(
     Args:
         data: ``(x, y)`` arrays or tensors, or a mapping of columns; a ``Dataset``, a
             ``DataLoader``, or any re-iterable of batches. Inputs in a memory map are read, and
-            converted where that is needed, a batch at a time; labels are held in memory. Inputs may
-            be a mapping of arrays, and rows and batches mappings; see
+            converted where needed, a batch at a time; labels are held in memory. Inputs may be a
+            mapping of arrays, and rows and batches may be mappings; see
             :func:`~artplus.training.columns.split`.
-        prepare: See :class:`Prepare`. Arrays are prepared whole and once, so bad input is refused
-            before training; of a loader each batch is, when it comes.
+        prepare: See :class:`Prepare`. Arrays are prepared once as a whole, so bad input is refused
+            before training; batches of a loader are prepared one by one.
         batch_size: For arrays and data sets; a loader has its own.
         generator: Decides the order of arrays and data sets; ``None`` leaves them in order.
         device: Where batches of arrays go.
@@ -360,11 +368,11 @@ def batches(
 
 
 class TensorPair:
-    """The plain :class:`Prepare`: numbers as tensors, checked for NaN and range.
+    """The default :class:`Prepare`: numbers as tensors, checked for NaN and range.
 
     Args:
-        space: What is perturbed, and its range; ``None`` checks no range yet.
-        dtype: Of the model's weights; inputs of another one are converted, with a warning.
+        space: What is perturbed, and its range; ``None`` checks no range.
+        dtype: Dtype of the model's weights; other inputs are converted, with a warning.
     """
 
     def __init__(self, space: Space | None, dtype: torch.dtype = torch.float32) -> None:
@@ -393,7 +401,7 @@ class TensorPair:
         return inputs
 
     def check(self, inputs: Tree) -> None:
-        """Refuse what is not finite, or outside the range."""
+        """Refuse inputs that are not finite or lie outside the range."""
         space = self.space
         if not isinstance(space, InputSpace):
             for leaf in leaves(inputs):
@@ -419,22 +427,25 @@ def _floating(leaf: Any) -> bool:
     return isinstance(leaf, (Tensor, Rows)) and leaf.dtype.is_floating_point
 
 
-def map_leaves(change: Callable[[Any], Any], x: Any) -> Tree:
-    """``x`` with every array changed, in mappings, tuples and lists of arrays.
+def map_leaves(change: Callable[[Any], Any], values: Any) -> Tree:
+    """``values`` with every array changed, in mappings, tuples and lists of arrays.
 
-    A list of numbers, or of lists of them, is an array.
+    A list of numbers, or of lists of them, is an array. Strings and ``None`` in a mapping stay.
     """
-    if isinstance(x, Mapping):
-        return {name: value if value is None else map_leaves(change, value)
-                for name, value in x.items()}  # fmt: skip
-    if isinstance(x, tuple) and x and isinstance(x[0], (Tensor, np.ndarray, Rows, Mapping, list)):
-        return tuple(map_leaves(change, value) for value in x)
-    if isinstance(x, list) and x and isinstance(x[0], (Tensor, np.ndarray, Mapping)):
-        same = not isinstance(x[0], Mapping) and len({np.shape(value) for value in x}) == 1
+    if isinstance(values, Mapping):
+        return {
+            name: value if value is None or isinstance(value, str) else map_leaves(change, value)
+            for name, value in values.items()
+        }
+    first = values[0] if isinstance(values, (tuple, list)) and values else None
+    if isinstance(values, tuple) and isinstance(first, (Tensor, np.ndarray, Rows, Mapping, list)):
+        return tuple(map_leaves(change, value) for value in values)
+    if isinstance(values, list) and isinstance(first, (Tensor, np.ndarray, Mapping)):
+        same = not isinstance(first, Mapping) and len({np.shape(value) for value in values}) == 1
         if not same:
-            return [map_leaves(change, value) for value in x]
-        x = torch.stack([torch.as_tensor(value) for value in x])
-    return change(x)
+            return [map_leaves(change, value) for value in values]
+        values = torch.stack([torch.as_tensor(value) for value in values])
+    return change(values)
 
 
 def _targets(y: Any) -> Tree:
@@ -442,25 +453,20 @@ def _targets(y: Any) -> Tree:
         labels = _numbers(as_tensor, leaf, "y")
         if labels.is_complex() or not bool(torch.isfinite(labels).all()):
             raise DataError("y must be finite real numbers")
-        whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        return labels.long() if whole else labels
+        is_integer = not labels.is_floating_point() and labels.dtype != torch.bool
+        return labels.long() if is_integer else labels
 
-    if isinstance(y, list) and y and isinstance(y[0], Mapping):
-        return [
-            {key: checked(value) for key, value in row.items() if not isinstance(value, str)}
-            for row in y
-        ]
     return map_leaves(checked, y)
 
 
 def size_or_none(tree: Tree) -> int | None:
-    """Number of examples; ``None`` of a single number."""
+    """Number of examples; ``None`` for a single number."""
     return None if isinstance(tree, Tensor) and tree.ndim == 0 else size(tree)
 
 
-def _numbers(kind: Callable[[Any], Held], values: Any, name: str) -> Held:
+def _numbers(convert: Callable[[Any], Array], values: Any, name: str) -> Array:
     try:
-        return kind(values)
+        return convert(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{name} must be a tensor or an array of numbers, got {type(values).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""An objective with its attack: everything but the loop, for those who keep their own."""
+"""An objective with its attack: everything but the loop, for use in your own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstO
 from artplus.bounds import Bounds, check_radius, infer, make_space
 from artplus.criterion import mean
 from artplus.errors import ArtplusWarning, ConfigurationError
-from artplus.functional import other_class, smooth_labels
+from artplus.functional import other_class, smooth_labels, weights_by_class
 from artplus.geometry import clip, padded_like
 from artplus.losses import Context, Objective, Terms, Weight, make_loss
 from artplus.model import LossModel, as_loss_model
@@ -27,26 +27,26 @@ from artplus.tree import Tree, device_of, size, take
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    r"""What to minimise, and where to look.
+    r"""What to minimise, and how adversarial examples are made.
 
     .. math:: \sum_i w_i (L_\text{fixed} + \lambda L_\text{scaled})_i \Big/ \sum_i w_i
 
     Attributes:
-        objective: The terms, λ and what the attack climbs.
-        attack: Finds ``x_adv``; several as :class:`~artplus.attacks.Cycle`,
+        objective: The terms, λ and what the attack maximises.
+        attack: Makes ``x_adv``; combine several by :class:`~artplus.attacks.Cycle`,
             :class:`~artplus.attacks.Average` or :class:`~artplus.attacks.WorstOf`. ``None`` for
             an objective that needs none.
-        space: What may be perturbed, with bounds and mask; ``None`` is inputs, in the usual range
-            that the first batch lies in, which a warning names.
-        label_smoothing: Share s of the label spread over all classes, in the terms alone: the
-            attack sees true labels. 0.1 to 0.2 is the useful range in published ablations.
-        class_weight: ``(classes,)``, weighs whole examples by their class, all terms alike.
+        space: What may be perturbed, with bounds and mask; ``None`` is inputs within the usual
+            range that the first batch lies in, which a warning names.
+        label_smoothing: Share s of the label that is spread over all classes. Only the terms use
+            it; the attack uses true labels. 0.1 to 0.2 is the useful range in published ablations.
+        class_weight: ``(classes,)`` weights of examples by their class, the same for all terms.
         attack_share: Share of each batch that is attacked, drawn at random, in (0, 1]: at 0.5 the
-            attack costs half. For the rest x' is x. Where the objective has a fixed term, λ
-            multiplies the mean over the attacked examples alone; where it has none, as ``at``, the
-            rest counts with its clean loss, which is ART's ``ratio``.
-        slice_size: Most examples that the attack takes at a time; ``None`` is the whole batch. Set
-            by training to its ``micro_batch``.
+            attack costs half. For the other examples x' is x. If the objective has a fixed term, λ
+            multiplies the mean over the attacked examples alone; if it has none, as ``at``, the
+            other examples count with their clean loss, which is ART's ``ratio``.
+        slice_size: Most examples that the attack takes at a time; ``None`` is the whole batch.
+            Training sets it to its ``micro_batch``.
 
     Example:
         >>> import torch
@@ -98,12 +98,12 @@ class Method:
         """The whole objective on one batch, a scalar to call ``backward`` on.
 
         Args:
-            model: Any module, whose task its class tells (else classification), or a
-                :class:`LossModel`.
+            model: A :class:`LossModel`, or any module; its class determines the task,
+                classification by default.
             x: Inputs inside ``space``: ``(batch, *input)`` floats, or a tree.
             y: Targets.
             progress: Fraction of training done, for a scheduled λ.
-            step: Counts batches, for attacks that take turns.
+            step: Number of the batch, for attacks that take turns.
             generator: Randomness of the attack.
         """
         model = as_loss_model(model)
@@ -115,31 +115,27 @@ class Method:
         return self.reduce(model, terms, y, progress)
 
     def bound(self, x: Tree) -> Space:
-        """The space, with the range of these inputs where none was given; inferred once."""
+        """The space; if none was given, inputs within the range of ``x``, inferred once."""
         if self.space is not None:
             return self.space
         inferred: Space | None = self.__dict__.get("_inferred")
         if inferred is None:
-            inputs = InputSpace()
-            column = inputs.floats(x)
-            values = column[0][None] if isinstance(column, list) else column
-            limits, told = infer(values)
-            warnings.warn(told, ArtplusWarning, stacklevel=4)
-            inferred = InputSpace(*(limits or (None, None)))
-            for attack in () if self.attack is None else members(self.attack, 0):
-                check_radius(attack.eps, attack.norm, inferred, tuple(values.shape[1:]))
+            inferred, note = inferred_space(x)
+            warnings.warn(note, ArtplusWarning, stacklevel=4)
+            if self.attack is not None:
+                check_radii(self.attack, inferred, take(x, slice(0, 1)))
             object.__setattr__(self, "_inferred", inferred)
         return inferred
 
     def attacks(self, progress: float) -> bool:
-        """Whether this step needs adversarial examples: not if λ is zero and nothing else does."""
+        """Whether this step needs adversarial examples: not at λ = 0 if there is a fixed term."""
         objective = self.objective
         if not objective.attacked or self.attack is None:
             return False
         return not objective.has_fixed_term or objective.weight(progress) > 0
 
     def chosen(self, x: Tree, generator: torch.Generator | None = None) -> Tensor | None:
-        """Numbers of the examples to attack; ``None`` is all of them, and draws nothing."""
+        """Indices of the examples to attack; ``None``, without a random draw, if all are."""
         n = size(x)
         count = max(1, round(self.attack_share * n))
         if count >= n:
@@ -147,7 +143,7 @@ class Method:
         return torch.randperm(n, generator=generator, device=device_of(x))[:count]
 
     def emphasis(self, x: Tree, rows: Tensor | None) -> Tensor | None:
-        """What multiplies the scaled terms so that their mean is that over ``rows``."""
+        """Factors that turn the batch mean of the scaled terms into the mean over ``rows``."""
         if rows is None:
             return None
         n = size(x)
@@ -167,15 +163,15 @@ class Method:
     ) -> tuple[Tree, ...]:
         """Adversarial examples for a batch: one tree for each attack whose turn it is.
 
-        Where λ is zero, and what it multiplies is all that needs them, nothing is attacked.
+        Nothing is attacked if λ is zero and only the terms that it multiplies need the attack.
 
         Args:
             model: What is attacked.
             x: Inputs inside ``space``.
             y: Targets.
-            rows: Numbers of the examples to attack, see :meth:`chosen`; ``None`` is all.
-            start: First iterates, like what is returned, instead of the attack's own.
-            step: Counts batches, for attacks that take turns.
+            rows: Indices of the examples to attack, see :meth:`chosen`; ``None`` is all.
+            start: First iterates, shaped like ``x``, instead of the attack's own.
+            step: Number of the batch, for attacks that take turns.
             progress: Fraction of training done, for a scheduled λ.
             generator: Randomness of the attack.
         """
@@ -219,10 +215,10 @@ class Method:
         *,
         progress: float = 0.0,
     ) -> Terms:
-        """The objective's terms, averaged over ``x_advs``, the scaled ones times ``emphasis``."""
+        """The objective's terms averaged over ``x_advs``, the scaled ones times ``emphasis``."""
         terms = self._averaged(model, x, x_advs, y, progress)
         if self.objective.attacked and not self.attacks(progress):
-            terms = replace(terms, adversarial=None)  # they are of the clean inputs
+            terms = replace(terms, adversarial=None)  # predictions for clean inputs
         if emphasis is None or terms.fixed is None:
             return terms
         return replace(terms, scaled=terms.scaled * emphasis.to(terms.scaled))
@@ -242,7 +238,8 @@ class Method:
         terms = [self.objective.terms(context(x_advs[0]))]
         if len(x_advs) == 1:
             return terms[0]
-        # As one step: the same dropout for all, and the clean batch moves statistics once.
+        # As in one step: all attacks share the dropout masks, and the clean batch updates
+        # BatchNorm statistics once.
         with ExitStack() as stack:
             if terms[0].clean is not None:
                 stack.enter_context(modes.frozen_batchnorm_stats(model.module))
@@ -261,21 +258,20 @@ class Method:
         return mean(terms.total(self.objective.weight(progress)), self.weights(model, y))
 
     def total(self, model: LossModel, terms: Terms, y: Tree, progress: float) -> Tensor:
-        """The weighted sum of the terms: of a part of a batch, whose mean is taken elsewhere."""
+        """The weighted sum of the terms, for a part of a batch; the caller divides."""
         losses, weights = terms.total(self.objective.weight(progress)), self.weights(model, y)
         return losses.sum() if weights is None else (losses * weights.to(losses)).sum()
 
     def weights(self, model: LossModel, y: Tree) -> Tensor | None:
-        """What each example weighs, ``(batch,)``; ``None`` if all weigh alike."""
+        """Weight of each example, ``(batch,)``; ``None`` if all are equal."""
         weights = model.task.weights(y)
         if self.class_weight is None:
             return weights
-        per_class = self.class_weight.to(y.device)
-        own = y.to(per_class) @ per_class if y.ndim == 2 else per_class[y]
-        return own if weights is None else weights.to(own) * own
+        by_class = weights_by_class(y, self.class_weight)
+        return by_class if weights is None else weights.to(by_class) * by_class
 
     def _microbatched(self, attack: Attack, n: int) -> Attack:
-        """The attack in slices, if it works on the device and its radius is not per example."""
+        """The attack in slices, if it supports them and its radius is not per example."""
         if self.slice_size is None or n <= self.slice_size or not isinstance(attack, _MICROBATCHED):
             return attack
         return (
@@ -287,7 +283,7 @@ class Method:
     def _start(
         self, attack: Attack, model: LossModel, x: Tree, generator: torch.Generator | None
     ) -> Tree | None:
-        """A start off ``x`` where the inner loss is flat at ``x`` and the attack begins there."""
+        """``x`` plus noise, if the attack starts at ``x`` and the inner loss is flat there."""
         parts = getattr(attack, "attacks", (attack,))
         if not self.objective.start_noise or all(getattr(a, "random_start", True) for a in parts):
             return None
@@ -314,11 +310,11 @@ class Method:
 
 
 _MICROBATCHED = (PGD, APGD, WorstOf)
-"""Attacks that can work in slices: they run on the device and treat each example by itself."""
+"""Attacks that can work in slices: they run on the device and treat examples independently."""
 
 
 def _refuse_foreign(attack: Any) -> None:
-    """A list, or an attack of another library: say what to make of it."""
+    """Refuse a list, or an attack of another library, and name the remedy."""
     if isinstance(attack, (list, tuple)):
         raise ConfigurationError(
             f"attack must be one attack, got a {type(attack).__name__} of {len(attack)}; say how "
@@ -333,7 +329,7 @@ def _refuse_foreign(attack: Any) -> None:
 
 
 def _refuse_norm(objective: Objective, attack: Attack | Combination | None, norm: float) -> None:
-    """A norm that nothing would use: equal to the attack's own or refused, never ignored."""
+    """Refuse a norm that would be ignored; one equal to the attack's is allowed."""
     if norm == torch.inf:  # the default, so perhaps not asked for
         return
     if not objective.attacked:
@@ -341,16 +337,16 @@ def _refuse_norm(objective: Objective, attack: Attack | Combination | None, norm
             f"loss {objective.name!r} needs no adversarial examples, so norm={norm!r} would be "
             "ignored; leave it out"
         )
-    own = None if attack is None else members(attack, 0)[0].norm
-    if own is not None and norm != own:
+    attack_norm = None if attack is None else members(attack, 0)[0].norm
+    if attack_norm is not None and norm != attack_norm:
         raise ConfigurationError(
-            f"norm={norm!r} contradicts the attack's own norm {own:g}; leave out norm, which is "
-            "for the default attack"
+            f"norm={norm!r} contradicts the attack's own norm {attack_norm:g}; leave out norm, "
+            "which is for the default attack"
         )
 
 
 def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> None:
-    """An attack that cannot climb the objective's own inner loss: say so, drop nothing."""
+    """Refuse an attack that cannot maximise the objective's inner loss."""
     for one in getattr(attack, "attacks", (attack,)):
         if getattr(one, "climbs_own", False):
             raise ConfigurationError(
@@ -368,8 +364,27 @@ def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> 
             )
 
 
+def inferred_space(x: Tree) -> tuple[InputSpace, str]:
+    """Inputs within the usual range that ``x`` lies in, and a sentence that names the range."""
+    column = InputSpace().floats(x)
+    values = column[0][None] if isinstance(column, list) else column
+    limits, note = infer(values)
+    return InputSpace(*(limits or (None, None))), note
+
+
+def check_radii(attack: Attack | Combination, space: InputSpace, x: Tree) -> None:
+    """Refuse a radius that is as wide as the range of inputs shaped like ``x``.
+
+    Raises:
+        ConfigurationError: naming the radius and the range.
+    """
+    shape = tuple(space.lift(None, x).shape[1:])
+    for member in members(attack, 0):
+        check_radius(member.eps, member.norm, space, shape)
+
+
 def classes_of(model: LossModel, x: Tree) -> int:
-    """Number of classes, known to the model or counted on its output for one example."""
+    """Number of classes: as the model knows it, or the width of its output for one example."""
     if model.classes is not None:
         return model.classes
     with modes.attack_mode(model.module), torch.no_grad():
@@ -392,7 +407,7 @@ def make_method(
 ) -> Method:
     """A :class:`Method` from names and numbers.
 
-    The options that all doors share are documented here.
+    :func:`~artplus.training.fit` takes the same options; they are documented here.
 
     Args:
         loss: What is minimised: a registered name (:func:`artplus.list_losses`) or an
@@ -400,26 +415,26 @@ def make_method(
         lam: λ, a number >= 0 or a schedule of the fraction of training done; ``None`` is the
             published default of the loss: 6 for ``trades``, 5 for ``mart``, 1 for ``mix``, ...
         eps: Radius of the default attack: PGD, 10 steps of ``eps / 4``, random start. In the units
-            of the inputs; with ``normalization`` in those before it.
-        norm: Its norm: ``numpy.inf``, 2 or 1.
-        attack: Instead of the default attack; several as :class:`~artplus.attacks.Cycle`,
+            of the inputs; with ``normalization`` in the units before it.
+        norm: Norm of the default attack: ``numpy.inf``, 2 or 1.
+        attack: Replaces the default attack; combine several by :class:`~artplus.attacks.Cycle`,
             ``Average`` or ``WorstOf``.
         space: What is perturbed: :class:`~artplus.spaces.InputSpace`,
             :class:`~artplus.spaces.EmbeddingSpace` or :class:`~artplus.spaces.LatentSpace`;
             ``None`` is inputs with ``bounds`` and ``normalization``.
         bounds: Least and greatest valid input, numbers or one per channel, before normalisation.
             ``"auto"`` takes the usual range that the data lies in ([0, 1], [-1, 1], for images
-            [0, 255]) and says so; ``None`` is unbounded.
+            [0, 255]) and names it in a note; ``None`` is unbounded.
         normalization: ``(mean, std)``, numbers or one per channel, that the inputs have been
-            normalised by; ``eps`` and ``bounds`` (then [0, 1] unless given) are in units before it.
+            normalised by. ``eps`` and ``bounds`` are then in the units before it, and the default
+            bounds are [0, 1].
         label_smoothing: Share of each label spread over all classes, in [0, 1).
-        class_weight: One number >= 0 per class, that whole examples weigh.
+        class_weight: Weight of examples by their class, one number >= 0 per class.
         attack_share: Share of each batch that is attacked, in (0, 1]; see :class:`Method`.
 
     Raises:
-        ConfigurationError: if both or neither of ``eps`` and ``attack`` are given where one is
-            needed, for a norm that is not the attack's, a radius as wide as the range, or something
-            else than an attack.
+        ConfigurationError: if both ``eps`` and ``attack`` are given, or neither for a loss that
+            needs one; for a norm other than the attack's; if ``attack`` is no attack.
     """
     objective = make_loss(loss, lam)
     if attack is not None and eps is not None:

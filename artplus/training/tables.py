@@ -17,10 +17,10 @@ INPUTS = (
     *("x", "image", "images", "img", "pixel_values", "input", "inputs", "input_values"),
     *("audio", "features"),
 )
-"""Names by which a column of inputs is known."""
+"""Usual names of a column of inputs."""
 
 LABELS = ("labels", "label", "y", "target", "targets")
-"""Names by which a column of labels is known."""
+"""Usual names of a column of labels."""
 
 Pair = tuple[Any, Any]
 
@@ -30,11 +30,11 @@ def pair(row: Mapping[str, Any], x: str | None = None, y: str | None = None) -> 
 
     Args:
         row: Values by name.
-        x: The inputs' name; ``None`` takes the one that is in :data:`INPUTS`.
-        y: The labels' name; ``None`` takes the one that is in :data:`LABELS`.
+        x: The inputs' name; ``None`` takes the one in :data:`INPUTS`.
+        y: The labels' name; ``None`` takes the one in :data:`LABELS`.
 
     Raises:
-        DataError: naming the columns there are, if one is missing or several would do.
+        DataError: if a column is missing or several fit; names the columns.
 
     Example:
         >>> pair({"idx": 7, "img": [0.5], "label": 3})
@@ -50,27 +50,27 @@ def columns(
     *,
     transform: Callable[[Any], Any] | None = None,
 ) -> Dataset[Pair]:
-    """A data set of pairs from one of named columns.
+    """A data set of pairs, made from one of named columns.
 
-    Pictures are not turned into numbers unless you say how: ``transform=pixels``, or torchvision's
-    ``ToTensor()``. It is called on every example whenever that is asked for, so random ones differ
-    from epoch to epoch, and in a ``DataLoader`` it runs in the loader's workers.
+    Images become numbers only through ``transform``: ``pixels``, or torchvision's ``ToTensor()``.
+    It is called each time an example is read, so random transforms differ from epoch to epoch; in a
+    ``DataLoader`` it runs in the loader's workers.
 
     Args:
-        data: With positions, as a ``datasets.Dataset``, or a stream, as a
-            ``datasets.IterableDataset``, of rows ``{name: value}``.
-        x: The column of inputs; ``None`` finds it if its name is a usual one.
-        y: The column of labels, likewise.
-        transform: One example's input to a tensor or array of floats; ``None`` leaves it.
+        data: Rows ``{name: value}``: a map-style data set, as ``datasets.Dataset``, or a stream, as
+            ``datasets.IterableDataset``.
+        x: The column of inputs; ``None`` takes the one with a usual name.
+        y: The column of labels; ``None`` takes the one with a usual name.
+        transform: Converts one example's input to a tensor or array of floats; ``None`` leaves it.
 
     Returns:
-        A ``Dataset``, or an ``IterableDataset`` for a stream, to be trained on as it is or through
-        a ``DataLoader``.
+        A ``Dataset``, or an ``IterableDataset`` for a stream; train on it directly or through a
+        ``DataLoader``.
 
     Raises:
         ConfigurationError: if ``data`` can neither be indexed nor iterated over.
-        DataError: when a row is read, naming the columns there are, if one is missing or several
-            would do, or if inputs are pictures that nothing turns into numbers.
+        DataError: when a row is read, if a column is missing or several fit (names the columns),
+            or if inputs are images and there is no ``transform``.
 
     Example:
         >>> rows = [{"image": [0.0, 1.0], "label": 1}, {"image": [0.5, 0.5], "label": 0}]
@@ -79,48 +79,35 @@ def columns(
         (tensor([0., 1.]), 1)
     """
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return _Table(data, x, y, transform)
+        return _Table(data, _ToPair(x, y, transform))
     if hasattr(data, "__iter__"):
-        return _Stream(data, x, y, transform)
+        return _Stream(data, _ToPair(x, y, transform))
     raise ConfigurationError(
         f"data must have rows by position, or be iterable, got {type(data).__name__}"
     )
 
 
 def rows_of(data: Any, arguments: Sequence[str]) -> Dataset[Any]:
-    """A data set of named columns as torch takes it.
+    """A data set of named columns as a torch data set.
 
-    Rows stay mappings where columns are arguments of the module; else they become pairs.
+    Rows stay mappings if columns are arguments of the module; else they become pairs.
 
     Args:
-        data: With positions or a stream, such as Hugging Face's.
+        data: A map-style data set or a stream, such as Hugging Face's.
         arguments: Names of the arguments of the module's forward pass.
     """
     if not any(name in arguments for name in data.column_names or ()):
         return columns(data)
-    wanted = {*arguments, *LABELS, *RESERVED}
-    return _Rows(data, wanted) if hasattr(data, "__len__") else _RowStream(data, wanted)
-
-
-class _Rows(Dataset[Any]):
-    """Rows by position, with the wanted columns."""
-
-    def __init__(self, data: Any, wanted: set[str]) -> None:
-        self._data, self._wanted = data, wanted
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {name: v for name, v in self._data[index].items() if name in self._wanted}
+    select = _SelectColumns({*arguments, *LABELS, *RESERVED})
+    return _Table(data, select) if hasattr(data, "__len__") else _Stream(data, select)
 
 
 def pixels(picture: Any) -> Tensor:
-    """A picture of bytes as floats in [0, 1], ``(channels, height, width)``.
+    """An image of bytes as floats in [0, 1], ``(channels, height, width)``.
 
     Args:
         picture: A PIL image, or an array or tensor ``(height, width)`` or
-            ``(height, width, channels)`` of bytes. A picture with a palette gives its indices:
+            ``(height, width, channels)`` of bytes. An image with a palette gives its indices:
             convert it first, ``picture.convert("RGB")``.
 
     Raises:
@@ -142,55 +129,54 @@ def pixels(picture: Any) -> Tensor:
 
 
 def is_table(data: Any) -> bool:
-    """Whether ``data`` is of named columns and no torch data set: Hugging Face's, by their form."""
+    """Whether ``data`` has named columns and is no torch data set, as Hugging Face's."""
     return hasattr(data, "column_names") and hasattr(data, "__iter__")
 
 
-class _Table(Dataset[Pair]):
-    """Rows by position."""
+class _Table(Dataset[Any]):
+    """Rows by position, each converted."""
 
-    def __init__(self, data: Any, x: str | None, y: str | None, transform: Any) -> None:
-        self._data, self._row = data, _Row(x, y, transform)
+    def __init__(self, data: Any, convert: Callable[[Any], Any]) -> None:
+        self._data, self._convert = data, convert
 
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, index: int) -> Pair:
-        return self._row(self._data[index])
+    def __getitem__(self, index: int) -> Any:
+        return self._convert(self._data[index])
 
 
-class _Stream(IterableDataset[Pair]):
-    """Rows as they come."""
+class _Stream(IterableDataset[Any]):
+    """Rows of a stream, each converted."""
 
-    def __init__(self, data: Any, x: str | None, y: str | None, transform: Any) -> None:
-        self._data, self._row = data, _Row(x, y, transform)
+    def __init__(self, data: Any, convert: Callable[[Any], Any]) -> None:
+        self._data, self._convert = data, convert
 
-    def __iter__(self) -> Iterator[Pair]:
-        return map(self._row, self._data)
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._convert, self._data)
 
     @property
     def epoch(self) -> Any:
-        """The stream's own, where it is shuffled anew by its number."""
+        """The stream's epoch, if its shuffling depends on it."""
         return getattr(self._data, "epoch", None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the stream which epoch comes."""
+        """Pass the number of the next epoch to the stream."""
         self._data.set_epoch(epoch)
 
 
-class _RowStream(_Stream):
-    """Rows as they come, with the wanted columns."""
+class _SelectColumns:
+    """Drops all other columns of a row; an object for the same reason as :class:`_ToPair`."""
 
-    def __init__(self, data: Any, wanted: set[str]) -> None:
-        self._data, self._wanted = data, wanted
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
 
-    def __iter__(self) -> Iterator[Any]:
-        for row in self._data:
-            yield {name: value for name, value in row.items() if name in self._wanted}
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name in self._names}
 
 
-class _Row:
-    """One row to a pair; an object, since workers that are spawned cannot take a closure."""
+class _ToPair:
+    """Converts a row to a pair; an object, because a closure cannot be pickled for workers."""
 
     def __init__(self, x: str | None, y: str | None, transform: Any) -> None:
         self._x, self._y, self._transform = x, y, transform
@@ -201,7 +187,7 @@ class _Row:
         x, y = pair(row, self._x, self._y)
         if self._transform is not None:
             x = self._transform(x)
-        if hasattr(x, "getbands"):  # PIL's, which is not imported to ask
+        if hasattr(x, "getbands"):  # a PIL image; avoids importing PIL
             raise DataError(
                 f"the inputs are pictures, {type(x).__name__}; say how they become numbers: "
                 "columns(..., transform=pixels) gives floats in [0, 1], from artplus.training"
@@ -212,13 +198,13 @@ class _Row:
 def _name(
     row: Mapping[str, Any], wanted: str | None, usual: tuple[str, ...], what: str, argument: str
 ) -> str:
-    found = [name for name in usual if name in row] if wanted is None else [wanted]
-    if len(found) == 1 and found[0] in row:
-        return found[0]
+    candidates = [name for name in usual if name in row] if wanted is None else [wanted]
+    if len(candidates) == 1 and candidates[0] in row:
+        return candidates[0]
     if wanted is not None:
         reason = f"there is no column {wanted!r}"
-    elif found:
-        reason = f"several columns could be the {what}: {', '.join(found)}"
+    elif candidates:
+        reason = f"several columns could be the {what}: {', '.join(candidates)}"
     else:
         reason = f"no column has a usual name of {what}"
     raise DataError(
