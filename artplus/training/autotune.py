@@ -27,26 +27,26 @@ from artplus.tree import device_of, leaves
 _log = logging.getLogger(__name__)
 
 GAIN = 1.05
-"""How much faster than fp32 a setting must be to be taken: less is within the noise of a trial."""
+"""Speed-up over fp32 that a setting must reach; smaller ones are within the noise of a trial."""
 
 ROUNDS = 3
-"""Measurements of each setting, alternating; the median counts."""
+"""Timings of each setting, taken in turns; their median is used."""
 
 PATIENCE = 20.0
-"""Seconds after which no further round is begun."""
+"""Seconds after which no further round starts."""
 
 EARN = 3.0
-"""Compilation is tried if the training is at least so many times as long as it takes, by guess, and
-taken if what it saves over the training exceeds what it took."""
+"""Compilation is tried if training is at least this many times longer than :data:`COMPILATION`, and
+chosen if it saves more time over the training than it took."""
 
 COMPILATION = 40.0
-"""Seconds that compilation takes, by guess: two graphs, on a processor."""
+"""Estimated seconds of compilation: two graphs, on a CPU."""
 
 STEPS = 10
-"""Gradient steps of an attack that does not say how many it takes."""
+"""Assumed gradient steps of an attack without ``steps``."""
 
 LOSS_TOLERANCE = 0.02
-"""Largest relative difference of the mean loss that a lower precision may make on the batch."""
+"""Largest relative difference of the batch's mean loss between a lower precision and fp32."""
 
 ALIGNMENT = 0.99
 """Least cosine between the input gradients in a lower precision and in fp32, over the batch."""
@@ -59,7 +59,7 @@ class Measurement:
     Attributes:
         numerics: The setting.
         seconds: One training step: the attack's gradients and the weights' pass; NaN if it failed.
-        reason: Why it was not admitted; empty if it was.
+        reason: Why the setting was rejected; empty if it was accepted.
     """
 
     numerics: Numerics
@@ -67,8 +67,8 @@ class Measurement:
     reason: str = ""
 
     def __str__(self) -> str:
-        took = "" if math.isnan(self.seconds) else f" {self.seconds * 1e3:.3g} ms"
-        return f"{self.numerics}{took}{self.reason and f' ({self.reason})'}"
+        duration = "" if math.isnan(self.seconds) else f" {self.seconds * 1e3:.3g} ms"
+        return f"{self.numerics}{duration}{self.reason and f' ({self.reason})'}"
 
 
 def choose_precision(
@@ -79,36 +79,36 @@ def choose_precision(
     *,
     steps: int | None,
 ) -> str:
-    """Fix what ``engine`` was told to choose by itself; return what was chosen, in words.
+    """Choose the settings that are ``"auto"`` in ``engine``; return a note of the choice.
 
-    The settings: fp32, channels last (if inputs are images), bf16, on a GPU fp16, and each with
-    channels last; then, if the training is long enough, the fastest of them compiled. A lower
-    precision is admitted if mean loss and input gradients on the batch are those of fp32 within
-    :data:`LOSS_TOLERANCE` and :data:`ALIGNMENT`; one that fails here is left out, and the note says
-    why. Torch's compiler has no second derivatives, so objectives that take them stay uncompiled.
-    The choice depends on the machine and its load, so two runs may differ; a resumed run keeps that
-    of its beginning. Weights, buffers and random streams stay untouched.
+    It tries fp32, bf16 and on a GPU fp16, each also with channels last if inputs are images; then,
+    if the training is long enough, the fastest of them compiled. A lower precision is accepted if
+    mean loss and input gradients on the batch agree with fp32 within :data:`LOSS_TOLERANCE` and
+    :data:`ALIGNMENT`. A setting that raises an error is left out, and the note says why. Torch's
+    compiler has no second derivatives, so objectives that take them stay uncompiled. The choice
+    depends on the machine and its load, so two runs may differ; a resumed run keeps its first
+    choice. Weights, buffers and random streams are left unchanged.
 
     Args:
-        engine: Unprepared, with something to choose.
+        engine: Not prepared, with a setting that is ``"auto"``.
         model: Not wrapped.
-        method: Says how many gradients the attack takes to one pass of the weights.
+        method: Its attack determines the number of input gradients per step of the weights.
         batch: As large as those of the training.
-        steps: Planned steps of the weights; ``None`` if unknown, then nothing is compiled.
+        steps: Planned steps of the weights. ``None`` is unknown; then nothing is compiled.
     """
     requested = engine.requested
     attack = _attack(method)
     fixed = replace(requested, compile=False) if requested.compile == "auto" else requested
     measurements = _measure(model, batch, _candidates(fixed, batch), attack)
     best = _fastest(measurements)
-    second = requested.compile == "auto" and method.objective.second_order
-    if requested.compile == "auto" and not second:
+    uncompilable = requested.compile == "auto" and method.objective.second_order
+    if requested.compile == "auto" and not uncompilable:
         planned = 0.0 if steps is None else steps * best.seconds
         best = _compiled(model, batch, best, attack, planned, measurements)
     engine.numerics = best.numerics
-    told = "; ".join(str(trial) for trial in measurements)
-    note = f"arithmetic: {best.numerics}, by a trial of one step each: {told}"
-    if second:
+    trials = "; ".join(map(str, measurements))
+    note = f"arithmetic: {best.numerics}, by a trial of one step each: {trials}"
+    if uncompilable:
         note += (
             f"; compilation not tried, as loss {method.objective.name!r} takes second derivatives"
         )
@@ -117,7 +117,7 @@ def choose_precision(
 
 
 def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
-    """fp32 first, which the others must beat."""
+    """The settings to try; fp32, which the others must beat, comes first."""
     if requested.precision != "auto":
         return [requested]
     layouts: list[bool | None] = [requested.channels_last]
@@ -125,7 +125,7 @@ def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
         images = any(leaf.ndim == 4 for leaf in leaves(batch.x))
         layouts = [False, True] if images else [False]
     precisions: list[Precision] = ["fp32", "bf16"]
-    if device_of(batch.x).type == "cuda":  # processors compute it by detours
+    if device_of(batch.x).type == "cuda":  # CPUs emulate it
         precisions.append("fp16")
     return [
         replace(requested, precision=precision, channels_last=layout)
@@ -136,11 +136,11 @@ def _candidates(requested: Numerics, batch: Batch) -> list[Numerics]:
 
 @dataclass(frozen=True)
 class _Attack:
-    """What one step of the weights asks of the attack.
+    """The attack's work in one step of the weights.
 
     Attributes:
-        gradients: How many gradients it takes.
-        space: By what they are taken.
+        gradients: Number of gradients.
+        space: What the gradients are taken by.
     """
 
     gradients: int
@@ -157,9 +157,9 @@ def _attack(method: Method) -> _Attack:
 
 
 def _fastest(measurements: list[Measurement]) -> Measurement:
-    """The fastest that was admitted, if it beats the first by more than noise."""
-    first, admitted = measurements[0], [trial for trial in measurements if not trial.reason]
-    best = min(admitted, key=lambda trial: trial.seconds)
+    """The fastest accepted setting, if it beats the first by more than noise."""
+    first, accepted = measurements[0], [trial for trial in measurements if not trial.reason]
+    best = min(accepted, key=lambda trial: trial.seconds)
     return best if best.seconds * GAIN < first.seconds else first
 
 
@@ -171,30 +171,33 @@ def _compiled(
     planned: float,
     measurements: list[Measurement],
 ) -> Measurement:
+    """``best`` compiled, if that saves time over the ``planned`` seconds of training."""
     if planned < EARN * COMPILATION:
         return best
     numerics = replace(best.numerics, compile=True)
     begin = time.perf_counter()
-    plain, found = _measure(model, batch, [best.numerics, numerics], attack)
-    took = time.perf_counter() - begin
-    saves = planned * (1 - found.seconds / plain.seconds)
-    worth = found.seconds * GAIN < plain.seconds and saves > took
-    measurements.append(found if worth or found.reason else replace(found, reason="not worth it"))
-    return found if worth and not found.reason else best
+    plain, compiled = _measure(model, batch, [best.numerics, numerics], attack)
+    cost = time.perf_counter() - begin
+    saving = planned * (1 - compiled.seconds / plain.seconds)
+    pays = compiled.seconds * GAIN < plain.seconds and saving > cost
+    if not pays and not compiled.reason:
+        compiled = replace(compiled, reason="not worth it")
+    measurements.append(compiled)
+    return best if compiled.reason else compiled
 
 
 def _measure(
     model: LossModel, batch: Batch, candidates: list[Numerics], attack: _Attack
 ) -> list[Measurement]:
-    """Each candidate's time and whether its results are those of the first.
+    """The time of each candidate, and whether its results agree with those of the first.
 
-    An error of the first is raised; training can do without the others.
+    An error in the first is raised; any other candidate is then left out.
     """
     module = model.module
     flags, streams = modes.flags(module), modes.RandomState(device_of(batch.x), module)
     before = streams.get()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-    held = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]
+    grads = [None if p.grad is None else p.grad.detach().clone() for p in module.parameters()]
     seconds: dict[Numerics, list[float]] = {numerics: [] for numerics in candidates}
     reasons: dict[Numerics, str] = {}
     first: tuple[Tensor, Tensor] | None = None
@@ -202,12 +205,12 @@ def _measure(
     try:
         modes.begin_training(module)
         with modes.frozen_batchnorm_stats(module):
-            for turn in range(1 + ROUNDS):  # the first one warms up, and compiles
+            for turn in range(1 + ROUNDS):  # the first turn warms up and compiles
                 if turn > 1 and time.perf_counter() - begin > PATIENCE:
                     break
                 for numerics in [n for n in candidates if n in seconds]:
                     try:
-                        found, took = _step(model, batch, numerics, optimizer, attack)
+                        results, duration = _step(model, batch, numerics, optimizer, attack)
                     except Exception as error:  # whatever a compiler or a missing kernel raises
                         if numerics == candidates[0]:
                             raise
@@ -215,14 +218,14 @@ def _measure(
                         reasons[numerics] = _failure(error)
                         continue
                     if turn > 0:
-                        seconds[numerics].append(took)
+                        seconds[numerics].append(duration)
                         continue
-                    first = first or found
-                    reasons[numerics] = _reason(first, found)
+                    first = first or results
+                    reasons[numerics] = _reason(first, results)
     finally:
         streams.set(before)
         modes.restore(flags)
-        for parameter, grad in zip(module.parameters(), held, strict=True):
+        for parameter, grad in zip(module.parameters(), grads, strict=True):
             parameter.grad = grad
     return [
         Measurement(
@@ -239,30 +242,28 @@ def _step(
     optimizer: torch.optim.Optimizer,
     attack: _Attack,
 ) -> tuple[tuple[Tensor, Tensor], float]:
-    """Loss and input gradient under ``numerics``, and what a training step would take."""
+    """Loss and input gradient under ``numerics``, and the seconds of a training step."""
     engine = Engine()
     engine.numerics = numerics
     engine.prepare(model, optimizer)
     try:
         x, y, device = engine.place(batch.x), batch.y, device_of(batch.x)
-        spent = 0.0
 
-        def climb_once() -> tuple[Tensor, Tensor]:
+        def gradient_of_attack() -> tuple[Tensor, Tensor]:
             with engine.attacking(), modes.attack_mode(model.module):
-                climb, space = own_loss(engine.attacked, x, y), attack.space
+                loss, space = own_loss(engine.attacked, x, y), attack.space
                 z0 = space.lift(engine.attacked, x)
-                values, _, slope = look(lambda z: (climb(space.insert(x, z)), z), z0)
-                return values.mean(), slope
+                losses, _, grad = look(lambda z: (loss(space.insert(x, z)), z), z0)
+                return losses.mean(), grad
 
-        def descend() -> None:
+        def pass_of_weights() -> None:
             optimizer.zero_grad(set_to_none=True)
             engine.backward(engine.trained.loss(engine.trained(x), y).mean())
             engine.unscale(optimizer)
 
-        found, took = _timed(climb_once, device)
-        spent += attack.gradients * took
-        _, took = _timed(descend, device)
-        return found, spent + took
+        results, per_gradient = _timed(gradient_of_attack, device)
+        _, per_pass = _timed(pass_of_weights, device)
+        return results, attack.gradients * per_gradient + per_pass
     finally:
         engine.release(model.module)
 
@@ -270,9 +271,9 @@ def _step(
 def _timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
     _wait(device)
     begin = time.perf_counter()
-    found = work()
+    result = work()
     _wait(device)
-    return found, time.perf_counter() - begin
+    return result, time.perf_counter() - begin
 
 
 def _wait(device: torch.device) -> None:
@@ -281,22 +282,22 @@ def _wait(device: torch.device) -> None:
 
 
 def _failure(error: Exception) -> str:
-    """What went wrong, without what would help those who asked for the setting by name."""
-    what = (str(error).splitlines() or [""])[0].partition(";")[0]
-    return f"failed: {type(error).__name__}: {what}" if what else f"failed: {type(error).__name__}"
+    """The error's first line up to a semicolon, after which remedies for explicit settings come."""
+    cause = (str(error).splitlines() or [""])[0].partition(";")[0]
+    return f"failed: {type(error).__name__}" + (f": {cause}" if cause else "")
 
 
-def _reason(first: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor]) -> str:
-    """Why results differ too much from the first; empty if they do not."""
-    (loss, slope), (own_value, own_slope) = first, own
-    difference = float((own_value - loss).abs() / loss.abs().clamp_min(1e-12))
+def _reason(first: tuple[Tensor, Tensor], results: tuple[Tensor, Tensor]) -> str:
+    """How results differ too much from the first; empty if they do not."""
+    (first_loss, first_grad), (loss, grad) = first, results
+    difference = float((loss - first_loss).abs() / first_loss.abs().clamp_min(1e-12))
     if not difference <= LOSS_TOLERANCE:
         return f"loss differs by {difference:.1%}"
     cosine = float(
         torch.nn.functional.cosine_similarity(
-            slope.double().flatten(), own_slope.double().flatten(), dim=0
+            first_grad.double().flatten(), grad.double().flatten(), dim=0
         )
     )
-    if not cosine >= ALIGNMENT and float(slope.norm()) > 0:
+    if not cosine >= ALIGNMENT and float(first_grad.norm()) > 0:
         return f"input gradients align by {cosine:.3f} only"
     return ""

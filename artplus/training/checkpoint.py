@@ -1,4 +1,4 @@
-"""The checkpoints of a run: a folder of files by step, the oldest of which go."""
+"""The checkpoints of a run: a folder of files named by step, of which the latest are kept."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ LITTER = ".step-*.ckpt.tmp"
 
 
 def write(folder: Path, step: int, payload: Mapping[str, Any]) -> Path:
-    """Write ``payload`` as the checkpoint of ``step``; after a crash it is there whole, or not.
+    """Write ``payload`` as the checkpoint of ``step``, atomically.
 
     Raises:
         CheckpointError: if the payload holds anything but tensors and plain data.
-        OSError: as from the disk, such as a full one; what was written before stays as it was.
+        OSError: if the disk fails, as when it is full; earlier files stay as they were.
     """
     return checkpoint_io.write(folder / f"step-{step:09d}.ckpt", payload)
 
 
 def listed(folder: Path) -> dict[int, Path]:
-    """The checkpoints in ``folder`` by step, the oldest first; none if there is no such folder."""
+    """The checkpoints in ``folder`` by step, in rising order; empty if there is no such folder."""
     if not folder.is_dir():
         return {}
-    found = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
+    matches = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def prune(folder: Path, step: int, keep: int) -> None:
-    """Leave the last ``keep`` checkpoints up to ``step``, and none ahead of it.
+    """Delete all checkpoints but the last ``keep`` up to ``step``.
 
-    Those ahead were left behind by a run that was resumed from before them, as where the newest one
-    was damaged; the resumed run writes them again.
+    Later ones are left from before a resumption, when the newest checkpoint was damaged and an
+    earlier one was taken; the resumed run writes them again.
     """
-    known = listed(folder)
-    behind = [number for number in known if number <= step]
-    for number, path in known.items():
-        if number not in behind[-keep:]:
+    checkpoints = listed(folder)
+    kept = [number for number in checkpoints if number <= step][-keep:]
+    for number, path in checkpoints.items():
+        if number not in kept:
             path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that a kill in the middle of a write left behind."""
+    """Remove temporary files of writes that were killed."""
     for path in folder.glob(LITTER):
         path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Where to continue from, and what to do where there is no sound checkpoint.
+    """Where to continue from, and what to do if there is no intact checkpoint.
 
     Args:
-        where: A checkpoint, or a folder of them: the newest is taken.
-        skip_damaged: In a folder, take the newest that is sound instead of raising an error.
-        or_start: Begin a new run where the folder holds no checkpoint. The same command may then be
-            given again and again until the run is done.
+        where: A checkpoint, or a folder of them, of which the newest is used.
+        skip_damaged: In a folder, use the newest intact checkpoint instead of raising an error.
+        or_start: Begin a new run if the folder holds no checkpoint. The same command can then be
+            repeated until the run is done.
 
     Example:
         >>> Resume("runs/never-made", or_start=True).load() is None
@@ -78,10 +78,10 @@ class Resume:
     or_start: bool = False
 
     def load(self) -> tuple[Path, dict[str, Any]] | None:
-        """The checkpoint's path and payload; ``None`` to begin anew.
+        """The checkpoint's path and payload; ``None`` to begin a new run.
 
         Raises:
-            CheckpointError: if there is none, or it is not sound.
+            CheckpointError: if there is none, or it is damaged.
         """
         where = Path(self.where)
         candidates = list(listed(where).values())[::-1] or ([where] if where.is_file() else [])
@@ -103,14 +103,14 @@ class Resume:
         raise AssertionError("unreachable")  # pragma: no cover
 
 
-def as_resume(given: str | Path | Resume | None) -> Resume | None:
-    """What the user passed as ``resume=``, in its full form."""
-    if given is None or isinstance(given, Resume):
-        return given
-    if isinstance(given, (str, Path)):
-        return Resume(given)
+def as_resume(resume: str | Path | Resume | None) -> Resume | None:
+    """The ``resume=`` argument as a :class:`Resume`."""
+    if resume is None or isinstance(resume, Resume):
+        return resume
+    if isinstance(resume, (str, Path)):
+        return Resume(resume)
     raise ConfigurationError(
-        f"resume must be a checkpoint, a folder of them or a Resume(...), got {given!r}"
+        f"resume must be a checkpoint, a folder of them or a Resume(...), got {resume!r}"
     )
 
 
@@ -119,5 +119,5 @@ def _remedy(previous: list[Path]) -> str:
         return ""
     return (
         f"The one before it is {previous[0].name}: pass resume={str(previous[0])!r}, or "
-        "Resume(folder, skip_damaged=True) for the newest sound one."
+        "Resume(folder, skip_damaged=True) for the newest intact one."
     )

@@ -1,4 +1,4 @@
-"""What makes a run this run: named plain values, so that another one can be told from it."""
+"""The settings that identify a run, as named plain texts, so that another run is recognised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from artplus.tree import describe as describe_tree
 SCHEDULED = {"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas"} | {
     "base_momentum", "max_momentum",
 }  # fmt: skip
-"""Options of an optimizer that schedulers move."""
+"""Options of an optimizer that schedulers change."""
 
 
 def fingerprint(
@@ -29,37 +29,39 @@ def fingerprint(
 
     Args:
         state: Before the first step.
-        data: What training iterates over.
-        callbacks: All of them; those that only watch do not count.
+        data: Batches of the training data.
+        callbacks: All of them; those that only watch are ignored.
         plan: Further settings by name.
     """
-    module, found = state.model.module, {"device": state.generator.device.type}
+    module, settings = state.model.module, {"device": state.generator.device.type}
     for name, value in module.state_dict().items():
-        found[f"model.{name}"] = shape(value)
+        settings[f"model.{name}"] = shape(value)
     for name, child in module.named_modules():
-        found[f"layer {name or '(whole)'}"] = text(f"{type(child).__name__}({child.extra_repr()})")
+        settings[f"layer {name or '(whole)'}"] = text(
+            f"{type(child).__name__}({child.extra_repr()})"
+        )
     groups = state.optimizer.param_groups
-    found["optimizer"] = type(state.optimizer).__name__
-    moving = SCHEDULED if any(isinstance(c, LearningRate) for c in callbacks) else set()
+    settings["optimizer"] = type(state.optimizer).__name__
+    scheduled = SCHEDULED if any(isinstance(c, LearningRate) for c in callbacks) else set()
     for i, group in enumerate(groups):
-        options = {k: v for k, v in group.items() if k not in {"params", "initial_lr"} | moving}
-        describe(options, f"optimizer.group {i}", found)
-        found[f"optimizer.group {i}.tensors"] = str(len(group["params"]))
-    found |= _data(data) | {"data.batches per epoch": str(state.batches_per_epoch)}
-    describe(state.method, "method", found, parts=_objective)
-    describe(plan, "plan", found, parts=_objective)
+        options = {k: v for k, v in group.items() if k not in {"params", "initial_lr"} | scheduled}
+        describe(options, f"optimizer.group {i}", settings)
+        settings[f"optimizer.group {i}.tensors"] = str(len(group["params"]))
+    settings |= _data(data) | {"data.batches per epoch": str(state.batches_per_epoch)}
+    describe(state.method, "method", settings, parts=_objective)
+    describe(plan, "plan", settings, parts=_objective)
     shaping = [callback for callback in callbacks if not callback.watches]
-    found["callbacks"] = ", ".join(type(callback).__name__ for callback in shaping)
+    settings["callbacks"] = ", ".join(type(callback).__name__ for callback in shaping)
     for callback in shaping:
         if type(callback).__module__.startswith("artplus."):
             public = {k: v for k, v in vars(callback).items() if not k.startswith("_")}
-            describe(public, type(callback).__name__, found, parts=_objective)
-    return found
+            describe(public, type(callback).__name__, settings, parts=_objective)
+    return settings
 
 
 def _data(data: Source) -> Fingerprint:
     if isinstance(data, Arrays):
-        # A digest of all inputs would read a memory map through, so it is of both ends.
+        # A digest of all inputs would read a whole memory map, so it covers both ends only.
         ends = [take(data.x, slice(0, 32)), take(data.x, slice(-32, None))]
         return {
             "data": "arrays",
@@ -69,8 +71,8 @@ def _data(data: Source) -> Fingerprint:
             "data.inputs": digest(*_tensors(ends)),
         }
     generators = len(data.order()["generators"])
-    found = {"data": "loader", "data.generators": str(generators)}
-    return found if data.examples is None else found | {"data.examples": str(data.examples)}
+    settings = {"data": "loader", "data.generators": str(generators)}
+    return settings if data.examples is None else settings | {"data.examples": str(data.examples)}
 
 
 def _tensors(tree: Tree) -> list[Tensor]:
@@ -78,7 +80,7 @@ def _tensors(tree: Tree) -> list[Tensor]:
 
 
 def _objective(value: Any) -> dict[Any, Any] | None:
-    """A schedule of λ is known by what it gives."""
+    """An objective's parts; a schedule of λ is represented by five of its values."""
     if not isinstance(value, Objective):
         return None
     return members(value) | {"lam": [value.weight(i / 4) for i in range(5)]}

@@ -1,4 +1,4 @@
-"""Weights that a run leaves alone: copied nowhere, and recognised by a checksum."""
+"""Frozen weights, which copies leave out and checksums watch."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from artplus import distributed, keras_modules
 from artplus.errors import CheckpointError
 
 BLOCK = 1 << 20
-"""Numbers that a checksum adds up at once, so that it needs little memory."""
+"""Numbers in one step of a checksum, which limits its memory."""
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer type by bytes per element."""
 
 
 class Frozen:
-    """The parameters of a module that asked for no gradient when the run began.
+    """The parameters of a module that were frozen (``requires_grad=False``) when the run began.
 
     Copies of the weights (an average, the best epoch, a checkpoint) leave them out, so a run that
-    trains an adapter in a large network copies the adapter only. Two kinds of change are noticed:
+    trains an adapter in a large network copies the adapter only. Two kinds of change are detected:
 
     - A callback unfreezes a weight (``requires_grad_(True)``). From then on it is copied like any
-      other; its value until then is kept in :attr:`originals`, because earlier copies lack it.
-    - Something other than the optimizer writes to a weight, as to a teacher inside the module. A
-      checksum shows it at the next copy, which then holds the weight too.
+      other. Its value until then is kept in :attr:`originals`, because earlier copies lack it.
+    - Something other than the optimizer writes to a weight, as to a teacher inside the module. The
+      checksum differs at the next copy, which then includes the weight.
 
     Attributes:
-        buffers: Names of parameters that are buffers in all but name, as Keras keeps its moving
-            means; they are copied as buffers are.
-        originals: Values, at the beginning of the run, of the weights that were unfrozen since.
+        buffers: Names of parameters that serve as buffers, as Keras's moving means; they are
+            copied as buffers are.
+        originals: Values at the beginning of the run of weights that were unfrozen since.
 
     Args:
-        module: Before the first step. Of sharded weights each process checks its own shards.
+        module: Before the first step. With sharded weights each process checks its own shards.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        kept = [*keras_modules.statistics(module), *keras_modules.seeds(module)]
-        places = {id(tensor) for tensor in kept}
+        keras_buffers = [*keras_modules.statistics(module), *keras_modules.seeds(module)]
+        ids = {id(tensor) for tensor in keras_buffers}
         parameters = self._parameters()
-        self.buffers = {name for name, p in parameters.items() if id(p) in places}
+        self.buffers = {name for name, p in parameters.items() if id(p) in ids}
         self._checksums = {
             name: checksum(parameter)
             for name, parameter in parameters.items()
@@ -54,7 +54,7 @@ class Frozen:
         return name in self._checksums
 
     def release(self) -> None:
-        """Let go of weights that were unfrozen. Comes before each step; only reads flags."""
+        """Stop watching weights that were unfrozen. Called before each step; reads flags only."""
         if not self._checksums:
             return
         for name, parameter in self._parameters().items():
@@ -63,21 +63,21 @@ class Frozen:
                 del self._checksums[name]
 
     def unchanged(self) -> set[str]:
-        """Names of the weights that still are what they were; all processes must call it."""
+        """Names of the weights that have not changed; all processes must call it."""
         self.release()
         if not self._checksums:
             return set()
         return self._checksums.keys() - self._changed(self._checksums)
 
     def state_dict(self) -> dict[str, int]:
-        """The checksums, which are those of this process."""
+        """The checksums of this process."""
         return dict(self._checksums)
 
     def load_state_dict(self, saved: dict[str, int], copied: Collection[str]) -> None:
         """Recognise the weights that a checkpoint leaves out; all processes must call it.
 
         Args:
-            saved: What :meth:`state_dict` gave.
+            saved: What :meth:`state_dict` returned.
             copied: Names of the weights that the checkpoint holds.
 
         Raises:
@@ -98,7 +98,7 @@ class Frozen:
         return dict(self._module.named_parameters(remove_duplicate=False))
 
     def _changed(self, checksums: dict[str, int]) -> set[str]:
-        """The weights whose checksum is another one now, in any process."""
+        """Names of the weights whose checksum has changed in any process."""
         present = self._parameters()
         changed = {
             name
@@ -109,9 +109,9 @@ class Frozen:
 
 
 def checksum(weight: Tensor) -> int:
-    """A number that changes with the bytes of a tensor and their order; waits for the device.
+    """A checksum of the bytes of a tensor and their order; synchronises with the device.
 
-    Of a sharded tensor it is that of this process's shard.
+    For a sharded tensor it is the checksum of this process's shard.
     """
     local: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     flat = local.detach().contiguous().reshape(-1)

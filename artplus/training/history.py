@@ -16,7 +16,7 @@ Row = dict[str, Any]
 class History:
     """One row per epoch, each a dict of plain numbers.
 
-    Keys that appear as they are known: ``epoch``, ``lr``, ``lam``, ``eps_scale``, ``loss``,
+    Keys, each present if it was measured: ``epoch``, ``lr``, ``lam``, ``eps_scale``, ``loss``,
     ``clean_accuracy``, ``adversarial_accuracy`` (on training batches, while the weights move),
     ``val_clean_accuracy``, ``val_adversarial_accuracy``, ``seconds``.
 
@@ -29,13 +29,13 @@ class History:
     def __init__(self, rows: list[Row] | None = None) -> None:
         self.rows: list[Row] = list(rows or [])
         self.notes: list[str] = []
-        """What callbacks did and why: stopped early, kept the best of epoch 7, ..."""
+        """Decisions of the run and their reasons: stopped early, kept the best of epoch 7, ..."""
 
     def __getitem__(self, key: str) -> list[Any]:
         """The column ``key``; epochs without it are left out.
 
         Raises:
-            KeyError: naming the known columns, if no row has it.
+            KeyError: if no row has it; names the known columns.
         """
         column = [row[key] for row in self.rows if key in row]
         if not column:

@@ -1,4 +1,4 @@
-"""When: epochs, batches and events. It knows no features; callbacks do."""
+"""The loop over epochs and batches, and its events; features are callbacks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,21 @@ def run(
     callbacks: Sequence[Callback] = (),
     saved: dict[str, Any] | None = None,
 ) -> None:
-    """Train for ``state.epochs`` epochs or until ``state.stop`` names a reason.
+    """Train for ``state.epochs`` epochs, or until ``state.stop`` names a reason.
 
-    With what a :class:`~artplus.training.snapshot.Snapshot` took, continue from there instead of
-    from the beginning. Events go to the callbacks in order. The model trains in the mode that
-    :func:`artplus.modes.begin_training` gives it; afterwards every sub-module has the flag it had
-    before, also when an error ends the training.
+    Events go to the callbacks in order. The model trains in the mode that
+    :func:`artplus.modes.begin_training` sets; afterwards the train/eval flag of every sub-module is
+    restored, also after an error.
+
+    Args:
+        state: Changed in place.
+        data: Batches of the training data.
+        step: Moves the weights on a batch.
+        callbacks: In the order of their events.
+        saved: What a :class:`~artplus.training.snapshot.Snapshot` took, to continue from.
+
+    Raises:
+        DataError: if an epoch has no batch.
     """
     module = state.model.module
     flags = modes.flags(module)
@@ -41,10 +50,10 @@ def run(
         for callback in callbacks:
             callback.on_gradients(state)
 
-    with ExitStack() as ends:  # all of them run, in order, even if one fails
+    with ExitStack() as stack:  # runs every on_fit_end, in order, even if one fails
         for callback in reversed(callbacks):
-            ends.callback(callback.on_fit_end, state)
-        ends.callback(modes.restore, flags)
+            stack.callback(callback.on_fit_end, state)
+        stack.callback(modes.restore, flags)
         note = modes.begin_training(module)
         if note is not None:
             state.history.notes.append(note)
@@ -64,12 +73,12 @@ def _epoch(
     gradients: Gradients,
     snapshot: Snapshot,
 ) -> None:
-    for batch in _observed(_remaining(state, data, callbacks, snapshot)):
+    for batch in _profiled(_remaining(state, data, callbacks, snapshot)):
         for callback in callbacks:
             callback.on_step_begin(state)
         for callback in callbacks:
             batch = callback.on_batch(state, batch)
-        state.frozen.release()  # a callback may have unfrozen some, which are about to move
+        state.frozen.release()  # a callback may have unfrozen weights
         step(state, replace(batch, x=state.engine.place(batch.x)), gradients)
         state.step += 1
         state.done += 1
@@ -94,7 +103,7 @@ def _epoch(
 def _remaining(
     state: State, data: Source, callbacks: Sequence[Callback], snapshot: Snapshot
 ) -> Iterator[Batch]:
-    """The batches of an epoch, or those that a resumed run has left of one."""
+    """The batches of an epoch, or the remaining ones of a resumed epoch."""
     if state.done:
         return snapshot.reopen()
     state.began = time.perf_counter()
@@ -110,8 +119,8 @@ def _remaining(
     return snapshot.open()
 
 
-def _observed(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches; how long each was waited for is seen by a profiler."""
+def _profiled(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; a profiler shows the time that loading each one took."""
     while True:
         with region("artplus: data"):
             batch = next(batches, None)

@@ -23,27 +23,28 @@ Compile = bool | Literal["auto", "reduce-overhead"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 GRADIENT_SCALE = 2.0**12
-"""In fp16 the gradient is multiplied by this on its way through the network, and divided out of it:
-gradients of the loss by the input are often below 6e-8, fp16's smallest number."""
+"""Factor of the input gradient inside the network in fp16, divided out afterwards: gradients of the
+loss by the input are often below 6e-8, fp16's smallest number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numerics:
-    """Settings of the arithmetic; weights, perturbations and losses are always as the model's own.
+    """Settings of the arithmetic. Weights, perturbations and losses always keep the model's dtype.
 
     Attributes:
-        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"``: ``torch.autocast`` inside the network,
-            its outputs brought back to fp32, so that losses, projections and perturbations are
-            fp32. ``"auto"`` tries bf16, on a GPU fp16 too, and the layout on the first batch and
-            takes the fastest; see :mod:`artplus.training.autotune`.
-        channels_last: Images with their channels last in memory: faster convolutions on some
-            processors. ``None`` is off, or part of what ``precision="auto"`` tries.
-        compile: ``torch.compile`` of the network, once for the attack with its weights frozen, so
-            that no gradient of theirs is computed, and once for training. ``"auto"`` tries it where
-            training is long enough to earn the compilation back. ``"reduce-overhead"`` is torch's
-            mode of that name, which replays CUDA graphs; predictions are copied out of them. An
-            objective of second derivatives, as ``"input_gradient"``, is refused if compiled, and
-            ``"auto"`` does not try.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``. The latter two run the network under
+            ``torch.autocast`` and convert its outputs to fp32, so that losses, projections and
+            perturbations are fp32. ``"auto"`` tries bf16, on a GPU fp16 too, and memory layouts on
+            the first batch, and takes the fastest whose results agree with fp32; see
+            :mod:`artplus.training.autotune`.
+        channels_last: Keep the channels of images last in memory, which makes convolutions faster
+            on some processors. ``None`` is off, or tried by ``precision="auto"``.
+        compile: Compile the network by ``torch.compile``: once for training, and once for the
+            attack with frozen weights, so that their gradients are not computed. ``"auto"`` tries
+            it if training is long enough to save more time than compilation takes.
+            ``"reduce-overhead"`` is torch's mode of that name, which replays CUDA graphs;
+            predictions are copied out of them. Objectives with second derivatives, as
+            ``"input_gradient"``, are refused if compiled, and ``"auto"`` leaves them uncompiled.
 
     Raises:
         ConfigurationError: for another value.
@@ -69,7 +70,7 @@ class Numerics:
 
     @property
     def decided(self) -> bool:
-        """Whether nothing is left to be tried."""
+        """Whether no setting is ``"auto"``."""
         return self.precision != "auto" and self.compile != "auto"
 
     def __str__(self) -> str:
@@ -79,14 +80,14 @@ class Numerics:
 
 
 PLAIN = Numerics()
-"""What a torch model does by itself."""
+"""Plain fp32, not compiled: what a torch model does by default."""
 
 
 class Whole(nn.Module):
-    """All that happens to an input on its way to predictions, as one module.
+    """Everything from inputs to predictions, as one module.
 
-    A :class:`~artplus.model.LossModel` may have preprocessing in front of its module. What wraps
-    modules (compilation, data parallelism) is to see both.
+    A :class:`~artplus.model.LossModel` may have preprocessing in front of its module. Compilation
+    and data parallelism wrap modules, and must wrap both.
     """
 
     def __init__(self, model: LossModel) -> None:
@@ -100,29 +101,29 @@ class Whole(nn.Module):
 
 
 def compiled(whole: Whole, numerics: Numerics) -> nn.Module:
-    """``whole`` as the settings want it compiled."""
+    """``whole``, compiled if the settings ask for it."""
     if numerics.compile is not True and numerics.compile != "reduce-overhead":
         return whole
     mode = None if numerics.compile is True else numerics.compile
     # torch declares a function, and returns a module for a module
-    found: nn.Module = torch.compile(whole, mode=mode)  # type: ignore[assignment]
-    return found if mode is None else Copied(found)
+    module: nn.Module = torch.compile(whole, mode=mode)  # type: ignore[assignment]
+    return module if mode is None else Copied(module)
 
 
 class Copied(nn.Module):
-    """Predictions that stay when the graph they came from is replayed for the next ones."""
+    """Copies the outputs of a CUDA graph, whose next replay would overwrite them."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
         self.inside = inside
 
     def forward(self, x: Tree) -> Any:
-        """A copy of what ``inside`` returns."""
+        """A copy of the outputs of ``inside``."""
         return map_tensors(Tensor.clone, self.inside(x))
 
 
 def low_precision(forward: Forward, numerics: Numerics, device: torch.device) -> Forward:
-    """``forward`` in the settings' precision: its outputs are brought back to float32."""
+    """``forward`` in the precision of ``numerics``, with outputs converted to float32."""
     if numerics.precision == "fp32":
         return forward
     dtype = DTYPES[numerics.precision]
@@ -135,21 +136,22 @@ def low_precision(forward: Forward, numerics: Numerics, device: torch.device) ->
 
 
 def gradients_scaled(forward: Forward) -> Forward:
-    """The same function, whose gradient by the input passes the network at a larger scale."""
+    """The same function; its input gradient is scaled up inside the network and down after it."""
 
     def scaled(x: Tree) -> Any:
-        inside = map_tensors(lambda t: _scaled(t, 1 / GRADIENT_SCALE), x)
-        return map_tensors(lambda t: _scaled(t, GRADIENT_SCALE), forward(inside))
+        inputs = map_tensors(lambda t: _scaled(t, 1 / GRADIENT_SCALE), x)
+        return map_tensors(lambda t: _scaled(t, GRADIENT_SCALE), forward(inputs))
 
     return scaled
 
 
 def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    """``tensor`` itself, with its gradient multiplied by ``factor``."""
     if not tensor.requires_grad:
         return tensor
     # torch leaves Function.apply without types
-    same: Tensor = _Scale.apply(tensor, factor)  # type: ignore[no-untyped-call]
-    return same
+    scaled: Tensor = _Scale.apply(tensor, factor)  # type: ignore[no-untyped-call]
+    return scaled
 
 
 class _Scale(torch.autograd.Function):
@@ -161,5 +163,5 @@ class _Scale(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        return slope * ctx.factor, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None

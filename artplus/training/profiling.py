@@ -1,4 +1,4 @@
-"""Named regions in a profile, which cost nothing where nobody profiles."""
+"""Named regions in a profile, which cost nothing without a profiler."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NONE: AbstractContextManager[Any] = nullcontext()
 
 
 def region(name: str) -> AbstractContextManager[Any]:
-    """``torch.profiler.record_function(name)`` while a profiler looks on.
+    """``torch.profiler.record_function(name)`` while a profiler runs, else a null context.
 
-    That takes ten microseconds whether or not anybody looks, and a step has half a dozen of them:
-    some percent of it where the network is small.
+    ``record_function`` takes ten microseconds even without a profiler. A step has half a dozen
+    regions, which would be some percent of its time for a small network.
 
     Example:
         >>> with region("artplus: attack"):

@@ -1,4 +1,4 @@
-"""Everything that the later steps of a run depend on, saved between two steps and restored."""
+"""Everything that later steps of a run depend on, saved between two steps and restored."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from artplus.training.state import State
 
 
 class Snapshot:
-    """What a run consists of; each part knows its own state.
+    """Saves and restores a run, part by part.
 
-    Weights and buffers without the frozen ones, what else the optimizer moves, the optimizer, where
-    training stands, the callbacks, and the random streams: as they are, and as they were when the
-    epoch began, so that its order can be drawn once more.
+    The parts: weights and buffers without the frozen ones, what else the optimizer updates, the
+    optimizer, the progress of training, the callbacks, and the random streams. Streams are saved as
+    they are and as they were when the epoch began, so that its order can be drawn again.
 
     Args:
-        state: Where training stands.
-        data: What it iterates over.
+        state: State of the run.
+        data: Batches of the training data.
         callbacks: All of them.
     """
 
@@ -37,19 +37,19 @@ class Snapshot:
     def take(self) -> dict[str, Any]:
         """Tensors and plain data that share memory with what is training.
 
-        All processes must call it; each gets the whole, with the part of every process.
+        All processes must call it; each gets the parts of all.
         """
         state = self._state
         shared = {
             "run": state.fingerprint,
             "model": state.moving(),
-            "beside": self._beside(),
+            "beside": self._outside_parameters(),
             "optimizer": state.optimizer.state_dict(),
             "engine": state.engine.state_dict(),
             "numerics": asdict(state.engine.numerics),
             "state": state.state_dict(),
-            "callbacks": {name: each.state_dict() for name, each in self._named()},
-            "watchers": {name: each.state_dict() for name, each in self._named(watching=True)},
+            "callbacks": {name: c.state_dict() for name, c in self._named()},
+            "watchers": {name: c.state_dict() for name, c in self._named(watching=True)},
         }
         local = {
             "state": state.local_state_dict(),
@@ -61,7 +61,7 @@ class Snapshot:
         return {**state.engine.full(shared), "own": distributed.all_gather(local)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`take` gave, after :meth:`Callback.on_fit_begin`.
+        """Restore what :meth:`take` returned; call it after :meth:`Callback.on_fit_begin`.
 
         Raises:
             CheckpointError: if a part is missing, or does not fit this run.
@@ -80,7 +80,7 @@ class Snapshot:
             state.load_state_dict(shared["state"])
             state.put_back(shared["model"])
             with torch.no_grad():
-                for present, value in zip(self._beside(), saved["beside"], strict=True):
+                for present, value in zip(self._outside_parameters(), saved["beside"], strict=True):
                     present.copy_(value)
                 buffers = dict(state.model.module.named_buffers())
                 for name, value in local.get("buffers", {}).items():
@@ -88,11 +88,11 @@ class Snapshot:
             state.load_local_state_dict(local["state"])
             for name, callback in self._named():
                 callback.load_state_dict(shared["callbacks"][name])
-            watchers = saved.get("watchers", {})  # those that only watch may be added or left out
+            watchers = saved.get("watchers", {})  # may be added or left out on resumption
             for name, callback in self._named(watching=True):
                 if watchers.get(name):
                     callback.load_state_dict(watchers[name])
-            # After the schedulers, which may have set rates when they were made.
+            # After the schedulers, whose constructors may have set learning rates.
             state.optimizer.load_state_dict(
                 state.engine.own_optimizer(saved["optimizer"], state.optimizer)
             )
@@ -113,7 +113,7 @@ class Snapshot:
         return self._data.begin()
 
     def reopen(self) -> Iterator[Batch]:
-        """Begin the restored epoch again, and skip the batches that were done."""
+        """Begin the restored epoch again and skip its finished batches."""
         now = self._streams()
         self._set_streams(self._opening)
         batches = self._data.begin(self._state.done)
@@ -121,7 +121,7 @@ class Snapshot:
         return batches
 
     def _named(self, *, watching: bool = False) -> Iterator[tuple[str, Callback]]:
-        """Callbacks that shape the run, or that watch it, under their type's name, numbered."""
+        """Callbacks that change the run, or that watch it, by their type's name and a number."""
         counts: dict[str, int] = {}
         for callback in self._callbacks:
             if callback.watches is not watching:
@@ -130,11 +130,11 @@ class Snapshot:
             counts[name] = counts.get(name, 0) + 1
             yield f"{name} {counts[name]}", callback
 
-    def _beside(self) -> list[Tensor]:
-        """What the optimizer moves outside the model, such as parameters of a loss."""
+    def _outside_parameters(self) -> list[Tensor]:
+        """Parameters in the optimizer but not in the model, such as those of a loss."""
         inside = {id(parameter) for parameter in self._state.model.module.parameters()}
-        moved = (p for group in self._state.optimizer.param_groups for p in group["params"])
-        return [p.detach() for p in moved if id(p) not in inside]
+        optimized = (p for group in self._state.optimizer.param_groups for p in group["params"])
+        return [p.detach() for p in optimized if id(p) not in inside]
 
     def _streams(self) -> dict[str, Any]:
         return {"global": streams(), "order": self._data.order()}

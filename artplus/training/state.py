@@ -1,4 +1,4 @@
-"""What changes while training runs, in one place for steps and callbacks."""
+"""The state of a run, shared by steps and callbacks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Counted:
 
 
 class Meter:
-    """Means over an epoch, which stay on the device until they are read."""
+    """Means over an epoch; they stay on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -59,15 +59,15 @@ class Meter:
         return name in self._sums
 
     def peek(self) -> dict[str, Counted]:
-        """Sums and counts so far, of this process; does not wait for the device."""
+        """Sums and counts so far of this process; never synchronises with the device."""
         return {name: Counted(total, self._counts[name]) for name, total in self._sums.items()}
 
     def read(self) -> dict[str, float]:
-        """The means so far, of this process; waits for the device."""
+        """The means so far of this process; synchronises with the device."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
     def pool(self) -> dict[str, float]:
-        """The means so far, of all processes, which must all call it."""
+        """The means so far over all processes, which must all call it."""
         names = list(self._sums)
         if distributed.world_size() == 1 or not names:
             return self.read()
@@ -81,26 +81,26 @@ class Meter:
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self._sums = {name: total.to(device) for name, total in saved["sums"].items()}
         self._counts = dict(saved["counts"])
 
 
 class Starts(Protocol):
-    """Where attacks begin, from what earlier attacks on the same examples found."""
+    """Starting points of attacks, from the results of earlier attacks on the same examples."""
 
     def first(self, state: State, batch: Batch) -> Tree | None:
-        """First iterates for the batch; ``None`` leaves them to the attack."""
+        """First iterates for the batch; ``None`` if the attack chooses."""
         ...
 
     def found(self, state: State, batch: Batch, x_adv: Tree, rows: Tensor | None) -> None:
-        """What the attack found, for the examples ``rows`` of the batch or for all."""
+        """Remember the attack's result for the examples ``rows`` of the batch, or for all."""
         ...
 
 
 @dataclass
 class State:
-    """What a step reads and changes, and what callbacks may watch or replace.
+    """What steps read and change, and what callbacks may watch or replace.
 
     Immutable parts (``method`` and its attack) are replaced by callbacks, never edited.
 
@@ -110,30 +110,30 @@ class State:
         method: Objective, attack and space in force.
         epochs: Planned number of epochs.
         batches_per_epoch: Where the data has a length, else ``None``.
-        generator: Randomness of attacks, apart from dropout's, on the model's device.
+        generator: Random numbers of attacks, on the model's device; dropout has its own.
         history: One row per finished epoch.
         epoch: Epochs finished.
         step: Steps finished, over all epochs.
         done: Batches of the present epoch finished; 0 between epochs.
-        began: When the present epoch began, by ``time.perf_counter``.
+        began: Time at which the present epoch began, by ``time.perf_counter``.
         meter: Running means of the present epoch.
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
-        averaged: Averaged weights, if a callback keeps some: validated, and the model's after
-            training. Frozen weights are not among them.
+        averaged: Averaged weights, if a callback keeps them. Validation uses them, and the model
+            has them after training. Frozen weights are not included.
         capture: Returns everything needed to continue from here, as tensors and plain data that
-            share memory with what is training.
+            share memory with the run.
         replayable: Whether a run over this data can continue from the middle of an epoch.
-        engine: Where steps run.
+        engine: Runs the steps on its devices.
         micro_batch: Most examples in one forward and backward pass; ``None`` is the whole batch.
-        moves: Number of weight updates that have begun in this process.
-        memory: What a step carries from batch to batch, by name.
+        moves: Weight updates that have begun in this process.
+        memory: Tensors that a step carries from batch to batch, by name.
         examples: Number of examples in the data, where known.
-        starts: Where attacks begin, if a callback remembers that; else attacks choose.
+        starts: Starting points of attacks, if a callback remembers them; else attacks choose.
         hooks: Those of a space inside the model, with the unit of its radius.
-        descend: How a step fills ``.grad`` while another step is around it, see
-            :class:`~artplus.training.steps.AWP`; ``None`` is the plain way.
-        frozen: The weights that training leaves alone.
+        descend: Fills ``.grad`` in place of the plain backward pass while another step wraps this
+            one, see :class:`~artplus.training.steps.AWP`; ``None`` is the plain pass.
+        frozen: The frozen weights.
         fingerprint: Settings that identify the run; its checkpoints hold them too.
         resumed: The checkpoint that the run continues from.
     """
@@ -185,7 +185,7 @@ class State:
         return self.epoch / self.epochs
 
     def state_dict(self) -> dict[str, Any]:
-        """The progress of training, without model and optimizer, which have their own."""
+        """The progress of training, without model and optimizer, which are saved by themselves."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -211,14 +211,14 @@ class State:
         }
 
     def load_local_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`local_state_dict` gave."""
+        """Restore what :meth:`local_state_dict` returned."""
         device = self.generator.device
         self.meter.load_state_dict(saved["meter"], device)
         self.generator.set_state(saved["generator"])
         self.memory = {name: value.to(device) for name, value in saved["memory"].items()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self.epoch, self.step, self.done = saved["epoch"], saved["step"], saved["done"]
         self.began = time.perf_counter() - saved["seconds"]
         self.row, self.stop = saved["row"], saved["stop"]
@@ -226,7 +226,7 @@ class State:
         self.history.rows[:] = saved["history"]["rows"]
         self.history.notes[:] = saved["history"]["notes"]
         if self.hooks is not None:
-            self.hooks.unit = saved["unit"]  # measured on the weights that the run began with
+            self.hooks.unit = saved["unit"]  # measured on the initial weights
         self.averaged = saved["averaged"] and self._on_device(saved["averaged"])
         self.frozen.originals = self._on_device(saved["originals"])
         for name, parameter in self._parameters().items():
@@ -242,25 +242,25 @@ class State:
         return {name: value for name, value in present.items() if name not in unchanged}
 
     def copy(self) -> Weights:
-        """A copy of what training moves; :meth:`put_back` takes it."""
+        """A copy of the weights and buffers that training changes, for :meth:`put_back`."""
         return clone(self.moving())
 
     def put_back(self, weights: Weights) -> None:
         """Load a copy, or averaged weights, into the module.
 
-        Weights that were still frozen when the copy was made get the value they had then.
+        Weights that were still frozen when the copy was made get their value of that time.
         """
         present = self.model.module.state_dict()
         frozen = {name: value for name, value in present.items() if name in self.frozen}
         self.model.module.load_state_dict({**frozen, **self.frozen.originals, **weights})
 
     def weights(self) -> Weights:
-        """A copy of all weights, averaged where there are averages."""
+        """A copy of all weights, with averages in place of the weights that have them."""
         return clone(self.model.module.state_dict() | (self.averaged or {}))
 
     @contextmanager
     def candidate(self) -> Iterator[LossModel]:
-        """The model with averaged weights, if there are some; afterwards with the training ones."""
+        """The model with averaged weights, if there are any, inside; restored afterwards."""
         if self.averaged is None:
             yield self.model
             return
@@ -277,7 +277,7 @@ class State:
         return dict(self.model.module.named_parameters(remove_duplicate=False))
 
     def _on_device(self, weights: Weights) -> Weights:
-        """``weights``, each where the module's own is."""
+        """``weights``, each on the device of the module's weight."""
         present = self.model.module.state_dict()
         return {
             name: value.to(present[name].device) if isinstance(value, Tensor) else value
