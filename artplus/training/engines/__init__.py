@@ -1,4 +1,4 @@
-"""On which devices training runs, by name or as an object with settings."""
+"""Engines: the devices and processes that training runs on, by name or as objects."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ NAMES = ("auto", "torch", "ddp", "fsdp2", "accelerate")
 __all__ = ["NAMES", "Engine", "as_engine"]
 
 
-def as_engine(given: Any = "auto", **numerics: Any) -> Engine:
-    """The engine that the user asked for.
+def as_engine(engine: Any = "auto", **numerics: Any) -> Engine:
+    """The engine that ``engine=`` of :func:`~artplus.training.fit` means.
 
     Args:
-        given: ``"torch"`` for one process, ``"ddp"`` and ``"fsdp2"`` under ``torchrun`` alone,
-            ``"accelerate"``; ``"auto"`` is Accelerate under its launcher, DDP where several
-            processes were started, else one process. Or an engine, or an ``Accelerator``.
-        numerics: Of :class:`~artplus.training.numerics.Numerics`, for an engine by name.
+        engine: ``"torch"`` for one process; ``"ddp"`` and ``"fsdp2"`` under ``torchrun`` only;
+            ``"accelerate"``. ``"auto"`` is Accelerate under ``accelerate launch``, DDP if several
+            processes were started, else one process. Or an :class:`Engine` or ``Accelerator``.
+        numerics: Settings of :class:`~artplus.training.numerics.Numerics`, for an engine by name.
 
     Raises:
-        ConfigurationError: for another value, or settings beside an engine that has its own.
+        ConfigurationError: for another value, or settings with an engine that has its own.
     """
-    wanted = Numerics(**numerics) != Numerics()
-    if type(given).__module__.startswith("accelerate."):
+    has_settings = Numerics(**numerics) != Numerics()
+    if type(engine).__module__.startswith("accelerate."):
         from artplus.training.engines.accelerate import Accelerate
 
-        given = Accelerate(given)
-    if not isinstance(given, (str, Engine)) or (isinstance(given, str) and given not in NAMES):
+        engine = Accelerate(engine)
+    if not isinstance(engine, (str, Engine)) or (isinstance(engine, str) and engine not in NAMES):
         raise ConfigurationError(
-            f"engine must be one of {', '.join(NAMES)}, an Engine or an Accelerator, got {given!r}"
+            f"engine must be one of {', '.join(NAMES)}, an Engine or an Accelerator, got {engine!r}"
         )
-    name = _found() if given == "auto" else given
-    if wanted and (isinstance(given, Engine) or name == "accelerate"):
+    name = _auto() if engine == "auto" else engine
+    if has_settings and (isinstance(engine, Engine) or name == "accelerate"):
         raise ConfigurationError(
             "precision= and compile= are for engines by name; this one has its own settings: give "
             "them to it, as DDP(precision='bf16') or Accelerator(mixed_precision='bf16')"
         )
-    if isinstance(given, Engine):
-        return given
-    # Each one's libraries are loaded when it is asked for.
+    if isinstance(engine, Engine):
+        return engine
+    # The libraries of an engine are imported only if it is used.
     if name == "ddp":
         from artplus.training.engines.ddp import DDP
 
@@ -60,8 +60,8 @@ def as_engine(given: Any = "auto", **numerics: Any) -> Engine:
     return Engine(**numerics)
 
 
-def _found() -> str:
-    """The engine that fits how this process was started."""
+def _auto() -> str:
+    """The engine that matches how this process was started."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by its launcher, whatever the value
         return "accelerate"
     return "ddp" if distributed.started() > 1 else "torch"

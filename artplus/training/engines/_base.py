@@ -1,4 +1,4 @@
-"""An engine: on which devices and in which arithmetic a step runs. This one: one process."""
+"""The base class of engines, which determine devices and arithmetic of a step: one process."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from artplus.tree import Tree, map_tensors
 
 
 class Engine:
-    """Everything about hardware, nothing about methods; steps talk to it, users choose one.
+    """Everything about hardware and nothing about methods.
 
-    It gives the model in two forms: :attr:`attacked`, which attacks climb, and :attr:`trained`,
-    through which the weights get their gradients. Attacks see no wrapper of data parallelism, so
-    their inner loop causes no communication. This base class runs in one process.
+    An engine prepares the model in two forms: :attr:`attacked` for attacks, and :attr:`trained` for
+    the gradients of the weights. :attr:`attacked` has no wrapper of data parallelism, so the inner
+    loop of attacks causes no communication. This base class runs in one process.
 
     Args:
         precision: See :class:`~artplus.training.numerics.Numerics`.
-        channels_last: Likewise.
-        compile: Likewise.
+        channels_last: See :class:`~artplus.training.numerics.Numerics`.
+        compile: See :class:`~artplus.training.numerics.Numerics`.
 
     Example:
         >>> from artplus.training.engines import Engine
@@ -50,7 +50,7 @@ class Engine:
     name = "torch"
 
     accumulation = 1
-    """Into how many parts every batch is split."""
+    """Number of parts that every batch is split into."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def compiles(self) -> bool:
-        """Whether it was told to compile, and not to find out whether that pays."""
+        """Whether the network is certainly compiled; ``"auto"`` is not certain."""
         return self.requested.compile is True or self.requested.compile == "reduce-overhead"
 
     def connect(self, module: nn.Module) -> torch.device:
@@ -82,13 +82,13 @@ class Engine:
         return device_of(module)
 
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
-        """Make :attr:`attacked` and :attr:`trained` of ``model``, in the settled arithmetic."""
+        """Make :attr:`attacked` and :attr:`trained` from ``model``, in the chosen arithmetic."""
         device = device_of(model.module)
         self._refuse_half(device)
         if self.numerics.channels_last:
             # torch's stubs leave out the overload with a memory format alone
             model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._divide(model.module, optimizer)
+        self._shard_weights(model.module, optimizer)
         predict: Forward = partial(run, model.module) if model.forward is None else model.forward
         if self.numerics.compile:
             predict = compiled(Whole(model), self.numerics)
@@ -101,7 +101,7 @@ class Engine:
         self.prepared = True
 
     def place(self, x: Tree) -> Tree:
-        """A batch in the memory layout that the network likes."""
+        """A batch in the memory layout of the network."""
         if not self.numerics.channels_last:
             return x
         return map_tensors(
@@ -110,7 +110,7 @@ class Engine:
 
     @contextmanager
     def attacking(self) -> Iterator[None]:
-        """While examples are crafted; a compiled graph with frozen weights has none of theirs."""
+        """Wraps the attack; weights are frozen so that a compiled graph omits their gradients."""
         if not self.numerics.compile:
             yield
             return
@@ -119,23 +119,23 @@ class Engine:
 
     @contextmanager
     def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
-        """Forward and backward pass of one part of a batch; gradients are complete at the last.
+        """Wraps forward and backward pass of a part of a batch; the last completes the gradients.
 
-        With ``second_order`` there is a backward pass within the forward pass.
+        With ``second_order`` the forward pass contains a backward pass.
         """
         yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of ``loss`` by the weights to their ``.grad``."""
+        """Add the gradient of ``loss`` to ``.grad`` of the weights."""
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring ``.grad`` to its true scale, after the last :meth:`backward`."""
+        """Undo the scaling of ``.grad`` in fp16, after the last :meth:`backward`."""
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """Move the weights; in fp16 a step whose gradients overflowed is left out."""
+        """Update the weights; in fp16 a step whose gradients overflowed is skipped."""
         if self._scaler is None:
             optimizer.step()
             return
@@ -143,9 +143,9 @@ class Engine:
         self._scaler.update()
 
     def agree(self) -> None:
-        """Average what BatchNorm has seen over the processes, at an epoch's end.
+        """Average BatchNorm's running statistics over the processes, at the end of an epoch.
 
-        Floating-point buffers are replaced by their mean; one message for all.
+        Every floating-point buffer becomes its mean; all are sent in one message.
         """
         buffers = [b for b in self.attacked.module.buffers() if b.is_floating_point() and b.numel()]
         if distributed.world_size() == 1 or not buffers:
@@ -160,19 +160,19 @@ class Engine:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """While whole weights are needed for forward passes that processes make each for itself."""
+        """Gathers sharded weights for forward passes that each process runs by itself."""
         yield
 
     def full(self, saved: Any) -> Any:
-        """``saved`` with every tensor whole, for a checkpoint; all processes must call it."""
+        """``saved`` with sharded tensors gathered, for a checkpoint; all processes must call it."""
         return saved
 
     def own(self, saved: Any) -> Any:
-        """What :meth:`full` gave, each tensor as this process holds it."""
+        """What :meth:`full` returned, each tensor as this process holds it."""
         return saved
 
     def own_optimizer(self, saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-        """An optimizer's state that :meth:`full` gave, as this process holds it."""
+        """An optimizer's state that :meth:`full` returned, as this process holds it."""
         return saved
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,23 +180,23 @@ class Engine:
         return {} if self._scaler is None else dict(self._scaler.state_dict())
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         if self._scaler is not None:
             self._scaler.load_state_dict(saved)
 
     def release(self, module: nn.Module) -> None:
-        """Undo what :meth:`prepare` did to the module."""
+        """Undo the changes that :meth:`prepare` made to the module."""
         if self.numerics.channels_last:
             # as above
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.prepared = False
         del self.attacked, self.trained
 
-    def _divide(self, module: nn.Module, optimizer: Optimizer) -> None:
-        """Deal the weights out among the processes; here each has them whole."""
+    def _shard_weights(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Shard the weights over the processes; here each process has all of them."""
 
     def _wrap(self, model: LossModel, predict: Forward, device: torch.device) -> Forward:
-        """What the weights get their gradients through; here ``predict`` itself."""
+        """The forward pass that gives the weights their gradients; here ``predict`` itself."""
         return predict
 
     def _refuse_half(self, device: torch.device) -> None:
@@ -208,7 +208,7 @@ class Engine:
 
 
 class Launched(Engine):
-    """An engine of the processes that ``torchrun`` started, be it one."""
+    """Base class of engines launched by ``torchrun``, with one process or several."""
 
     def connect(self, module: nn.Module) -> torch.device:
         """Join the other processes, with NCCL for GPUs and gloo for processors."""

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate as an engine: what its launcher was configured to, done by it."""
+"""Hugging Face Accelerate as an engine, with the settings of its launcher."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ class Accelerate(FSDP2):
     """An ``Accelerator`` places, wraps and steps; ``accelerate launch`` configures it.
 
     Mixed precision, compilation and the number of processes are the accelerator's. Its
-    ``gradient_accumulation_steps`` is how many parts a batch is split into: ``batch_size`` is what
-    one step of the weights sees, over all processes and parts, as with every engine.
+    ``gradient_accumulation_steps`` is the number of parts that a batch is split into. As with every
+    engine, ``batch_size`` counts the examples of one step of the weights, over all processes and
+    parts.
 
-    Differs from using Accelerate by hand: buffers are not sent from process 0 before each pass,
-    which would alter them between the passes of one step, but averaged after each epoch.
+    Differs from using Accelerate by hand: buffers are averaged after each epoch. They are not sent
+    from process 0 before each pass, which would change them between the passes of one step.
 
     Args:
-        accelerator: Made with your settings; ``None`` makes one with the launcher's.
+        accelerator: With your settings; ``None`` makes one with the launcher's.
 
     Raises:
-        ConfigurationError: if Accelerate is not installed; for DeepSpeed, Megatron and the first
-            FSDP, whose modules no attack can run on; for fp16 on a processor, which Accelerate
+        ConfigurationError: if Accelerate is not installed; for DeepSpeed, Megatron and FSDP 1,
+            whose modules give attacks no input gradients; for fp16 on a CPU, which Accelerate
             ignores.
     """
 
@@ -51,9 +52,9 @@ class Accelerate(FSDP2):
             raise ConfigurationError(
                 "engine='accelerate' needs Accelerate: pip install accelerate"
             ) from error
-        # Without a GPU it looks for other processes only if told that there is none.
-        unseen = distributed.started() > 1 and not torch.cuda.is_available()
-        self.accelerator = accelerator or Accelerator(cpu=unseen)
+        # Without a GPU Accelerate connects processes only with cpu=True.
+        cpu = distributed.started() > 1 and not torch.cuda.is_available()
+        self.accelerator = accelerator or Accelerator(cpu=cpu)
         if self.accelerator.distributed_type in (
             DistributedType.DEEPSPEED,
             DistributedType.MEGATRON_LM,
@@ -74,7 +75,7 @@ class Accelerate(FSDP2):
 
     @property
     def compiles(self) -> bool:
-        """Whether the accelerator was told a dynamo backend."""
+        """Whether the accelerator has a dynamo backend."""
         plugin = self.accelerator.state.dynamo_plugin
         return bool(plugin.backend.value != "NO")
 
@@ -83,7 +84,7 @@ class Accelerate(FSDP2):
         return bool(getattr(self.accelerator, "is_fsdp2", False))
 
     def connect(self, module: nn.Module) -> torch.device:
-        """Move the module to the accelerator's device; its optimizer keeps what it holds."""
+        """Move the module to the accelerator's device; the optimizer keeps its parameters."""
         if self.accelerator.num_processes != distributed.started():
             raise ConfigurationError(
                 f"{distributed.started()} processes were started, but this Accelerator knows of "
@@ -95,7 +96,7 @@ class Accelerate(FSDP2):
         return device_of(module)
 
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
-        """Hand module and optimizer to the accelerator."""
+        """Prepare module and optimizer by the accelerator."""
         self._wrapped, self._optimizer = self.accelerator.prepare(Whole(model), optimizer)
         if isinstance(self._wrapped, DistributedDataParallel):
             self._wrapped.broadcast_buffers = False
@@ -121,7 +122,7 @@ class Accelerate(FSDP2):
                 yield
 
     def backward(self, loss: Tensor) -> None:
-        """By the accelerator, which divides by the number of parts; here they have been weighed."""
+        """By the accelerator, whose division by the number of parts is undone: losses are sums."""
         self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
 
     def unscale(self, optimizer: Optimizer) -> None:

@@ -1,4 +1,4 @@
-"""Several processes, each with the whole model and a part of every batch."""
+"""Data parallelism: each process has the whole model and a part of every batch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from artplus.training.numerics import Forward, Whole
 class DDP(Launched):
     """``DistributedDataParallel`` under ``torchrun``: gradients are averaged once per weight step.
 
-    ``batch_size`` is that of all processes together, each of which takes its part of every batch,
-    so the number of processes changes nothing but rounding, random starts and dropout, which each
-    draws for itself. Attacks run on the bare module: no communication in their inner loop. The
-    weights of process 0 are given to the others before the first step.
+    ``batch_size`` counts the examples of all processes together, each of which takes its part of
+    every batch. So the number of processes changes only rounding, and random starts and dropout,
+    which each process draws for itself. Attacks run on the bare module, without communication in
+    their inner loop. The weights of process 0 are sent to the others before the first step.
 
     BatchNorm normalises by each process's own part, as in any data-parallel training; the running
     statistics are averaged after every epoch. For statistics of the whole batch, convert the model
     with ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` before (GPUs only).
 
     Args:
-        unused: Look for parameters that a batch does not use; costs time where there are none.
+        unused: Look for parameters that a batch does not use, which takes time in every step.
         options: As for :class:`~artplus.training.engines.Engine`.
     """
 
@@ -41,7 +41,7 @@ class DDP(Launched):
         self._wrapped: DistributedDataParallel | None = None
 
     def _wrap(self, model: LossModel, predict: Forward, device: torch.device) -> Forward:
-        """Averaged gradients through torch's wrapper."""
+        """Torch's wrapper, which averages gradients."""
         if distributed.world_size() == 1:
             return predict
         self._wrapped = DistributedDataParallel(
@@ -49,7 +49,7 @@ class DDP(Launched):
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=self._unused,
         )
-        # Sent once, now; sent before each pass they would be altered between those of one step.
+        # Buffers were sent once, just now; before each pass they would change within a step.
         self._wrapped.broadcast_buffers = False
         return self._wrapped
 
@@ -59,10 +59,10 @@ class DDP(Launched):
         if self._wrapped is None or last:
             yield
             return
-        with self._wrapped.no_sync():  # must hold the forward pass too
+        with self._wrapped.no_sync():  # must enclose the forward pass too
             yield
 
     def release(self, module: nn.Module) -> None:
-        """Let the wrapper go; the module itself was never changed."""
+        """Drop the wrapper; the module itself was never changed."""
         super().release(module)
         self._wrapped = None

@@ -1,4 +1,4 @@
-"""Several processes that share one model: each holds a part of every weight."""
+"""Fully sharded data parallelism: each process holds a part of every weight."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from artplus.training.engines._base import Launched
 class FSDP2(Launched):
     """``fully_shard`` under ``torchrun``: weights, gradients and optimizer state in shards.
 
-    For models too large for one device. The weights are put together once for the whole attack on
-    a batch instead of at each of its steps, so its inner loop causes no communication; memory then
-    holds them whole for that while. Batches and BatchNorm are shared as in
+    For models too large for one device. The weights are gathered once for the whole attack on a
+    batch instead of at each of its steps, so its inner loop causes no communication; meanwhile
+    memory holds all of them. Batches and BatchNorm are treated as in
     :class:`~artplus.training.engines.DDP`. After training the module stays sharded; its
-    ``state_dict`` holds ``DTensor``, and ``torch.distributed.checkpoint.state_dict`` has functions
-    to make it whole.
+    ``state_dict`` holds ``DTensor``, which functions of
+    ``torch.distributed.checkpoint.state_dict`` gather.
 
     Args:
-        blocks: Types of modules that are put together and taken apart as one, such as
-            ``(TransformerBlock,)``; ``None`` takes the entries of ``nn.Sequential`` and
-            ``nn.ModuleList``.
+        blocks: Types of modules that are sharded as units, such as ``(TransformerBlock,)``;
+            ``None`` takes the entries of ``nn.Sequential`` and ``nn.ModuleList``.
         options: As for :class:`~artplus.training.engines.Engine`, without ``compile``.
 
     Raises:
-        ConfigurationError: for ``compile``, or an optimizer that has already moved the weights.
+        ConfigurationError: for ``compile``, or an optimizer that has already taken a step.
     """
 
     name = "fsdp2"
@@ -47,8 +46,8 @@ class FSDP2(Launched):
         self._blocks = None if blocks is None else tuple(blocks)
         self._root: FSDPModule | None = None
 
-    def _divide(self, module: nn.Module, optimizer: Optimizer) -> None:
-        """Take the weights apart and point the optimizer to the parts."""
+    def _shard_weights(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Shard the weights and point the optimizer to the shards."""
         if not isinstance(module, FSDPModule):
             self._shard(module, optimizer)
         self._root = module if isinstance(module, FSDPModule) else None
@@ -63,7 +62,7 @@ class FSDP2(Launched):
             distributed.broadcast(tensor)
         before = {id(p): name for name, p in module.named_parameters()}
         mesh = init_device_mesh(device_of(module).type, (distributed.world_size(),))
-        for block in self._found(module):
+        for block in self._units(module):
             fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)
         after = dict(module.named_parameters())
@@ -72,26 +71,26 @@ class FSDP2(Launched):
                 after[before[id(p)]] if id(p) in before else p for p in group["params"]
             ]
 
-    def _found(self, module: nn.Module) -> list[nn.Module]:
+    def _units(self, module: nn.Module) -> list[nn.Module]:
+        """The modules to shard as units, inner ones first, without ``module`` itself."""
         if self._blocks is not None:
-            found = [child for child in module.modules() if isinstance(child, self._blocks)]
+            units = [child for child in module.modules() if isinstance(child, self._blocks)]
         else:
-            rows = [m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]
-            found = [child for row in rows for child in row]
-        whole = {id(child) for child in found if next(child.parameters(), None) is not None}
-        # Inner ones first, each once, and the module itself last, by the caller.
-        order = [m for m in reversed(list(module.modules())) if id(m) in whole]
-        return [m for m in order if m is not module and not isinstance(m, FSDPModule)]
+            lists = [m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList))]
+            units = [child for one in lists for child in one]
+        ids = {id(child) for child in units if next(child.parameters(), None) is not None}
+        inner_first = [m for m in reversed(list(module.modules())) if id(m) in ids]
+        return [m for m in inner_first if m is not module and not isinstance(m, FSDPModule)]
 
     @contextmanager
     def attacking(self) -> Iterator[None]:
-        """The weights put together once for all steps of the attack."""
+        """Gathers the weights once for all steps of the attack."""
         with self.gathered():
             yield
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Whole weights, and no communication by the passes inside."""
+        """Gathers the weights, so that passes inside cause no communication."""
         if self._root is None:
             yield
             return
@@ -119,7 +118,7 @@ class FSDP2(Launched):
             return
         self._root.set_requires_gradient_sync(last)
         try:
-            if second_order:  # the weights that the first pass took apart are needed by the second
+            if second_order:  # the first backward pass would reshard what the second needs
                 with self.gathered():
                     yield
             else:
@@ -128,19 +127,19 @@ class FSDP2(Launched):
             self._root.set_requires_gradient_sync(True)
 
     def full(self, saved: Any) -> Any:
-        """``saved`` with every shard made whole."""
-        return _each(saved, lambda _, t: t.full_tensor() if isinstance(t, DTensor) else t)
+        """``saved`` with every shard gathered."""
+        return _map_tensors(saved, lambda _, t: t.full_tensor() if isinstance(t, DTensor) else t)
 
     def own(self, saved: Any) -> Any:
-        """``saved`` in shards again: what has a weight's name and shape is laid out like it."""
+        """``saved`` sharded again: tensors with a weight's name and shape are sharded like it."""
         named = dict(self._module.named_parameters())
-        return _each(saved, lambda name, value: _like(named.get(name), value))
+        return _map_tensors(saved, lambda name, value: _like(named.get(name), value))
 
     def own_optimizer(self, saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-        """An optimizer's state, made whole by :meth:`full`, in shards again."""
-        moved = [p for group in optimizer.param_groups for p in group["params"]]
+        """An optimizer's state, gathered by :meth:`full`, sharded again."""
+        params = [p for group in optimizer.param_groups for p in group["params"]]
         state = {
-            i: {key: _like(moved[i], value) for key, value in entries.items()}
+            i: {key: _like(params[i], value) for key, value in entries.items()}
             for i, entries in saved["state"].items()
         }
         return saved | {"state": state}
@@ -151,7 +150,7 @@ class FSDP2(Launched):
 
 
 def _like(weight: Tensor | None, value: Any) -> Any:
-    """``value`` laid out as ``weight`` is, where that is in shards and of the same shape."""
+    """``value`` sharded like ``weight``, if that is sharded and has the same shape."""
     if not (isinstance(weight, DTensor) and isinstance(value, Tensor)):
         return value
     if value.shape != weight.shape:
@@ -159,13 +158,13 @@ def _like(weight: Tensor | None, value: Any) -> Any:
     return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements)
 
 
-def _each(value: Any, change: Any, name: Any = None) -> Any:
+def _map_tensors(value: Any, change: Any, name: Any = None) -> Any:
     """``value`` with ``change(name, tensor)`` for each tensor in dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return change(name, value)
     if isinstance(value, Mapping):
-        return {key: _each(entry, change, key) for key, entry in value.items()}
+        return {key: _map_tensors(entry, change, key) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_each(entry, change, name) for entry in value]
+        items = [_map_tensors(entry, change, name) for entry in value]
         return tuple(items) if isinstance(value, tuple) else items
     return value

@@ -1,4 +1,4 @@
-"""How weights move on one batch."""
+"""Steps: how the weights are updated on one batch."""
 
 from artplus.training.steps._base import Gradients as Gradients
 from artplus.training.steps._base import Step as Step

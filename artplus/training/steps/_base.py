@@ -1,4 +1,4 @@
-"""What every step is made of: craft, add up gradients part by part, move, measure."""
+"""The parts of every step: craft, accumulate gradients part by part, move, measure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from artplus.training.state import Meter, State
 from artplus.tree import Tree, concat, detach, device_of, take
 
 Gradients = Callable[[], None]
-"""Called between the backward pass and the optimizer: callbacks clip or inspect gradients."""
+"""Called between backward pass and optimizer step, where callbacks clip or inspect gradients."""
 
 Step = Callable[[State, Batch, Gradients], None]
-"""Moves the weights on one batch."""
+"""Updates the weights on one batch."""
 
 CLEAN_EVERY = 10
-"""Steps between measurements of clean accuracy, for objectives that never look at ``x``."""
+"""Steps between measurements of clean accuracy, for objectives without predictions for ``x``."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Crafted:
 
     Attributes:
         x_advs: One tree for each attack whose turn it is.
-        rows: Numbers of the attacked examples; ``None`` is all. The rest is as in the batch.
+        rows: Indices of the attacked examples; ``None`` is all. The others are as in the batch.
     """
 
     x_advs: tuple[Tree, ...]
@@ -39,13 +39,13 @@ class Crafted:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What passed by while gradients were computed, detached.
+    """Detached results of the pass that computed the gradients.
 
     Attributes:
-        loss: The objective on this process's examples, weighed as in the whole batch.
-        clean: Predictions for ``x``, where the objective made some, else ``None``.
+        loss: The objective on this process's examples, weighted as in the whole batch.
+        clean: Predictions for ``x``, if the objective made them, else ``None``.
         adversarial: Predictions for the first ``x_adv``, likewise.
-        rows: Numbers of the attacked examples; ``None`` is all.
+        rows: Indices of the attacked examples; ``None`` is all.
     """
 
     loss: Tensor
@@ -77,7 +77,7 @@ def craft(state: State, batch: Batch) -> Crafted:
 
 
 def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
-    """Fill ``.grad``: by :func:`add_gradient`, or as a step around this one has it."""
+    """Fill ``.grad`` by :func:`add_gradient`, or as a step that wraps this one does it."""
     return (state.descend or add_gradient)(state, batch, crafted)
 
 
@@ -87,7 +87,7 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     .. math:: \sum_{p} \nabla_\theta \sum_{i \in p} w_i L_i \Big/ \sum_i w_i
 
     over parts p of at most ``state.micro_batch`` examples and over all processes, so that their
-    number changes nothing but rounding. BatchNorm alone sees parts: it normalises by each.
+    number changes only rounding, and BatchNorm, which normalises each part by itself.
     """
     method, engine, n = state.method, state.engine, len(batch)
     count, x_advs = parts(state, n), crafted.x_advs
@@ -106,9 +106,9 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     weights = method.weights(engine.trained, batch.y)
     count_here = torch.tensor(float(n), device=device_of(batch.x))
     weight = count_here if weights is None else weights.sum().to(count_here)
-    whole, examples = distributed.all_reduce(torch.stack([weight, count_here]))
+    total_weight, examples = distributed.all_reduce(torch.stack([weight, count_here]))
     # Data parallelism averages the processes' gradients, so each is multiplied by their number.
-    share = distributed.world_size() / whole
+    share = distributed.world_size() / total_weight
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = distributed.part(n, k, count)
@@ -127,17 +127,17 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
         loss += summed.detach()
         clean.append(_detached(terms.clean))
         adversarial.append(_detached(terms.adversarial))
-    # The meter weighs by examples: a process with fewer of them has a larger loss for each.
+    # The meter counts examples: a process with fewer of them gets a larger loss for each.
     loss *= examples / (distributed.world_size() * n)
-    return StepOutput(loss, _joined(clean), _joined(adversarial), crafted.rows)
+    return StepOutput(loss, _concat(clean), _concat(adversarial), crafted.rows)
 
 
 def parts(state: State, n: int) -> int:
-    """Into how many parts a batch of ``n`` is split, each of two examples at least."""
-    wanted = state.engine.accumulation
+    """Number of parts that a batch of ``n`` is split into, each of at least two examples."""
+    count = state.engine.accumulation
     if state.micro_batch is not None:
-        wanted = max(wanted, -(-n // state.micro_batch))
-    return max(1, min(wanted, n // 2))
+        count = max(count, -(-n // state.micro_batch))
+    return max(1, min(count, n // 2))
 
 
 def move(state: State, gradients: Gradients) -> None:
@@ -145,41 +145,44 @@ def move(state: State, gradients: Gradients) -> None:
     with region("artplus: optimizer"):
         state.engine.unscale(state.optimizer)
         gradients()
-        # Before: an optimizer that fails on its way has moved some of the weights.
+        # Counted before the step: an optimizer that fails has already moved some weights.
         state.moves += 1
         state.engine.step(state.optimizer)
 
 
-def measure(state: State, batch: Batch, seen: StepOutput) -> None:
-    """Live figures from predictions that are there anyway; a clean pass now and then if not."""
+def measure(state: State, batch: Batch, output: StepOutput) -> None:
+    """Live figures from the predictions of the step.
+
+    If the step made no clean predictions, every :data:`CLEAN_EVERY` steps one clean pass does.
+    """
     meter, model = state.meter, state.model
-    meter.add("loss", seen.loss.expand(len(batch)))
-    right = model.task.correct
+    meter.add("loss", output.loss.expand(len(batch)))
+    correct = model.task.correct
     with torch.no_grad():
-        clean = seen.clean
+        clean = output.clean
         due = "clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0
         if clean is None and due and model.task.over_classes:
             with state.engine.attacking(), modes.attack_mode(model.module):
                 clean = state.engine.attacked(batch.x)
         if clean is not None:
-            _count(meter, "clean_accuracy", right(clean, batch.y))
-        if seen.adversarial is not None:
-            attacked, y = seen.adversarial, batch.y
-            if seen.rows is not None:
-                attacked, y = take(attacked, seen.rows), take(y, seen.rows)
-            _count(meter, "adversarial_accuracy", right(attacked, y))
+            _add(meter, "clean_accuracy", correct(clean, batch.y))
+        if output.adversarial is not None:
+            adversarial, y = output.adversarial, batch.y
+            if output.rows is not None:
+                adversarial, y = take(adversarial, output.rows), take(y, output.rows)
+            _add(meter, "adversarial_accuracy", correct(adversarial, y))
 
 
-def _count(meter: Meter, name: str, right: Tensor | None) -> None:
-    """Into the meter, where predictions are right or wrong at all."""
-    if right is not None:
-        meter.add(name, right)
+def _add(meter: Meter, name: str, correct: Tensor | None) -> None:
+    """Add to the meter; ``None`` is a task whose predictions are not right or wrong."""
+    if correct is not None:
+        meter.add(name, correct)
 
 
 def _detached(predictions: Tree) -> Tree:
     return None if predictions is None else detach(predictions)
 
 
-def _joined(parts: list[Tree]) -> Tree:
+def _concat(parts: list[Tree]) -> Tree:
     present = [part for part in parts if part is not None]
     return concat(present) if present else None

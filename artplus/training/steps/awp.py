@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: descend where the weights, too, are at their worst."""
+"""Adversarial weight perturbation: take the gradient at adversarially perturbed weights."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from artplus.tree import detach, device_of
 
 @dataclass(frozen=True)
 class AWP:
-    r"""Perturb each layer's weights up the objective, relative to their norm [Wu20]_.
+    r"""Perturb each layer's weights to raise the objective, relative to their norm [Wu20]_.
 
     .. math:: v_l = \gamma \, \frac{\|w_l\|}{\|g_l\|} \, g_l, \qquad
               w \leftarrow w - \eta \, \nabla_w L(w + v)
 
     with :math:`g = \nabla_w L(w)` on the same adversarial examples, which were crafted at ``w``.
-    Layers are the weight tensors of two dimensions or more; biases and normalisation stay. It
-    flattens the loss in weight space, which is what lessens robust overfitting, and costs one more
-    forward and backward pass per batch: 13 % at ten attack steps.
+    Layers are the weight tensors of two dimensions or more; biases and normalisation are not
+    perturbed. It flattens the loss in weight space, which reduces robust overfitting, and costs one
+    more forward and backward pass per batch: 13 % at ten attack steps.
 
-    Differs from the authors' code: no copy of the model is kept; BatchNorm's running statistics
-    follow the perturbed pass only (there: of the model, likewise), and both passes draw the same
-    dropout masks, so that :math:`\gamma = 0` is the ordinary step to the bit.
+    Differs from the authors' code: no copy of the model is kept, and both passes draw the same
+    dropout masks, so that :math:`\gamma = 0` is the ordinary step to the bit. As there, BatchNorm's
+    running statistics follow the perturbed pass only.
 
     Args:
         gamma: Size of the perturbation relative to the weights, >= 0: 0.01 [Wu20]_ with plain
             adversarial training, 0.005 with TRADES.
-        warmup: Epochs of steps without it before, >= 0; 0 in the paper, 10 in some configurations
-            of its code.
-        inner: The step whose gradients are taken at the perturbed weights; the ordinary one
+        warmup: Epochs before the first perturbation, >= 0; 0 in the paper, 10 in some
+            configurations of its code.
+        inner: The step whose gradients are taken at the perturbed weights: the ordinary one
             [Wu20]_, or ``Free()``.
 
     References:
@@ -78,39 +78,39 @@ class AWP:
         self, plain: Callable[..., StepOutput], state: State, batch: Batch, crafted: Crafted
     ) -> StepOutput:
         """The gradient at the perturbed weights."""
-        perturbation = self._worst(plain, state, batch, crafted)
+        perturbation = self._perturbation(plain, state, batch, crafted)
         state.optimizer.zero_grad(set_to_none=True)
         with _added(perturbation):
             return plain(state, batch, crafted)
 
-    def _worst(
+    def _perturbation(
         self, plain: Callable[..., StepOutput], state: State, batch: Batch, crafted: Crafted
     ) -> dict[Tensor, Tensor]:
-        """What to add to each weight tensor."""
+        """The perturbation of each weight tensor."""
         module = state.model.module
         stream = modes.RandomState(device_of(batch.x), module)
         before = stream.get()
         state.optimizer.zero_grad(set_to_none=True)
-        # Free takes the slope of its examples from the one pass that moves the weights.
-        still = replace(crafted, x_advs=tuple(map(detach, crafted.x_advs)))
+        # Only the pass that moves the weights may leave a gradient in the examples of Free.
+        detached = replace(crafted, x_advs=tuple(map(detach, crafted.x_advs)))
         with modes.frozen_batchnorm_stats(module):
-            plain(state, batch, still)
+            plain(state, batch, detached)
         stream.set(before)
-        found: dict[Tensor, Tensor] = {}
+        perturbation: dict[Tensor, Tensor] = {}
         for weight in module.parameters():
-            slope = weight.grad
-            if slope is None or weight.ndim < 2:
+            grad = weight.grad
+            if grad is None or weight.ndim < 2:
                 continue
             # Gradients may be at fp16's scale here; only their direction is used.
-            length = slope.norm().clamp_min(torch.finfo(slope.dtype).tiny)
-            found[weight] = slope * (self.gamma * weight.detach().norm() / length)
-        return found
+            norm = grad.norm().clamp_min(torch.finfo(grad.dtype).tiny)
+            perturbation[weight] = grad * (self.gamma * weight.detach().norm() / norm)
+        return perturbation
 
 
 @contextmanager
 def _added(perturbation: dict[Tensor, Tensor]) -> Iterator[None]:
-    """Weights moved inside, and put back exactly, also when an error ends it."""
-    own = {weight: weight.detach().clone() for weight in perturbation}
+    """Perturbed weights inside; exactly the original ones afterwards, also after an error."""
+    originals = {weight: weight.detach().clone() for weight in perturbation}
     try:
         with torch.no_grad():
             for weight, delta in perturbation.items():
@@ -118,5 +118,5 @@ def _added(perturbation: dict[Tensor, Tensor]) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for weight, value in own.items():
+            for weight, value in originals.items():
                 weight.copy_(value)

@@ -1,4 +1,4 @@
-"""Free adversarial training: one backward pass moves weights and perturbation alike."""
+"""Free adversarial training: one backward pass updates both weights and perturbation."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from artplus.training.steps._base import Crafted, Gradients, descend, measure, m
 
 @dataclass(frozen=True)
 class Free:
-    r"""Replay every batch m times, the perturbation one step further each time [Shafahi19]_.
+    r"""Replay every batch m times; each replay moves weights and perturbation [Shafahi19]_.
 
     .. math:: \delta \leftarrow \Pi_\epsilon \bigl( \delta
               + \epsilon \, \arg\max_{\|d\|_p \le 1} \langle d, \nabla_\delta L \rangle \bigr),
               \qquad w \leftarrow w - \eta \, \nabla_w L
 
-    both from the same backward pass, so that an epoch costs m plain ones, without an attack. The
-    perturbation is carried over from batch to batch, by position. Train for 1/m of the epochs:
-    the weights move m times a batch.
+    Both gradients come from the same backward pass, so an epoch costs m plain ones and needs no
+    attack. The perturbation is carried over from batch to batch, by position. Train for 1/m of the
+    epochs, because the weights move m times a batch.
 
-    The objective's own loss is climbed, and an attack given to the method lends its radius and norm
-    alone.
+    The perturbation maximises the objective itself; only radius and norm of the method's attack are
+    used.
 
-    Differs from the authors' code: any norm and objective; what is carried is the perturbation
-    as clipped to the valid range. The model stays in train mode, as there.
+    Differs from the authors' code: any norm and objective; the perturbation is carried over after
+    clipping to the valid range. The model stays in train mode, as there.
 
     Args:
         replays: m, >= 1: 8 on CIFAR-10, 4 on ImageNet [Shafahi19]_.
@@ -68,24 +68,24 @@ class Free:
         for replay in range(self.replays):
             z = retract(x + region.restrict(delta)).detach().requires_grad_(True)
             state.optimizer.zero_grad(set_to_none=True)
-            seen = descend(state, batch, Crafted((space.insert(batch.x, z),)))
-            slope = z.grad
-            if slope is None:
+            output = descend(state, batch, Crafted((space.insert(batch.x, z),)))
+            grad = z.grad
+            if grad is None:
                 raise ConfigurationError(
                     f"loss {state.method.objective.name!r} does not depend on adversarial "
                     "examples, so there is nothing for Free to climb; use the ordinary step"
                 )
             with torch.no_grad():
-                direction = problem.ball.steepest(region.restrict(torch.nan_to_num(slope)))
+                direction = problem.ball.steepest(region.restrict(torch.nan_to_num(grad)))
                 delta = retract(z + problem.eps * direction) - x
             move(state, gradients)
             if replay == self.replays - 1:
-                measure(state, batch, seen)
+                measure(state, batch, output)
         state.memory["free"] = self._kept(state, delta)
 
     @staticmethod
     def _carried(state: State, z: Tensor) -> Tensor:
-        """The perturbation of the batch before; zero where there was none."""
+        """The perturbation of the previous batch; zero for positions without one."""
         delta, before = torch.zeros_like(z), state.memory.get("free")
         if before is not None and before.shape[1:] == z.shape[1:]:
             n = min(len(before), len(z))
@@ -94,7 +94,7 @@ class Free:
 
     @staticmethod
     def _kept(state: State, delta: Tensor) -> Tensor:
-        """As long as the longest batch so far: a short one leaves the rest for the next."""
+        """``delta`` padded by earlier ones to the longest batch so far, for the next batch."""
         before = state.memory.get("free")
         if before is None or before.shape[1:] != delta.shape[1:] or len(before) <= len(delta):
             return delta.detach().clone()
@@ -108,11 +108,11 @@ def _attack(state: State) -> PGD:
         raise ConfigurationError(
             f"Free needs a radius and no attack of its own: give eps= and norm=, got {attack!r}"
         )
-    for name, given in (
-        ("WarmStart", state.starts),
+    for name, is_used in (
+        ("WarmStart", state.starts is not None),
         ("attack_share", state.method.attack_share < 1),
     ):
-        if given:
+        if is_used:
             raise ConfigurationError(
                 f"Free carries its own perturbation and climbs it on every example, so {name} has "
                 "no meaning here; leave it out, or use the ordinary step"

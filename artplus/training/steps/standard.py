@@ -1,4 +1,4 @@
-"""The ordinary step: craft, weigh the terms, descend."""
+"""The ordinary step: craft adversarial examples, compute gradients, move the weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from artplus.training.steps._base import Gradients, craft, descend, measure, mov
 
 
 def standard(state: State, batch: Batch, gradients: Gradients) -> None:
-    """Move the weights once down the objective on one batch.
+    """Take one step of the optimizer on one batch.
 
-    The attack runs first and leaves no gradient behind; then a backward pass, or one for each part
-    of the batch, fills ``.grad``.
+    The attack runs first and leaves no gradient. Then one backward pass, or one for each part of
+    the batch, fills ``.grad``.
     """
     crafted = craft(state, batch)
     state.optimizer.zero_grad(set_to_none=True)
-    seen = descend(state, batch, crafted)
+    output = descend(state, batch, crafted)
     move(state, gradients)
-    measure(state, batch, seen)
+    measure(state, batch, output)
