@@ -1,4 +1,4 @@
-"""What happens beside the loop, one idea a file."""
+"""Callbacks: everything optional around the loop, one idea a file."""
 
 from artplus.training.callbacks._base import Callback as Callback
 from artplus.training.callbacks.augment import Augment as Augment

@@ -1,4 +1,4 @@
-"""A setting of the attack that changes while training goes on."""
+"""A setting of the attack that changes during training."""
 
 from __future__ import annotations
 
@@ -15,80 +15,79 @@ from artplus.training.state import State
 
 
 class AttackSchedule(Callback):
-    """Sets one whole-numbered setting of every attack before each step.
+    """Sets an integer setting of every attack before each step.
 
-    The value follows from the attack's own one and from where training stands, so a resumed run
-    goes on with it. It stands beside an ``EpsWarmup``, whichever comes first in the list. After
-    training the method has its attack back.
+    The value depends only on the attack's initial value and the progress of training, so a resumed
+    run continues with it. It works together with ``EpsWarmup``, in either order. After training the
+    method has its initial attack again.
     """
 
     setting: ClassVar[str]
-    """Name of the attack's setting, and of the history's column with the largest value in force."""
+    """Name of the attack's setting; the history has its largest value as ``attack_<setting>``."""
 
     def __init__(self) -> None:
-        self._own: list[int] = []
+        self._initial: list[int] = []
 
     @abstractmethod
-    def value(self, own: int, state: State) -> int:
-        """What the setting is at this step.
+    def value(self, initial: int, state: State) -> int:
+        """The value at this step.
 
         Args:
-            own: The attack's own value.
-            state: Where training stands.
+            initial: The attack's initial value.
+            state: State of the run.
         """
 
     def on_fit_begin(self, state: State) -> None:
-        self._own = []
-        found = [self._checked(attack) for attack in self._attacks(state)]
-        self._own = found
-        if not found:
+        self._initial = []  # stays so if a check fails
+        self._initial = [self._checked(attack) for attack in self._attacks(state)]
+        if not self._initial:
             raise ConfigurationError(
                 f"{type(self).__name__} has no attack whose {self.setting} it could change; "
                 "leave it out"
             )
 
     def on_step_begin(self, state: State) -> None:
-        own = iter(self._own)
-        self._each(state, lambda attack: self._with(attack, self.value(next(own), state)))
+        initial = iter(self._initial)
+        self._change(state, lambda attack: self._with(attack, self.value(next(initial), state)))
 
     def on_epoch_end(self, state: State) -> None:
-        present = [getattr(attack, self.setting) for attack in self._attacks(state)]
-        state.row[f"attack_{self.setting}"] = max(present)
+        values = [getattr(attack, self.setting) for attack in self._attacks(state)]
+        state.row[f"attack_{self.setting}"] = max(values)
 
     def on_fit_end(self, state: State) -> None:
-        own = iter(self._own)
-        if self._own:
-            self._each(state, lambda attack: self._with(attack, next(own)))
-        self._own = []
+        initial = iter(self._initial)
+        if self._initial:
+            self._change(state, lambda attack: self._with(attack, next(initial)))
+        self._initial = []
 
-    def check(self, own: int) -> None:
-        """Raise a ``ConfigurationError`` for an own value that the schedule cannot begin from."""
+    def check(self, initial: int) -> None:
+        """Raise a ``ConfigurationError`` for an initial value that the schedule cannot use."""
 
     def _checked(self, attack: Attack) -> int:
-        own = getattr(attack, self.setting, None)
-        if not isinstance(own, int) or not hasattr(attack, "__dataclass_fields__"):
+        initial = getattr(attack, self.setting, None)
+        if not isinstance(initial, int) or not hasattr(attack, "__dataclass_fields__"):
             raise ConfigurationError(
                 f"{type(self).__name__} changes the {self.setting} of an attack such as "
                 f"PGD(..., {self.setting}=...), but {attack!r} has none"
             )
-        self.check(own)
-        return own
+        self.check(initial)
+        return initial
 
     def _attacks(self, state: State) -> list[Attack]:
-        found: list[Attack] = []
+        attacks: list[Attack] = []
 
-        def note(attack: Attack) -> Attack:
-            found.append(attack)
+        def collect(attack: Attack) -> Attack:
+            attacks.append(attack)
             return attack
 
-        self._each(state, note)
-        return found
+        self._change(state, collect)
+        return attacks
 
     def _with(self, attack: Any, value: int) -> Attack:
         changed: Attack = replace(attack, **{self.setting: value})
         return changed
 
     @staticmethod
-    def _each(state: State, change: Callable[[Attack], Attack]) -> None:
+    def _change(state: State, change: Callable[[Attack], Attack]) -> None:
         if state.method.attack is not None:
             state.method = replace(state.method, attack=each(state.method.attack, change))

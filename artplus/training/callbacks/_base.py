@@ -9,13 +9,12 @@ from artplus.training.state import State
 
 
 class Callback:
-    """Empty hooks. A callback may replace ``state.method``, add to ``state.row`` or stop.
+    """Empty hooks. A callback may replace ``state.method``, add to ``state.row`` or stop training.
 
-    Order matters and is the order of the list: what makes figures comes before what reads them.
-    The same callback object may serve several fits: what it remembers is set in
-    :meth:`on_fit_begin`. What a resumed run needs of it goes through :meth:`state_dict`; where a
-    run is resumed in the middle of an epoch, that epoch's :meth:`on_epoch_begin` is not called
-    again.
+    Callbacks run in the order of the list: what measures comes before what reads the figures. The
+    same object may serve several fits, so it resets its state in :meth:`on_fit_begin`. The state
+    that a resumed run needs is in :meth:`state_dict`. If a run is resumed in the middle of an
+    epoch, that epoch's :meth:`on_epoch_begin` is not called again.
 
     Example:
         >>> class StopAfter(Callback):
@@ -27,9 +26,9 @@ class Callback:
     """
 
     watches: ClassVar[bool] = False
-    """Whether it only looks on: such a one may come and go between a run and its resumption.
+    """Whether it only watches, so that a resumed run may add it or leave it out.
 
-    What it remembers is in the checkpoint all the same, for where it is there again.
+    Checkpoints hold its state all the same, for runs that have it again.
     """
 
     def on_fit_begin(self, state: State) -> None:
@@ -57,15 +56,15 @@ class Callback:
     def on_pause(self, state: State) -> None:
         """Between two steps: after a step's last callback, and after an epoch's row is written.
 
-        ``state.done`` is 0 after an epoch. Nothing is half done here.
+        ``state.done`` is 0 after an epoch. The state is complete here and may be saved.
         """
 
     def on_fit_end(self, state: State) -> None:
         """After training, also when an error ends it; flags are restored."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, as tensors and plain data; empty for one that remembers nothing."""
+        """Its state as tensors and plain data; empty by default."""
         return {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave; comes after :meth:`on_fit_begin`."""
+        """Restore what :meth:`state_dict` returned; called after :meth:`on_fit_begin`."""

@@ -1,4 +1,4 @@
-"""Random changes of the training inputs, a batch at a time, on the model's device."""
+"""Random augmentation of training inputs, by batches, on the model's device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from artplus.training.data import Batch
 from artplus.training.state import State
 
 Transform = Callable[[Tensor], Tensor]
-"""A batch ``(batch, *input)`` to another one, example by example, without a gradient."""
+"""Transforms a batch ``(batch, *input)``, each example by itself, without a gradient."""
 
 
 class Augment(Callback):
@@ -25,19 +25,19 @@ class Augment(Callback):
 
     .. math:: \min_\theta \mathbb{E}_t \max_{\|x' - t(x)\| \le \epsilon} L(x', y)
 
-    The attack's ball is around the changed input, and clean terms are of it too. Validation is left
-    alone. A transform draws from torch's, numpy's or Python's global generator, as torchvision's
-    and Kornia's do; for the time of a batch that is seeded by the run's seed and the number of the
-    step, and put back afterwards. So every epoch differs, a resumed run draws what the run without
-    interruption did, and neither the attack's nor dropout's draws depend on what is drawn here. The
-    result is clipped to the bounds of valid inputs.
+    The attack's ball is around the changed input, and clean terms use it too. Validation data is
+    not changed. A transform draws from torch's, numpy's or Python's global generator, as
+    torchvision's and Kornia's do. These are seeded for each batch by the run's seed and the number
+    of the step, and restored afterwards. So every epoch differs, a resumed run draws what the run
+    without interruption did, and the random numbers of attack and dropout do not depend on the
+    transforms. The result is clipped to the bounds of valid inputs.
 
     Args:
         transforms: Applied in order, each from a batch to a batch of as many examples.
 
     Raises:
-        ConfigurationError: if there is none, or one cannot be called.
-        DataError: from within training, if a transform gives anything but such a batch.
+        ConfigurationError: without a transform, or for one that cannot be called.
+        DataError: during training, if a transform returns anything else.
 
     Example:
         >>> import torch, artplus
@@ -65,7 +65,7 @@ class Augment(Callback):
         self.transforms = transforms
 
     def on_batch(self, state: State, batch: Batch) -> Batch:
-        # The generator was seeded by the run and the process; a checkpoint brings its seed along.
+        # This seed depends on run and process, and checkpoints restore it.
         seed = derived(state.generator.initial_seed(), f"augment {state.step}")
         space = state.method.bound(batch.x)
         if not isinstance(space, InputSpace):
@@ -87,7 +87,7 @@ class Augment(Callback):
 
 
 def _checked(x: Any, before: Tensor, transform: Transform) -> Tensor:
-    """A batch like the one before, but for the shape of an input."""
+    """Refuse a result unlike the batch ``before``; only the shape of an input may differ."""
     if isinstance(x, Tensor) and x.ndim == before.ndim and len(x) == len(before):
         if x.dtype == before.dtype and x.device == before.device:
             return x

@@ -17,32 +17,32 @@ from artplus.training.state import State
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 AGREE_EVERY = 8
-"""Steps after which several processes tell one another whether they got a signal."""
+"""Steps between exchanges of signals among several processes."""
 
 
 class Checkpoint(Callback):
     """Keep the last checkpoints of a run, from which ``fit(..., resume=folder)`` continues.
 
     A resumed run ends with the weights that it would have had without the interruption, to the last
-    bit on a CPU. A file is written whole or not at all, whatever happens meanwhile. If a write
-    fails, as on a full disk, a warning says so, earlier checkpoints stay, and training continues.
+    bit on a CPU. Files are written atomically. If a write fails, as on a full disk, a warning says
+    so, earlier checkpoints stay, and training continues.
 
-    Weights that are frozen and have not changed are not written, only a checksum of them: build the
-    model on the same pretrained weights before resuming. Which weights are trainable is part of the
-    checkpoint.
+    Frozen weights that have not changed are not written, only a checksum of them: build the model
+    on the same pretrained weights before resuming. The checkpoint knows which weights are
+    trainable.
 
     Ctrl-C and SIGTERM end the run after the present step: the state is saved, the other callbacks
-    end (:class:`KeepBest` puts its weights back), and ``KeyboardInterrupt`` or ``SystemExit(143)``
-    is raised. A second signal has the effect it has without this callback. Signals are handled in
-    the main thread only, and not if they were ignored before. Of several processes the first one
-    writes, and all stop together, within :data:`AGREE_EVERY` steps.
+    end (:class:`KeepBest` restores its weights), and ``KeyboardInterrupt`` or ``SystemExit(143)``
+    is raised. A second signal has its usual effect. Signals are handled in the main thread only,
+    and not if they were ignored before. With several processes the first one writes, and all stop
+    together, within :data:`AGREE_EVERY` steps.
 
     Args:
-        folder: For files ``step-*.ckpt`` of one run only; made if it does not exist.
+        folder: For files ``step-*.ckpt`` of one run only; created if missing.
         every_epochs: Epochs between checkpoints; the last epoch is always saved.
-        every_steps: Steps between further checkpoints; ``None`` is none. Needs data whose order can
-            be replayed within an epoch: arrays, a data set with positions, a list of batches.
-        keep: How many to keep, >= 1. With 2 or more, one is left if the newest is damaged.
+        every_steps: Steps between further checkpoints; ``None`` is none. Needs data that can be
+            continued within an epoch: arrays, a map-style data set, a list of batches.
+        keep: Number of checkpoints to keep, >= 1; with 2 or more, a damaged one is no loss.
 
     Raises:
         ConfigurationError: before training, if the folder belongs to another run or cannot be
@@ -103,7 +103,7 @@ class Checkpoint(Callback):
             self._leave()
 
     def _agreed_signal(self, state: State) -> int | None:
-        """The signal that any of the processes got, which they exchange every few steps."""
+        """The signal that any process received; processes exchange it every few steps."""
         if distributed.world_size() == 1:
             return self._signal
         if state.done % AGREE_EVERY:
@@ -124,17 +124,17 @@ class Checkpoint(Callback):
                 "begun again there; the last checkpoint is that of the epoch before",
             )
             return
-        payload = state.capture()  # all processes give their part
+        payload = state.capture()  # collective: all processes take part
         if not distributed.is_main():
             return
         try:
             checkpoint.write(self.folder, state.step, payload)
             checkpoint.prune(self.folder, state.step, self.keep)
         except OSError as error:
-            left = ", ".join(path.name for path in checkpoint.listed(self.folder).values())
+            names = ", ".join(path.name for path in checkpoint.listed(self.folder).values())
             self._warn(
                 f"the checkpoint of step {state.step} was not written to {self.folder}: {error}. "
-                f"There is {left or 'none before it'}. Training goes on."
+                f"There is {names or 'none before it'}. Training goes on."
             )
 
     @staticmethod

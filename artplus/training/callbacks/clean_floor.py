@@ -12,7 +12,7 @@ from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
 ACCURACIES = ("val_clean_accuracy", "clean_accuracy")
-"""Figures to hold above the floor, the first that is measured: on held-out data, in training."""
+"""Clean accuracies, on held-out data and in training; the first that is measured is used."""
 
 
 class CleanFloor(Callback):

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, validated and kept in their place."""
+"""Exponential moving average of the weights, which validation and the final model use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class EMA(Callback):
     r"""Average the weights over steps: :math:`\bar w \leftarrow d \bar w + (1 - d) w`.
 
     With :math:`d = \min(\text{decay}, (1 + t) / (10 + t))` after t steps, so that the first weights
-    lose their influence soon [Rebuffi21]_. Averages the parameters that train; buffers (BatchNorm
-    statistics, counters) are those of the training weights. A weight that is unfrozen later counts
-    with the value it had while it was frozen. The average is what validation sees and what the
-    model holds after training. It swaps weights by ``state_dict`` and copies no module, which also
-    works where a wrapper keeps a reference to the original one.
+    lose their influence soon [Rebuffi21]_. Trainable parameters are averaged; buffers (BatchNorm
+    statistics, counters) are those of the training weights. The average of a weight that is
+    unfrozen later starts from its frozen value. Validation uses the averages, and the model has
+    them after training. Weights are exchanged by ``state_dict``, so it also works if a wrapper
+    keeps a reference to the module.
 
     Args:
         decay: In [0, 1); 0.995 [Rebuffi21]_ for long runs with large batches, 0.999 or more for
@@ -56,7 +56,7 @@ class EMA(Callback):
     def on_epoch_end(self, state: State) -> None:
         if state.averaged is None:
             return
-        # Several processes have just averaged their buffers.
+        # The engine has just averaged the buffers of all processes.
         with torch.no_grad():
             for name, buffer in state.model.module.named_buffers():
                 if name in state.averaged:

@@ -1,4 +1,4 @@
-"""Notice training that cannot succeed, and name the remedies."""
+"""Detect training that cannot succeed, and name remedies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from artplus.training.callbacks._base import Callback
 from artplus.training.state import State, Weights, clone
 
 CHECK_EVERY = 16
-"""Steps between checks of the loss, each of which waits for the device."""
+"""Steps between checks of the loss, each of which synchronises with the device."""
 
 GRACE = 100
 """Steps in which a model may be at chance without a warning."""
@@ -23,19 +23,19 @@ GRACE = 100
 class NonFinite(Callback):
     """Stop with an error when the loss or the weights become NaN or infinite.
 
-    The weights of the beginning of that epoch are put back, unless a :class:`KeepBest` has better
-    ones. Comes before the callbacks that measure and keep weights.
+    The weights from the beginning of that epoch are restored, unless a :class:`KeepBest` has better
+    ones. It comes before the callbacks that measure and keep weights.
 
     Raises:
-        TrainingDivergedError: from within training.
+        TrainingDivergedError: during training.
     """
 
     def __init__(self) -> None:
-        self._sound: Weights | None = None
+        self._start: Weights | None = None
         self._averaged: Weights | None = None
 
     def on_epoch_begin(self, state: State) -> None:
-        self._sound = state.copy()
+        self._start = state.copy()
         self._averaged = None if state.averaged is None else clone(state.averaged)
 
     def on_step_end(self, state: State) -> None:
@@ -44,19 +44,19 @@ class NonFinite(Callback):
 
     def on_epoch_end(self, state: State) -> None:
         self._check(state, state.epoch)
-        # The last step of an epoch may ruin the weights after a sound loss.
+        # The last step of an epoch may ruin the weights after a finite loss.
         if not _finite(state):
             self._stop(state, state.epoch, "some weights became NaN or infinite")
-        self._sound = self._averaged = None  # the next epoch makes its own copies
+        self._start = self._averaged = None  # the next epoch makes its own copies
 
     def on_fit_end(self, state: State) -> None:
-        self._sound = self._averaged = None
+        self._start = self._averaged = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sound": self._sound, "averaged": self._averaged}
+        return {"sound": self._start, "averaged": self._averaged}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        self._sound, self._averaged = saved["sound"], saved["averaged"]
+        self._start, self._averaged = saved["sound"], saved["averaged"]
 
     def _check(self, state: State, epoch: int) -> None:
         loss = state.meter.pool().get("loss", 0.0)
@@ -64,8 +64,8 @@ class NonFinite(Callback):
             self._stop(state, epoch, f"the training loss became {loss}")
 
     def _stop(self, state: State, epoch: int, what: str) -> NoReturn:
-        if self._sound is not None:
-            state.put_back(self._sound)
+        if self._start is not None:
+            state.put_back(self._start)
             state.averaged = self._averaged
         rate = state.optimizer.param_groups[0]["lr"]
         raise TrainingDivergedError(
@@ -77,10 +77,10 @@ class NonFinite(Callback):
 
 
 def _finite(state: State) -> bool:
-    """Whether every trained weight is a number; waits for the device once."""
+    """Whether every trained weight is finite; synchronises with the device once."""
     named = state.model.module.named_parameters()
-    sound = [p.detach().isfinite().all() for name, p in named if name not in state.frozen]
-    return not sound or bool(torch.stack(sound).all())
+    finite = [p.detach().isfinite().all() for name, p in named if name not in state.frozen]
+    return not finite or bool(torch.stack(finite).all())
 
 
 class StuckAtChance(Callback):

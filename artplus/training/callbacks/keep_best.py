@@ -27,7 +27,7 @@ def figure_of(row: dict[str, float], monitor: str | None) -> tuple[str, float] |
 
 
 def warn_unmeasured(callback: Callback, monitor: str | None, state: State) -> None:
-    """Warn that a callback had no figure to go by, as with a misspelt column."""
+    """Warn that the callback's figure was never measured, as with a misspelt column."""
     if len(state.history) == 0 or any(figure_of(row, monitor) for row in state.history):
         return
     wanted = "validation figure" if monitor is None else f"column {monitor!r}"
@@ -40,15 +40,15 @@ def warn_unmeasured(callback: Callback, monitor: str | None, state: State) -> No
 
 
 class KeepBest(Callback):
-    """Keep the weights of the best epoch and put them back after training [Rice20]_.
+    """Keep the weights of the best epoch and restore them after training [Rice20]_.
 
     Robust overfitting costs several points late in training; the best epoch by robust validation
     accuracy avoids it. Needs a :class:`Validation` before it in the list. Ties go to the later
-    epoch. If training ends with an error, the best weights so far are put back as well.
+    epoch. If training ends with an error, the best weights so far are restored as well.
 
     Args:
-        monitor: Column to select by. ``None`` is the first that is measured of robust validation
-            accuracy, clean validation accuracy and the two validation losses. Columns whose names
+        monitor: Column to select by. ``None`` takes the first measured one of robust validation
+            accuracy, clean validation accuracy, and the two validation losses. Columns whose names
             end in ``loss`` are minimised.
 
     References:

@@ -1,4 +1,4 @@
-"""Any torch learning-rate scheduler, stepped per batch or per epoch as it expects."""
+"""Any torch learning-rate scheduler, stepped per batch or per epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from artplus.training.callbacks.keep_best import figure_of
 from artplus.training.state import State
 
 Scheduler = Any
-"""An object with ``step()``: torch schedulers share no public base class in all versions."""
+"""An object with ``step()``; not all torch versions have a public base class."""
 
 FIXED = {
     *("T_0", "T_max", "T_mult", "cooldown", "end_factor", "eta_min", "factor", "gamma"),
@@ -67,7 +67,7 @@ class LearningRate(Callback):
 
     @property
     def follows_validation(self) -> bool:
-        """Whether the scheduler waits for a validation accuracy."""
+        """Whether the scheduler needs a validation accuracy."""
         return isinstance(self._scheduler, ReduceLROnPlateau) and self._scheduler.mode == "max"
 
     def on_fit_begin(self, state: State) -> None:
@@ -93,12 +93,12 @@ class LearningRate(Callback):
                 "estimator's own: StepLR(classifier.optimizer, ...)"
             )
         planned = state.total_steps if self._per_batch else state.epochs
-        left = None
+        remaining = None
         if isinstance(self._scheduler, OneCycleLR) and state.resumed is None:
-            left = self._scheduler.total_steps - self._scheduler.last_epoch
-        if left is not None and planned is not None and planned > left:
+            remaining = self._scheduler.total_steps - self._scheduler.last_epoch
+        if remaining is not None and planned is not None and planned > remaining:
             raise ConfigurationError(
-                f"OneCycleLR has {left} of its {self._scheduler.total_steps} steps left but "
+                f"OneCycleLR has {remaining} of its {self._scheduler.total_steps} steps left but "
                 f"training takes {planned} (epochs: {state.epochs}); set total_steps, "
                 "or pass a factory: lambda optimizer, steps: OneCycleLR(optimizer, ..., "
                 "total_steps=steps)"
@@ -120,17 +120,17 @@ class LearningRate(Callback):
         return {"type": type(self._scheduler).__name__, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        present, before = self.state_dict(), saved["scheduler"]
-        fixed = {name: present["scheduler"].get(name) for name in FIXED & before.keys()}
-        differ = {name: value for name, value in fixed.items() if value != before[name]}
+        present, settings = self.state_dict(), saved["scheduler"]
+        fixed = {name: present["scheduler"].get(name) for name in FIXED & settings.keys()}
+        differ = {name: value for name, value in fixed.items() if value != settings[name]}
         if present["type"] != saved["type"] or differ:
             raise CheckpointError(
                 f"the scheduler is another one: {saved['type']} with "
-                f"{ {name: before[name] for name in differ} } in the checkpoint, "
+                f"{ {name: settings[name] for name in differ} } in the checkpoint, "
                 f"{present['type']} with {differ} now. Resume with the scheduler that the run "
                 "began with."
             )
-        self._scheduler.load_state_dict(before)
+        self._scheduler.load_state_dict(settings)
 
     @staticmethod
     def _figure(state: State, mode: str) -> float:

@@ -16,28 +16,28 @@ from artplus.training.callbacks.tracking import Figures, Tracker, missing
 from artplus.training.state import State, Weights
 
 SEND_EVERY = 5.0
-"""Seconds for which figures of steps are collected: each message is waited for."""
+"""Seconds between messages with figures of steps, each of which blocks training."""
 
 LONGEST = 500
-"""Characters of a setting; older servers take no more."""
+"""Largest number of characters of a setting in older servers."""
 
 
 class MLflow(Tracker):
     """Write a run to MLflow, on a server or in a folder.
 
-    A run that is resumed from a checkpoint goes on as the same MLflow run, its status ``RUNNING``
-    again. Steps after the checkpoint were logged before the interruption too, with the same values
-    where training is deterministic.
+    A run that is resumed from a checkpoint continues the same MLflow run, with status ``RUNNING``
+    again. Steps between the checkpoint and the interruption are logged twice, with the same values
+    if training is deterministic.
 
     See :class:`~artplus.training.callbacks.tracking.Tracker` for what is written when. A run ends
-    as ``FINISHED``, or as ``FAILED`` if an error or a signal ended training before its time.
+    as ``FINISHED``, or as ``FAILED`` if an error or a signal ended training early.
 
     Args:
-        experiment: Name; made if it is not there.
-        name: Of the run; ``None`` lets MLflow find one.
-        uri: Of the tracking server, or of a folder; ``None`` is MLflow's own setting.
-        tags: Of the run.
-        weights: Also keep the weights handed out, as ``weights.pt``, a ``state_dict``.
+        experiment: Name of the experiment; created if missing.
+        name: Name of the run; ``None`` lets MLflow choose.
+        uri: Address of the tracking server, or a folder; ``None`` is MLflow's setting.
+        tags: Tags of the run.
+        weights: Also save the final weights as ``weights.pt``, a ``state_dict``.
         every_steps: Steps between figures of a step.
 
     Raises:
@@ -62,13 +62,13 @@ class MLflow(Tracker):
         self.experiment, self.name, self.uri = experiment, name, uri
         self.tags, self.weights = dict(tags or {}), weights
         self.run_id: str | None = None
-        """Of the run in MLflow, once it has begun."""
+        """Identifier of the run in MLflow, once it has begun."""
         self._client: Any = None
-        self._held: list[tuple[str, float, int, int]] = []
-        self._sent = 0.0
+        self._unsent: list[tuple[str, float, int, int]] = []
+        self._sent_at = 0.0
 
     def connect(self) -> None:
-        self.run_id, self._held, self._sent = None, [], time.monotonic()
+        self.run_id, self._unsent, self._sent_at = None, [], time.monotonic()
         try:
             import mlflow  # noqa: F401
         except ImportError as error:
@@ -83,16 +83,16 @@ class MLflow(Tracker):
                 self.run_id = self._create(settings)
             else:
                 self._client.update_run(self.run_id, status="RUNNING")
-        except Exception as error:  # of the network, the disk or the server: each has its own
+        except Exception as error:  # network, disk and server raise different errors
             raise ConfigurationError(
                 f"MLflow could not begin a run in experiment {self.experiment!r}: {error}"
             ) from error
 
     def log(self, figures: Figures, step: int) -> None:
         now = int(time.time() * 1000)
-        self._held += [(name, value, now, step) for name, value in figures.items()]
+        self._unsent += [(name, value, now, step) for name, value in figures.items()]
         epoch = any(name.startswith("epoch/") for name in figures)
-        if epoch or time.monotonic() - self._sent > SEND_EVERY:
+        if epoch or time.monotonic() - self._sent_at > SEND_EVERY:
             self._send()
 
     def end(self, state: State, weights: Weights | None, *, finished: bool) -> None:
@@ -100,7 +100,7 @@ class MLflow(Tracker):
         if state.history.notes:
             self._client.log_text(self.run_id, "\n".join(state.history.notes) + "\n", "notes.txt")
         if weights is not None:
-            self._keep(weights)
+            self._save(weights)
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "FAILED")
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,8 +112,10 @@ class MLflow(Tracker):
     def _create(self, settings: Fingerprint) -> str:
         from mlflow.entities import Param
 
-        found = self._client.get_experiment_by_name(self.experiment)
-        number = found.experiment_id if found else self._client.create_experiment(self.experiment)
+        existing = self._client.get_experiment_by_name(self.experiment)
+        number = (
+            existing.experiment_id if existing else self._client.create_experiment(self.experiment)
+        )
         run = self._client.create_run(number, run_name=self.name, tags=self.tags)
         params = [Param(key, value[:LONGEST]) for key, value in settings.items()]
         self._client.log_batch(run.info.run_id, params=params)
@@ -122,13 +124,13 @@ class MLflow(Tracker):
     def _send(self) -> None:
         from mlflow.entities import Metric
 
-        held, self._held, self._sent = self._held, [], time.monotonic()
-        size = 1000  # the most that one message may hold
-        for start in range(0, len(held), size):
-            metrics = [Metric(*one) for one in held[start : start + size]]
+        figures, self._unsent, self._sent_at = self._unsent, [], time.monotonic()
+        size = 1000  # MLflow's limit for one message
+        for start in range(0, len(figures), size):
+            metrics = [Metric(*figure) for figure in figures[start : start + size]]
             self._client.log_batch(self.run_id, metrics=metrics)
 
-    def _keep(self, weights: Weights) -> None:
+    def _save(self, weights: Weights) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.pt"
             torch.save(weights, path)

@@ -1,4 +1,4 @@
-"""Let misclassified examples go on for longer, the longer training has gone on."""
+"""Attack misclassified examples for more steps as training proceeds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PatienceRamp(AttackSchedule):
     stronger ones [Zhang20]_.
 
     Args:
-        at: Fractions of the planned training, rising, each in [0, 1); by default those of the
-            authors' script, epochs 50 and 90 of 120.
+        at: Rising fractions of the planned training in [0, 1); by default those of the authors'
+            script, epochs 50 and 90 of 120.
 
     Raises:
         ConfigurationError: in training, for an attack without ``patience``.
@@ -36,6 +36,6 @@ class PatienceRamp(AttackSchedule):
         if sorted(set(self.at)) != list(self.at):
             raise ConfigurationError(f"at must hold rising fractions of training, got {at!r}")
 
-    def value(self, own: int, state: State) -> int:
-        """Patience now."""
-        return own + sum(state.progress >= point for point in self.at)
+    def value(self, initial: int, state: State) -> int:
+        """The patience at this step."""
+        return initial + sum(state.progress >= point for point in self.at)

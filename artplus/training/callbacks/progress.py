@@ -10,7 +10,7 @@ from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
 
 REFRESH = 0.5
-"""Seconds between updates of the figures, each of which waits for the device."""
+"""Seconds between updates of the figures, each of which synchronises with the device."""
 
 SHORT = {
     "loss": "loss",
@@ -26,8 +26,8 @@ SHORT = {
 class Progress(Callback):
     """One bar for the whole run, on standard error.
 
-    ``clean`` and ``adv`` are accuracies on the training batches of this epoch; those with ``val``
-    are of the last validation.
+    ``clean`` and ``adv`` are accuracies on the training batches of this epoch; figures with ``val``
+    are those of the last validation.
     """
 
     watches = True
@@ -52,7 +52,7 @@ class Progress(Callback):
         self._bar.set_description(f"epoch {state.epoch + 1}/{state.epochs}", refresh=False)
 
     def on_step_end(self, state: State) -> None:
-        if self._bar.n == 0:  # a resumed run begins later; its speed is that of its own steps
+        if self._bar.n == 0:  # a resumed run starts later; only its own steps count for its speed
             self._bar.n = self._bar.initial = state.step - 1
             self.on_epoch_begin(state)
         if time.monotonic() - self._shown > REFRESH:

@@ -1,4 +1,4 @@
-"""Attack with few steps first and with all of them later: early weights need no strong attack."""
+"""Attack with few steps first and all of them later: early weights need no strong attack."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class StepsRamp(AttackSchedule):
 
     .. math:: K_t = \min\bigl(K, \; k + \lfloor (K - k + 1) \, t / T \rfloor\bigr)
 
-    so that every number between is in force for an equal part of the ramp. An attack without a
-    ``step_size`` takes longer steps while it takes fewer, so it reaches as far. From one step over
-    the whole training, the ramp halves the attack's cost.
+    so that every number of steps is used for an equal part of the ramp. An attack without a
+    ``step_size`` takes longer steps while they are fewer, so it reaches equally far. A ramp from
+    one step over the whole training halves the attack's cost.
 
-    Differs from the paper, which raises K when accuracy under the present number is high: by time
-    alone, as later recipes do.
+    Differs from the paper, which raises K when accuracy under the present number is high: here
+    only time counts, as in later recipes.
 
     Args:
         first: k, steps to begin with.
@@ -26,7 +26,7 @@ class StepsRamp(AttackSchedule):
         fraction: Length as a fraction of the planned training instead; all of it by default.
 
     Raises:
-        ConfigurationError: in training, for an attack that takes no number of steps, or fewer than
+        ConfigurationError: in training, for an attack without ``steps``, or with fewer than
             ``first``.
 
     Example:
@@ -58,15 +58,15 @@ class StepsRamp(AttackSchedule):
         share = 1.0 if fraction is None and epochs is None else fraction
         self.fraction = None if share is None else _checks.positive("fraction", share)
 
-    def value(self, own: int, state: State) -> int:
-        """Steps now."""
+    def value(self, initial: int, state: State) -> int:
+        """The number of steps at this step of training."""
         length = self.fraction if self.epochs is None else self.epochs / state.epochs
         done = min(1.0, state.progress / (length or 1.0))
-        return min(own, self.first + int((own - self.first + 1) * done))
+        return min(initial, self.first + int((initial - self.first + 1) * done))
 
-    def check(self, own: int) -> None:
-        """The attack takes ``first`` steps at least."""
-        if own < self.first:
+    def check(self, initial: int) -> None:
+        """Refuse an attack with fewer than ``first`` steps."""
+        if initial < self.first:
             raise ConfigurationError(
-                f"StepsRamp begins with {self.first} steps, but the attack takes {own} only"
+                f"StepsRamp begins with {self.first} steps, but the attack takes {initial} only"
             )

@@ -12,16 +12,16 @@ from artplus.training.state import State, Weights
 
 
 class TensorBoard(Tracker):
-    """Write event files, to be looked at with ``tensorboard --logdir``.
+    """Write event files, which ``tensorboard --logdir`` shows.
 
-    One folder a run. A run that is resumed into its folder continues its curves, and what was
-    written after its checkpoint is hidden; a new run hides what an earlier one left there.
+    Each run has one folder. A run that is resumed into its folder continues its curves, and hides
+    what was written after the checkpoint; a new run hides what an earlier one wrote.
 
     See :class:`~artplus.training.callbacks.tracking.Tracker` for what is written when. Settings are
     a table under *Text* and a row under *HParams*.
 
     Args:
-        folder: For event files; made if it is not there.
+        folder: For event files; created if missing.
         every_steps: Steps between figures of a step.
 
     Raises:
@@ -73,7 +73,7 @@ class TensorBoard(Tracker):
             self._writer.add_text("notes", notes, state.step)
         if finished:
             final = {f"final/{name.removeprefix('epoch/')}": v for name, v in self._last.items()}
-            # Into the run's own folder: without a name torch makes one of its own for each call.
+            # Into the folder of this run: without a name torch creates a new one for each call.
             self._writer.add_hparams(
                 dict(self._settings), final, run_name=".", global_step=state.step
             )

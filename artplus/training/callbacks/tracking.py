@@ -1,4 +1,4 @@
-"""What every experiment tracker is told, and when; where it goes is each one's own."""
+"""The base class of experiment trackers: what is logged and when."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from artplus.training.state import Counted, State, Weights
 Figures = dict[str, float]
 
 EXTRA = "tracking"
-"""The optional dependencies that bring the trackers' libraries."""
+"""Name of the optional dependencies with the trackers' libraries."""
 
 
 class Tracker(Callback):
-    """Tell a tracker the settings, every epoch's row, a step's figures now and then, the notes.
+    """Logs the settings, every epoch's row, the figures of some steps, and the notes.
 
-    Figures of a step are those of the one batch, under ``step/``; rows of epochs stand under
-    ``epoch/``. Both are placed by the number of steps taken, so a resumed run goes on where its
-    curves ended. Figures of steps come from the device without being waited for, a little late; of
-    several processes they are the first one's part of the batch, while rows are of all. The first
-    process alone writes.
+    Figures of a step are those of its batch and named ``step/...``; rows of epochs are named
+    ``epoch/...``. Both are logged by the number of steps taken, so a resumed run continues its
+    curves. Figures of steps are logged a little late, when they have arrived from the device, so
+    that training never waits. With several processes, only the first one writes; its figures of
+    steps are those of its part of the batch, while rows are means over all processes.
 
-    A tracker that breaks in the middle of training is left alone with a warning: no training is
-    lost for the sake of its curves. At the beginning it is an error.
+    If a tracker fails during training, a warning says so, and training goes on without it. At the
+    beginning a failure is an error.
 
     Args:
         every_steps: Steps between figures of a step, >= 1.
@@ -42,23 +42,23 @@ class Tracker(Callback):
     watches = True
 
     weights: bool = False
-    """Whether the weights handed out are wanted, whole."""
+    """Whether :meth:`end` gets the final weights, gathered if they are sharded."""
 
     def __init__(self, *, every_steps: int = 10) -> None:
         self.every_steps = _checks.count("every_steps", every_steps)
         self._settings: Fingerprint = {}
         self._before: dict[str, Counted] = {}
         self._rate: float | Tensor = 0.0
-        self._coming: list[_Coming] = []
+        self._pending: list[_Pending] = []
         self._begun = self._broken = False
 
     @abstractmethod
     def connect(self) -> None:
-        """Load the library, in every process; the place to fail if it is not there."""
+        """Import the library, in every process; raise here if it is missing."""
 
     @abstractmethod
     def begin(self, settings: Fingerprint, done: int) -> None:
-        """Open the run, or its earlier part again, after ``done`` steps; the last place to fail."""
+        """Open the run, or reopen it after ``done`` steps; the last method that may raise."""
 
     @abstractmethod
     def log(self, figures: Figures, step: int) -> None:
@@ -69,9 +69,9 @@ class Tracker(Callback):
         """Write the notes, and the weights if wanted; close the run.
 
         Args:
-            state: Where training ended.
-            weights: Those handed out, if they are wanted and there are any.
-            finished: Whether no error or signal ended it before its time.
+            state: State at the end of training.
+            weights: The final weights, if :attr:`weights` is set and training finished.
+            finished: Whether training ended as planned, without an error or a signal.
         """
 
     def on_fit_begin(self, state: State) -> None:
@@ -82,25 +82,25 @@ class Tracker(Callback):
             self._begin(state)
 
     def on_step_begin(self, state: State) -> None:
-        if not self._begun:  # a resumed run, whose place is known by now
+        if not self._begun:  # a resumed run, whose number of steps is known by now
             self._begin(state)
         if self._due(state.step + 1):
             self._before = state.meter.peek()
-            self._rate = state.optimizer.param_groups[0]["lr"]  # which schedulers move after it
+            self._rate = state.optimizer.param_groups[0]["lr"]  # before schedulers change it
 
     def on_step_end(self, state: State) -> None:
         if not self._due(state.step):
             return
-        found: dict[str, Tensor | float | None] = {
+        figures: dict[str, Tensor | float | None] = {
             name: now.since(self._before.get(name)) for name, now in state.meter.peek().items()
         }
-        self._coming.append(_Coming(state.step, found | {"lr": self._rate}))
-        self._arrived(wait=False)
+        self._pending.append(_Pending(state.step, figures | {"lr": self._rate}))
+        self._log_arrived(wait=False)
 
     def on_pause(self, state: State) -> None:
         if state.done or not state.history.rows:
             return
-        self._arrived(wait=True)
+        self._log_arrived(wait=True)
         row = {
             f"epoch/{name}": float(value)
             for name, value in state.history.rows[-1].items()
@@ -111,14 +111,14 @@ class Tracker(Callback):
     def on_fit_end(self, state: State) -> None:
         if self._begun:
             finished = _finished(state)
-            # Sharded weights are made whole by all processes together.
-            whole = state.engine.full(state.weights()) if self.weights and finished else None
-            self._arrived(wait=True)
-            self._guarded(lambda: self.end(state, whole, finished=finished))
+            # Collective: all processes gather sharded weights.
+            weights = state.engine.full(state.weights()) if self.weights and finished else None
+            self._log_arrived(wait=True)
+            self._guarded(lambda: self.end(state, weights, finished=finished))
         self._forget()
 
     def _forget(self) -> None:
-        self._settings, self._before, self._coming = {}, {}, []
+        self._settings, self._before, self._pending = {}, {}, []
         self._begun = self._broken = False
 
     def _begin(self, state: State) -> None:
@@ -129,21 +129,21 @@ class Tracker(Callback):
     def _due(self, step: int) -> bool:
         return step % self.every_steps == 0 and distributed.is_main() and not self._broken
 
-    def _arrived(self, *, wait: bool) -> None:
-        """Write what has come from the device, in order."""
-        while self._coming and (wait or self._coming[0].there):
-            one = self._coming.pop(0)
-            self._guarded(partial(self._log, one))
+    def _log_arrived(self, *, wait: bool) -> None:
+        """Log the figures that have arrived from the device, in order."""
+        while self._pending and (wait or self._pending[0].has_arrived):
+            self._guarded(partial(self._log, self._pending.pop(0)))
 
-    def _log(self, one: _Coming) -> None:
-        self.log(one.figures(), one.step)
+    def _log(self, pending: _Pending) -> None:
+        self.log(pending.figures(), pending.step)
 
     def _guarded(self, write: Callable[[], None]) -> None:
+        """Call ``write`` in the first process; after an error stop writing, with a warning."""
         if self._broken or not distributed.is_main():
             return
         try:
             write()
-        except Exception as error:  # whatever a disk or a server raises, training can do without
+        except Exception as error:  # disk and server raise different errors; none may end training
             self._broken = True
             warnings.warn(
                 f"{type(self).__name__} failed and is left alone from here; training goes on: "
@@ -153,35 +153,35 @@ class Tracker(Callback):
             )
 
 
-class _Coming:
-    """Figures of one step on their way from the device; nobody waits for them."""
+class _Pending:
+    """Figures of one step that are being copied from the device asynchronously."""
 
     def __init__(self, step: int, figures: dict[str, Tensor | float | None]) -> None:
         self.step = step
         self._known = {name: v for name, v in figures.items() if isinstance(v, (int, float))}
-        sent = {name: v.detach().float() for name, v in figures.items() if isinstance(v, Tensor)}
-        self._names, self._event = list(sent), None
+        on_device = {k: v.detach().float() for k, v in figures.items() if isinstance(v, Tensor)}
+        self._names, self._event = list(on_device), None
         self._values = torch.zeros(0)
-        if sent:
-            together = torch.stack(list(sent.values()))
-            self._values = together.to("cpu", non_blocking=True)
-            if together.is_cuda:
+        if on_device:
+            stacked = torch.stack(list(on_device.values()))
+            self._values = stacked.to("cpu", non_blocking=True)
+            if stacked.is_cuda:
                 self._event = torch.cuda.Event()
-                self._event.record(torch.cuda.current_stream(together.device))
+                self._event.record(torch.cuda.current_stream(stacked.device))
 
     @property
-    def there(self) -> bool:
+    def has_arrived(self) -> bool:
         return self._event is None or bool(self._event.query())
 
     def figures(self) -> Figures:
         if self._event is not None:
             self._event.synchronize()
-        found = self._known | dict(zip(self._names, self._values.tolist(), strict=True))
-        return {f"step/{name}": value for name, value in found.items()}
+        figures = self._known | dict(zip(self._names, self._values.tolist(), strict=True))
+        return {f"step/{name}": value for name, value in figures.items()}
 
 
 def settings(state: State) -> Fingerprint:
-    """What a run is known by in a table of runs, as short texts.
+    """The settings of a run as short texts, for a table of runs.
 
     Example:
         >>> import torch
@@ -190,13 +190,13 @@ def settings(state: State) -> Fingerprint:
         >>> model = LossModel(torch.nn.Linear(4, 3))
         >>> optimizer = torch.optim.SGD(model.module.parameters(), lr=0.1)
         >>> state = State(model, optimizer, make_method("trades", eps=0.1), 2, 8, torch.Generator())
-        >>> found = settings(state)
-        >>> found["method"], found["eps"], found["lam"], found["attack"], found["engine"]
+        >>> texts = settings(state)
+        >>> texts["method"], texts["eps"], texts["lam"], texts["attack"], texts["engine"]
         ('trades', '0.1', '6', 'artplus.attacks.pgd.PGD', 'torch')
     """
     method, module = state.method, state.model.module
     group = state.optimizer.param_groups[0]
-    found = {
+    texts = {
         "method": method.objective.name,
         "lam": text(method.objective.weight(0.0)),
         "label_smoothing": text(method.label_smoothing),
@@ -214,18 +214,18 @@ def settings(state: State) -> Fingerprint:
         "weight_decay": text(group.get("weight_decay", 0)),
     }
     if method.attack is None:
-        return found
+        return texts
     first = members(method.attack, 0)[0]
-    describe(method.attack, "attack", found)
-    return found | {"eps": found.get("attack.eps", text(first.eps)), "norm": text(first.norm)}
+    describe(method.attack, "attack", texts)
+    return texts | {"eps": texts.get("attack.eps", text(first.eps)), "norm": text(first.norm)}
 
 
 def missing(name: str, library: str) -> str:
-    """What to say where a tracker's library is not installed."""
+    """The message if a tracker's library is not installed."""
     return f"{name} needs {library}: pip install 'artplus[{EXTRA}]'"
 
 
 def _finished(state: State) -> bool:
-    """Whether training came to its planned end, its last row written."""
-    whole = state.done == 0 and len(state.history) == state.epoch
-    return whole and (state.epoch >= state.epochs or state.stop is not None)
+    """Whether training came to its planned end and the last row is written."""
+    is_complete = state.done == 0 and len(state.history) == state.epoch
+    return is_complete and (state.epoch >= state.epochs or state.stop is not None)

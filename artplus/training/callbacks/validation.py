@@ -70,7 +70,7 @@ class Validation(Callback):
             self._data.set_order(saved["order"])
 
     def measure(self, model: LossModel) -> dict[str, float]:
-        """The figures for a model as it stands."""
+        """The figures of a model."""
         sums: dict[str, Tensor] = {}
         n, weight = 0, torch.zeros(())
         for batch in self._data:
@@ -87,11 +87,11 @@ class Validation(Callback):
             for kind, x in examples.items():
                 with torch.no_grad():
                     predictions = model(x)
-                    right = model.task.correct(predictions, batch.y)
-                    if right is None:
+                    correct = model.task.correct(predictions, batch.y)
+                    if correct is None:
                         figure, values = "loss", model.loss(predictions, batch.y) * weights
                     else:
-                        figure, values = "accuracy", right
+                        figure, values = "accuracy", correct
                         weights = torch.ones_like(weights)
                 name = f"val_{kind}_{figure}"
                 sums[name] = sums.get(name, 0) + values.float().sum()
@@ -99,9 +99,9 @@ class Validation(Callback):
         if n == 0:
             raise DataError("the validation data gave no batch; is it empty, or read only once?")
         # Each process has measured its part of every batch.
-        whole = float(distributed.all_reduce(weight.double()))
+        total_weight = float(distributed.all_reduce(weight.double()))
         return {
-            name: float(distributed.all_reduce(total.double())) / whole
+            name: float(distributed.all_reduce(total.double())) / total_weight
             for name, total in sums.items()
         }
 
@@ -109,21 +109,21 @@ class Validation(Callback):
 def validation_attack(
     model: LossModel, method: Method, *, eps: Budget | None = None, norm: float = torch.inf
 ) -> Attack | None:
-    """An attack to select models by: strong for its price, and not the one trained on.
+    """An attack to select models by: cheap for its strength, and not the training attack.
 
-    APGD, 20 steps on the margin, which saturates less than cross-entropy; PGD, 20 steps on the
-    model's own loss, if training itself uses APGD or predictions are not class logits. ``None`` if
-    no radius is known.
+    APGD, 20 steps on the margin, which saturates less than cross-entropy. If training uses APGD or
+    predictions are not class logits: PGD, 20 steps on the model's own loss. ``None`` if no radius
+    is known.
 
     Args:
-        model: What is trained.
-        method: How it is trained; its attack's radius and norm are used.
-        eps: Radius where the method has no attack with one.
-        norm: Norm, likewise.
+        model: The model in training.
+        method: Its attack's radius and norm are used.
+        eps: Radius if the method's attack has none.
+        norm: Norm if the method's attack has no radius.
     """
     trained = None if method.attack is None else members(method.attack, 0)[0]
     radius = getattr(trained, "eps", None)
-    # An attack that goes as far as it must has no radius to validate at.
+    # A minimum-norm attack has no radius to validate at.
     if trained is not None and _is_radius(radius):
         eps, norm = radius, trained.norm
     if eps is None:

@@ -1,4 +1,4 @@
-"""Begin each example's attack where the one of the last epoch ended."""
+"""Start each example's attack where its attack of the last epoch ended."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ CHUNK = 1 << 22
 
 
 class WarmStart(Callback):
-    r"""Accumulate perturbations over epochs: few steps each, together a strong attack [Zheng20]_.
+    r"""Accumulate perturbations over epochs, so that few steps make a strong attack [Zheng20]_.
 
     .. math:: x'^{(t)}_i = \mathrm{attack}\bigl(\Pi(x_i + \delta^{(t-1)}_i)\bigr), \qquad
               \delta^{(t)}_i = x'^{(t)}_i - x_i
 
-    An attack of one or two steps an epoch then does the work of many: the weights move little from
-    epoch to epoch, so what fooled them still nearly does. In the first epoch, and in the first
-    after a reset, attacks begin by themselves. Stored perturbations are projected into the radius
-    in force and into the valid range, so ε may be ramped.
+    An attack of one or two steps an epoch then does the work of many, because the weights change
+    little from epoch to epoch and old perturbations remain nearly adversarial. In the first epoch,
+    and in the first after a reset, the attack uses its own start. Stored perturbations are
+    projected into the present radius and the valid range, so ε may be ramped.
 
-    It needs to know which example is which: arrays and memory maps. Augmentation moves the pictures
-    from under their perturbations, which the authors undo and nobody tells here. Memory: one
-    number in ``dtype`` for every number of the training inputs, on the model's device; 94 MB for
-    MNIST, 307 MB for CIFAR-10. They are part of a checkpoint. Several processes exchange them once
-    an epoch, since an example goes to another process in the next.
+    It needs the position of every example, which arrays and memory maps have. Do not augment: a
+    perturbation does not fit a shifted image (the authors shift it along; that is not done here).
+    Memory: one number in ``dtype`` for every number of the training inputs, on the model's device;
+    94 MB for MNIST, 307 MB for CIFAR-10. Perturbations are part of a checkpoint. Several processes
+    exchange them once an epoch, because an example may be in another process in the next epoch.
 
     Differs from the authors' code: perturbations are kept in bfloat16; a reset leaves the start to
     the attack instead of adding 0.001 Gaussian noise; the first period is as long as the others.
 
     Args:
-        reset: Epochs after which the perturbations are forgotten: 10 [Zheng20]_ on CIFAR-10; none
-            on MNIST, ``None``.
-        dtype: To keep them in; bfloat16 has three digits and the range of fp32.
+        reset: Epochs between resets of the perturbations: 10 on CIFAR-10 [Zheng20]_, ``None``
+            (never) on MNIST.
+        dtype: Of the stored perturbations; bfloat16 has three digits and the range of fp32.
 
     Raises:
         ConfigurationError: in training, for an attack other than PGD and APGD, or data whose
@@ -71,12 +71,12 @@ class WarmStart(Callback):
             raise ConfigurationError(f"dtype must be one of floats, got {dtype}")
         self.dtype = dtype
         self._deltas: Tensor | None = None
-        self._own: Tensor | None = None
+        self._is_mine: Tensor | None = None
         self._pending: tuple[Tensor, Tensor] | None = None
         self._device = torch.device("cpu")
 
     def on_fit_begin(self, state: State) -> None:
-        self._deltas = self._own = self._pending = None
+        self._deltas = self._is_mine = self._pending = None
         self._device = state.generator.device
         if not isinstance(state.method.attack, (PGD, APGD)):
             raise ConfigurationError(
@@ -96,21 +96,21 @@ class WarmStart(Callback):
         self._pending = None
 
     def on_step_end(self, state: State) -> None:
-        # Only now: a step that ran out of memory is repeated, from the same start.
+        # Stored only now, because a step that ran out of memory repeats from the same start.
         if self._pending is None or state.examples is None:
             return
         index, delta = self._pending
-        if self._deltas is None or self._own is None:
+        if self._deltas is None or self._is_mine is None:
             self._deltas = delta.new_zeros((state.examples, *delta.shape[1:]))
-            self._own = torch.zeros(state.examples, dtype=torch.bool, device=delta.device)
-        self._deltas[index], self._own[index] = delta, True
+            self._is_mine = torch.zeros(state.examples, dtype=torch.bool, device=delta.device)
+        self._deltas[index], self._is_mine[index] = delta, True
         self._pending = None
 
     def on_epoch_end(self, state: State) -> None:
         self._agree()
 
     def on_fit_end(self, state: State) -> None:
-        self._deltas = self._own = self._pending = None
+        self._deltas = self._is_mine = self._pending = None
         state.starts = None
 
     def first(self, state: State, batch: Batch) -> Tree | None:
@@ -154,17 +154,17 @@ class WarmStart(Callback):
         if saved["deltas"] is None:
             return
         self._deltas = saved["deltas"].to(self._device)
-        self._own = torch.zeros(len(self._deltas), dtype=torch.bool, device=self._device)
+        self._is_mine = torch.zeros(len(self._deltas), dtype=torch.bool, device=self._device)
 
     def _agree(self) -> None:
-        """Every process gets what the others found since the last time."""
-        if distributed.world_size() == 1 or self._deltas is None or self._own is None:
+        """Exchange the perturbations that the processes have made since the last exchange."""
+        if distributed.world_size() == 1 or self._deltas is None or self._is_mine is None:
             return
         size = max(1, CHUNK // max(1, self._deltas[0].numel()))
-        for deltas, own in zip(self._deltas.split(size), self._own.split(size), strict=True):
-            mine = column(own, deltas)
-            owners = distributed.all_reduce(own.int())
-            total = distributed.all_reduce(torch.where(mine, deltas, 0).float())
+        parts = zip(self._deltas.split(size), self._is_mine.split(size), strict=True)
+        for deltas, is_mine in parts:
+            owners = distributed.all_reduce(is_mine.int())
+            total = distributed.all_reduce(torch.where(column(is_mine, deltas), deltas, 0).float())
             mean = total / column(owners.clamp_min(1), deltas)
             deltas.copy_(torch.where(column(owners > 0, deltas), mean.to(deltas.dtype), deltas))
-        self._own.zero_()
+        self._is_mine.zero_()

@@ -1,4 +1,4 @@
-"""Grow the radius from zero: large-radius training collapses when it starts at full strength."""
+"""Raise the radius from zero: training that starts at a large radius collapses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from artplus.training.method import Method
 from artplus.training.state import State
 
 LARGE = 0.05
-"""Share of the input range from which a radius counts as large: 8/255 is 0.03, MNIST's 0.3."""
+"""Smallest share of the input range that is a large radius: 8/255 is 0.03, MNIST's radius 0.3."""
 
 
 class EpsWarmup(Callback):
@@ -49,7 +49,7 @@ class EpsWarmup(Callback):
             return
         scale = self._scale(state)
         if scale == 1 and state.method.attack is full.attack:
-            return  # most of training: the method is the full one already
+            return  # most of training: the method has the full attack already
         attack = full.attack if scale == 1 else full.attack.with_eps(scale)
         state.method = replace(state.method, attack=attack)
 
@@ -85,6 +85,6 @@ def default_warmup(method: Method) -> EpsWarmup | None:
         return None
     try:
         attack.with_eps(0.5)
-    except ConfigurationError:  # an attack that goes as far as it must, or draws its own radius
+    except ConfigurationError:  # a minimum-norm attack, or one with a random radius
         return None
     return EpsWarmup(fraction=0.25)
