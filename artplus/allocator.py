@@ -1,4 +1,4 @@
-"""Memory that was freed stays with the process for the next pass, where the C library is glibc."""
+"""Keeps freed memory in the process for the next pass, if the C library is glibc."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 """Parameters of ``mallopt``, from ``malloc.h``."""
 
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
-"""Nothing is mapped block by block, and the top of the heap is neither given back nor short."""
+"""No block is mapped by itself; the heap grows by 64 MiB at a time and is never trimmed."""
 
 _USUAL = {
     _MMAP_MAX: 65536,
@@ -23,7 +23,7 @@ _USUAL = {
     _TRIM_THRESHOLD: 64 * 2**20,
     _TOP_PAD: 128 * 2**10,
 }
-"""Where glibc's own adjustment ends up in a process that has freed large tensors."""
+"""The values that glibc's own adjustment reaches in a process that has freed large tensors."""
 
 _TUNED = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
@@ -32,18 +32,18 @@ _lock, _depth = threading.Lock(), 0
 
 @contextmanager
 def keeping() -> Iterator[None]:
-    """Inside, freed blocks wait in the process for their next use; afterwards they are given back.
+    """Inside, freed memory stays in the process for reuse; afterwards it is returned to the kernel.
 
-    A pass over a batch allocates its activations and frees them, thousands of times. glibc asks
-    the kernel for blocks above 32 MiB anew each time and returns the top of the heap each time it
-    is free, and the kernel clears every page it hands out: on a processor that takes a tenth to a
-    third of the time of a convolutional network. Inside it keeps what it has. At its peak a step
-    takes up to an eighth more memory for it, since blocks kept may not fit the next ones.
+    Every pass over a batch allocates and frees its activations. By default glibc requests blocks
+    above 32 MiB from the kernel each time and returns the top of the heap whenever it is free, and
+    the kernel clears every page that it hands out. On a CPU that takes a tenth to a third of the
+    time of a convolutional network. In exchange the peak memory of a step may be an eighth higher,
+    because kept blocks may not fit later requests.
 
-    The setting is one of the whole process, so it is made once however deep calls are nested. It is
-    left alone where somebody has chosen: another C library, an allocator put before it
-    (``LD_PRELOAD``), or glibc's own variables (``MALLOC_MMAP_MAX_``, ``MALLOC_TRIM_THRESHOLD_``,
-    ``glibc.malloc`` in ``GLIBC_TUNABLES``, ...).
+    The setting applies to the whole process and is set once for nested calls. Nothing is changed
+    with another C library, a preloaded allocator (``LD_PRELOAD``), or if the user has set glibc's
+    variables (``MALLOC_MMAP_MAX_``, ``MALLOC_TRIM_THRESHOLD_``, ``glibc.malloc`` in
+    ``GLIBC_TUNABLES``, ...).
 
     Example:
         >>> import torch
@@ -58,7 +58,7 @@ def keeping() -> Iterator[None]:
 
 
 def _enter(change: int) -> None:
-    """Count who is inside; the first sets, the last puts back."""
+    """Count nested contexts; the first sets the parameters, the last restores them."""
     global _depth
     library = _glibc()
     if library is None:
@@ -75,9 +75,9 @@ def _enter(change: int) -> None:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc and nobody has tuned or replaced its allocator."""
-    chosen = any(os.environ.get(name) for name in (*_TUNED, "LD_PRELOAD"))
+    """The C library, if it is glibc and its allocator is neither tuned nor replaced."""
+    is_set = any(os.environ.get(name) for name in (*_TUNED, "LD_PRELOAD"))
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if chosen or tuned or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    if is_set or tuned or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return None
     return ctypes.CDLL(None)

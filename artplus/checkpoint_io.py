@@ -1,4 +1,4 @@
-"""Files of tensors and plain data: written whole or not at all, never read where not sound."""
+"""Files of tensors and plain data, written atomically and checked when read."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ DIGEST = hashlib.sha256().digest_size
 
 
 def write(path: Path, payload: Mapping[str, Any]) -> Path:
-    """Write ``payload``; after a crash the file is there whole, or as it was before.
+    """Write ``payload`` atomically: after a crash the file is complete, or as it was before.
 
-    The bytes go to a temporary file in the same folder and to the disk; then one rename, which the
-    disk gets too. The file: magic, format version, ``torch.save`` of tensors and plain data, and a
-    SHA-256 of all that stands before it.
+    The bytes go to a temporary file in the same folder, which is synced to the disk and renamed;
+    then the folder is synced. The file holds magic bytes, the format version, ``torch.save`` of
+    tensors and plain data, and a SHA-256 of everything before it.
 
     Raises:
         CheckpointError: if the payload holds anything but tensors and plain data.
-        OSError: as from the disk, such as a full one; what was written before stays as it was.
+        OSError: if the disk fails, as when it is full; an earlier file stays as it was.
     """
-    found = plain(payload)
+    data = plain(payload)
     temporary = path.parent / f".{path.name}.tmp"
     try:
         with open(temporary, "wb") as file:
             out = Hashed(file)
             out.write(HEADER.pack(MAGIC, VERSION))
-            torch.save(found, cast(BinaryIO, out))
+            torch.save(data, cast(BinaryIO, out))
             file.write(out.digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync(path.parent)
     except BaseException as error:
-        # The first error is the one to report, whatever happens on the way out.
+        # Report the first error, even if the removal fails too.
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, RuntimeError) and (disk := _behind(error)) is not None:
-            raise disk from None
+        if isinstance(error, RuntimeError) and (disk_error := _cause(error)) is not None:
+            raise disk_error from None
         raise
     return path
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The payload of a checkpoint, on the CPU; only tensors and plain data, no code is run.
+    """The payload of a checkpoint, on the CPU; no code in the file is run.
 
     Raises:
         CheckpointError: if there is no such file, or it is foreign, newer, damaged or unsafe.
@@ -87,7 +87,7 @@ def read(path: Path) -> dict[str, Any]:
     body = io.BytesIO(memoryview(data)[HEADER.size : -DIGEST])
     try:
         payload = torch.load(body, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of anything make unpickling raise almost anything
+    except Exception as error:  # unpickling arbitrary bytes raises almost anything
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise CheckpointError(
             f"{path} holds more than tensors and plain data, or no torch payload at all, so "
@@ -102,7 +102,7 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
     """``value`` as tensors and plain data, numpy's numbers as Python's.
 
     Raises:
-        CheckpointError: naming the place of the first thing that is neither.
+        CheckpointError: for anything else; names its place.
     """
     if value is None or isinstance(value, (Tensor, bool, bytes, torch.dtype)):
         return value
@@ -124,7 +124,7 @@ def plain(value: Any, where: str = "checkpoint") -> Any:
 
 
 class Hashed:
-    """A file to write to, with the SHA-256 of all that went through."""
+    """A file for writing that computes the SHA-256 of everything written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -135,7 +135,7 @@ class Hashed:
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Pass on what is held back."""
+        """Flush the file."""
         self._file.flush()
 
     def digest(self) -> bytes:
@@ -143,8 +143,8 @@ class Hashed:
         return self._hash.digest()
 
 
-def _behind(error: BaseException | None) -> OSError | None:
-    """The disk's error behind the one that torch's archive writer may make of it."""
+def _cause(error: BaseException | None) -> OSError | None:
+    """The disk's error, which torch's archive writer may hide behind its own."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error

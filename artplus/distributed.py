@@ -1,8 +1,8 @@
-"""Which of several processes this is, and what they tell one another.
+"""The rank of this process, and communication between processes.
 
 ``torchrun`` and ``accelerate launch`` start the same program several times; ``torch.distributed``
-connects them, and each has a number, its *rank*. Where nothing is connected there is one process,
-of rank 0, and every function here is then trivial. All but :func:`rank`, :func:`world_size`,
+connects the processes and numbers them by *rank*. Without a connection there is one process, of
+rank 0, and every function here is trivial. All but :func:`rank`, :func:`world_size`,
 :func:`started`, :func:`launched_any`, :func:`is_main` and :func:`share` are collective: every
 process must call them, in the same order.
 """
@@ -24,22 +24,22 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """Number of this process; 0 where there is only one."""
+    """Number of this process; 0 if there is only one."""
     return dist.get_rank() if _connected() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of connected processes."""
     return dist.get_world_size() if _connected() else 1
 
 
 def started() -> int:
-    """How many processes a launcher started, whether they are connected yet or not."""
+    """Number of processes that a launcher started, connected or not."""
     return max(world_size(), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def launched_any() -> bool:
-    """Whether a launcher started this process, alone or with others, or it is connected."""
+    """Whether a launcher started this process, even as the only one, or it is connected."""
     return _connected() or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
@@ -49,18 +49,18 @@ def is_main() -> bool:
 
 
 def join(device: torch.device) -> None:
-    """Connect the processes that ``torchrun`` started, if it did and nobody has yet.
+    """Connect the processes that ``torchrun`` started, unless they are connected already.
 
     Args:
-        device: Where the model is: NCCL connects GPUs, gloo processors.
+        device: The model's device; NCCL connects GPUs, gloo connects CPUs.
 
     Raises:
-        ConfigurationError: if this process has its model on the GPU of another one.
+        ConfigurationError: if the model of this process is on the GPU of another process.
     """
-    own = int(os.environ.get("LOCAL_RANK", 0))
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ and device.index not in (None, own):
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ and device.index not in (None, local):
         raise ConfigurationError(
-            f"process {own} of this machine has its model on {device}, the GPU of another "
+            f"process {local} of this machine has its model on {device}, the GPU of another "
             "process. Before the model is built: "
             'torch.cuda.set_device(int(os.environ["LOCAL_RANK"])), and .to("cuda")'
         )
@@ -71,7 +71,7 @@ def join(device: torch.device) -> None:
 
 
 def launched() -> None:
-    """Under ``torchrun``: take this process's GPU, if there are some, and join the others."""
+    """Select this process's GPU, if there is one, and connect to the others under ``torchrun``."""
     gpu = torch.cuda.is_available()
     if gpu and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -79,49 +79,48 @@ def launched() -> None:
 
 
 def all_reduce(values: Tensor) -> Tensor:
-    """The sum over the processes of tensors of one shape, on the device of ``values``.
+    """The sum of ``values`` over the processes, on the device of ``values``.
 
-    ``values`` itself is left as it is.
+    All processes give tensors of one shape; ``values`` itself is not changed.
     """
-    found = values.detach().clone()
+    total = values.detach().clone()
     if world_size() == 1:
-        return found
-    # NCCL sends from the GPU only, gloo gladly from the CPU.
-    sent = found.to(_device())
-    dist.all_reduce(sent)
-    return sent.to(values.device)
+        return total
+    total = total.to(_device())  # NCCL sends from GPUs only
+    dist.all_reduce(total)
+    return total.to(values.device)
 
 
 def all_gather(value: Any) -> list[Any]:
-    """What each process gave, in the order of the ranks; the same list everywhere.
+    """The values of all processes in the order of ranks, the same list in each.
 
-    It goes through pickle: between the processes of one run, which trust each other.
+    Values are pickled, which is safe between the processes of one run.
     """
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What ``make`` gives in the main process, everywhere; so does an exception that it raises."""
+    """Call ``make`` in the main process; all processes return its result or raise its exception."""
     if world_size() == 1:
         return make()
-    answer: Any = None
+    outcome: Any = None
     if is_main():
         try:
-            answer = make(), None
-        except Exception as error:  # the others wait for an answer, whatever it is
-            answer = None, error
-    value, raised = all_gather(answer)[0]
+            outcome = make(), None
+        except Exception as error:  # the other processes wait, so any error must reach them
+            outcome = None, error
+    value, raised = all_gather(outcome)[0]
     if raised is not None:
         raise raised
     return cast(T, value)
 
 
 def broadcast(tensor: Tensor) -> None:
-    """Overwrite ``tensor`` by that of process 0."""
+    """Overwrite ``tensor`` with that of process 0."""
     if world_size() == 1:
         return
     sent = tensor.detach().to(_device())
@@ -130,13 +129,13 @@ def broadcast(tensor: Tensor) -> None:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if world_size() > 1:
         dist.barrier()
 
 
 def share(n: int) -> slice:
-    """This process's part of ``n`` rows: contiguous, and no part larger by more than one.
+    """This process's contiguous part of ``n`` rows; sizes differ by at most one.
 
     Example:
         >>> share(10)
@@ -146,7 +145,7 @@ def share(n: int) -> slice:
 
 
 def part(n: int, k: int, parts: int) -> slice:
-    """The ``k``-th of ``parts`` contiguous parts of ``n`` rows; together they are all of them.
+    """The ``k``-th of ``parts`` contiguous parts of ``n`` rows, which together cover all rows.
 
     Example:
         >>> [part(10, k, 4) for k in range(4)]
@@ -167,5 +166,6 @@ def _connected() -> bool:
 
 
 def _device() -> str:
+    """The type of device that the backend sends from."""
     backend = cast(str, dist.get_backend())
     return "cuda" if "nccl" in backend and "gloo" not in backend else "cpu"

@@ -1,4 +1,4 @@
-"""Settings as named texts, so that a run can be told from another one."""
+"""Settings as named texts, so that another run is recognised."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from artplus.errors import CheckpointError
 Fingerprint = dict[str, str]
 
 Parts = Callable[[Any], dict[Any, Any] | None]
-"""What a value consists of, by name; ``None`` if this function does not know its kind."""
+"""The parts of a value by name; ``None`` if this function does not know its type."""
 
 IRRELEVANT = {"verbose", "summary_writer", "batch_size"}
-"""Parameters of an ART attack that change nothing here."""
+"""Parameters of an ART attack that do not affect results."""
 
 SHOWN = 6
-"""Differences named in a message."""
+"""Largest number of differences in a message."""
 
 DEPTH = 6
+"""Levels of nesting that are described."""
 
 
-def refuse_other(saved: Any, own: Fingerprint) -> None:
-    """Refuse a checkpoint whose run was another one.
+def refuse_other(saved: Any, present: Fingerprint) -> None:
+    """Refuse a checkpoint of another run.
 
     Raises:
-        CheckpointError: naming what differs, what the checkpoint has and what this run has.
+        CheckpointError: if the fingerprints differ; names the values in checkpoint and run.
     """
     if not isinstance(saved, dict):
         raise CheckpointError("this checkpoint does not say what run it is of; it is incomplete")
-    names = [*own, *(name for name in saved if name not in own)]
-    differ = [name for name in names if saved.get(name) != own.get(name)]
+    names = [*present, *(name for name in saved if name not in present)]
+    differ = [name for name in names if saved.get(name) != present.get(name)]
     if not differ:
         return
     shown = "; ".join(
-        f"{name}: {saved.get(name, 'nothing')} in the checkpoint, {own.get(name, 'nothing')} now"
+        f"{name}: {saved.get(name, 'nothing')} in the checkpoint, "
+        f"{present.get(name, 'nothing')} now"
         for name in differ[:SHOWN]
     )
     more = f"; and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
@@ -53,26 +55,26 @@ def refuse_other(saved: Any, own: Fingerprint) -> None:
 
 
 def describe(
-    value: Any, name: str, found: Fingerprint, depth: int = 0, *, parts: Parts | None = None
+    value: Any, name: str, fingerprint: Fingerprint, depth: int = 0, *, parts: Parts | None = None
 ) -> None:
-    """Write ``value``, and what it consists of, under ``name``.
+    """Add ``value`` and its parts to ``fingerprint`` under ``name``.
 
     Args:
-        value: Plain values, tensors, functions (with what they close over), dataclasses, ART's
-            attacks, and dicts, lists and tuples of them.
-        name: Of the value.
-        found: Is written to.
-        depth: How deep this is inside what was first asked for.
-        parts: Asked first about what a value consists of.
+        value: Plain values, tensors, functions (with the variables of their closure), dataclasses,
+            ART's attacks, and dicts, lists and tuples of them.
+        name: Name of the value.
+        fingerprint: Changed in place.
+        depth: Nesting of this call.
+        parts: Splits values of further types; it is tried first.
     """
     inside = (parts(value) if parts is not None else None) or _parts(value)
     if inside is None or depth == DEPTH:
-        found[name] = text(value) if _is_plain(value) else _named(value)
+        fingerprint[name] = text(value) if _is_plain(value) else _named(value)
         return
     if not isinstance(value, (dict, list, tuple)):
-        found[name] = _named(value)
-    for part, own in inside.items():
-        describe(own, f"{name}.{part}", found, depth + 1, parts=parts)
+        fingerprint[name] = _named(value)
+    for key, part in inside.items():
+        describe(part, f"{name}.{key}", fingerprint, depth + 1, parts=parts)
 
 
 def _parts(value: Any) -> dict[Any, Any] | None:
@@ -101,7 +103,7 @@ def members(value: Any) -> dict[str, Any]:
 def _cell(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # the variable has no value yet
         return None
 
 
@@ -114,28 +116,28 @@ def _named(value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         tensor = torch.as_tensor(value)
         return f"{shape(tensor)} {digest(tensor)}"
-    own = value if hasattr(value, "__qualname__") else type(value)
-    return f"{own.__module__}.{own.__qualname__}"
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def shape(value: Any) -> str:
-    """Shape and dtype of a tensor; of anything else its type."""
+    """Shape and dtype of a tensor; the type of anything else."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
 
 
 def digest(*tensors: Tensor) -> str:
-    """What their bytes come to, in twelve hexadecimal digits."""
-    found = hashlib.sha256()
+    """The first twelve hexadecimal digits of the SHA-256 of the tensors' bytes."""
+    sha = hashlib.sha256()
     for tensor in tensors:
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(raw.numpy().tobytes())
-    return found.hexdigest()[:12]
+        sha.update(raw.numpy().tobytes())
+    return sha.hexdigest()[:12]
 
 
 def text(value: Any) -> str:
-    """The same for 1 and 1.0, and without addresses, which differ between two runs."""
+    """``value`` as text: equal for 1 and 1.0, and without addresses, which differ between runs."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value.is_integer():

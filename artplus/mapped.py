@@ -1,4 +1,4 @@
-"""Examples in a memory map: read, copied and converted a batch at a time, never whole."""
+"""Examples in a memory map, which are read, copied and converted one batch at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNK = 1 << 20
-"""Numbers looked at in one go, 4 MB of float32: more is no faster, and its copies are felt."""
+"""Numbers per chunk, 4 MB of float32; larger chunks are not faster and take more memory."""
 
 
 class Rows:
-    """A memory-mapped array that gives tensors of its rows.
+    """A memory-mapped array whose rows are returned as tensors.
 
-    What is taken is a copy, so a read-only map is safe from whatever works in place. Pages that
-    were read belong to the system's page cache, which gives them up when memory is short.
+    The tensors are copies, so in-place operations never reach the map. Pages that were read belong
+    to the system's page cache, which frees them when memory is short.
 
     Args:
         array: ``(n, *input)`` numbers.
-        dtype: Of the tensors; ``None`` is the array's own.
+        dtype: Dtype of the tensors; ``None`` is the array's.
     """
 
     device = torch.device("cpu")
@@ -38,16 +38,16 @@ class Rows:
         return len(self._array)
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        chosen = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
-        return _tensor(self._array[chosen]).to(self.dtype)
+        index = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+        return _tensor(self._array[index]).to(self.dtype)
 
     def to(self, dtype: torch.dtype) -> Rows:
-        """The same rows, converted as they are taken."""
+        """The same rows, converted when they are read."""
         return Rows(self._array, dtype)
 
 
 Inputs = Tensor | Rows
-"""Examples that are shaped, sliced and indexed alike, in memory or in a map."""
+"""Examples in memory or in a memory map, with the same shape, slices and indices."""
 
 
 def as_inputs(values: Any) -> Inputs:
@@ -58,9 +58,9 @@ def as_inputs(values: Any) -> Inputs:
 
 
 def as_tensor(values: Any) -> Tensor:
-    """Everything as a tensor; of a memory map a copy."""
-    found = as_inputs(values)
-    return found[:] if isinstance(found, Rows) else found
+    """Any array as a tensor; a memory map is copied."""
+    inputs = as_inputs(values)
+    return inputs[:] if isinstance(inputs, Rows) else inputs
 
 
 def is_mapped(values: Any) -> bool:
@@ -70,18 +70,18 @@ def is_mapped(values: Any) -> bool:
     base: Any = values
     while isinstance(base, np.ndarray):
         base = base.base
-    return isinstance(base, mmap.mmap)  # a copy of a np.memmap is a np.memmap, without a map
+    return isinstance(base, mmap.mmap)  # a copy of a np.memmap is a np.memmap in memory
 
 
 def chunks(x: Inputs) -> Iterator[Tensor]:
-    """``x`` in order, as many examples at a time as hold about :data:`CHUNK` numbers."""
+    """``x`` in order, in chunks of examples with about :data:`CHUNK` numbers."""
     size = max(1, CHUNK // max(1, x.shape[1:].numel()))
     return (x[start : start + size] for start in range(0, len(x), size))
 
 
 def _tensor(rows: NDArray[Any]) -> Tensor:
     """A copy in memory, in the machine's byte order."""
-    kind = rows.dtype.newbyteorder("=")
-    if kind.kind == "f" and kind.itemsize > 8:
-        kind = np.dtype(np.float64)  # torch has no longer floats
-    return torch.from_numpy(np.array(rows, dtype=kind, order="C"))
+    dtype = rows.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)  # torch has no larger float
+    return torch.from_numpy(np.array(rows, dtype=dtype, order="C"))

@@ -1,4 +1,4 @@
-"""Train and eval flags, batch statistics and dropout masks: set, used and restored."""
+"""Train and eval flags, batch statistics and random streams: set and restored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Flags = list[tuple[nn.Module, bool]]
 
 
 def flags(module: nn.Module) -> Flags:
-    """The train/eval flag of every sub-module, which :func:`restore` puts back."""
+    """The train/eval flag of every sub-module, for :func:`restore`."""
     return [(child, child.training) for child in module.modules()]
 
 
 def restore(saved: Flags) -> None:
-    """Put back every flag that :func:`flags` saved, sub-module by sub-module."""
+    """Restore every flag that :func:`flags` returned."""
     for child, training in saved:
         if child.training is not training:  # setting an attribute of a module is slow
             child.training = training
@@ -29,12 +29,12 @@ def restore(saved: Flags) -> None:
 
 @contextmanager
 def attack_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every sub-module has its own flag again.
+    """Evaluation mode inside; afterwards the flag of every sub-module is restored.
 
-    During the attack dropout is off and batch statistics do not move, and a layer that the user
+    During the attack dropout is off and batch statistics are not updated. A layer that the user
     froze (``bn.eval()``) is still frozen afterwards. Recurrent layers on CUDA keep train mode,
-    which cuDNN needs for gradients, with their dropout switched off. Take gradients by the input
-    alone: see :mod:`artplus.convolution`.
+    which cuDNN needs for gradients, with their dropout switched off. Only gradients by the input
+    may be taken inside: see :mod:`artplus.convolution`.
     """
     saved = flags(module)
     recurrent = [
@@ -57,7 +57,7 @@ def attack_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient inside; afterwards each has its own flag again."""
+    """No parameter requires a gradient inside; afterwards the flags are restored."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:
@@ -70,16 +70,16 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
-    """Forward passes inside use batch statistics as in training; running ones do not move."""
+    """Forward passes inside use batch statistics but do not update running statistics."""
     tracking = [
         child
         for child in module.modules()
         if isinstance(child, _NormBase) and child.training and child.track_running_stats
     ]
-    # Keras writes to its statistics in any pass in train mode, so their values are put back.
+    # Keras updates its statistics in every pass in train mode, so their values are restored.
     values = [(statistic, statistic.clone()) for statistic in keras_modules.statistics(module)]
-    # Instance norms ignore the flag, so their running statistics are taken away.
-    held = [
+    # Instance norms ignore the flag, so their running statistics are removed.
+    instance_norms = [
         (child, child.running_mean, child.running_var)
         for child in tracking
         if isinstance(child, _InstanceNorm)
@@ -87,14 +87,14 @@ def frozen_batchnorm_stats(module: nn.Module) -> Iterator[None]:
     try:
         for child in tracking:
             child.track_running_stats = False
-        for child, _, _ in held:
+        for child, _, _ in instance_norms:
             child.running_mean = child.running_var = None
         yield
     finally:
         for child in tracking:
             child.track_running_stats = True
-        for child, average, variance in held:
-            child.running_mean, child.running_var = average, variance
+        for child, mean, variance in instance_norms:
+            child.running_mean, child.running_var = mean, variance
         with torch.no_grad():
             for statistic, value in values:
                 statistic.copy_(value)
@@ -112,7 +112,7 @@ def begin_training(module: nn.Module) -> str | None:
     below sub-modules in eval mode, these sub-modules are set to train.
 
     In what is set to train, layers whose parameters are all frozen (``requires_grad_(False)``) are
-    set to eval, so that the statistics of a frozen norm stand still. A layer is a module without
+    set to eval, so that the statistics of a frozen norm do not change. A layer is a module without
     sub-modules.
 
     Returns:
@@ -125,12 +125,12 @@ def begin_training(module: nn.Module) -> str | None:
     before = sum(not child.training for child in module.modules())
     for child in loaded:
         _train(child)
-    woken = before - sum(not child.training for child in module.modules())
-    if not woken:
+    changed = before - sum(not child.training for child in module.modules())
+    if not changed:
         return None
     return (
-        f"{woken} sub-modules were in eval mode with most of the trainable weights inside them, as "
-        "from_pretrained leaves a model, and were set to train mode. To train without their "
+        f"{changed} sub-modules were in eval mode with most of the trainable weights inside them, "
+        "as from_pretrained leaves a model, and were set to train mode. To train without their "
         "dropout and batch statistics, call model.train() and then eval() on single layers."
     )
 
@@ -151,21 +151,21 @@ def _loaded_in_eval(module: nn.Module) -> list[nn.Module]:
     Tensors are counted, not their elements: the last stage of a ResNet holds most of its elements.
     """
     below: set[nn.Parameter] = set()
-    found = []
+    in_eval = []
     for child in module.modules():
         inside = [p for part in child.children() for p in part.parameters() if p.requires_grad]
         if inside and not child.training:
-            found.append(child)
+            in_eval.append(child)
             below.update(inside)
     trainable = sum(p.requires_grad for p in module.parameters())
-    return found if 2 * len(below) > trainable else []
+    return in_eval if 2 * len(below) > trainable else []
 
 
 class RandomState:
-    """The random streams that a forward pass draws from, to be rewound.
+    """Saves and restores the random streams that a forward pass draws from.
 
     Some layers draw on the CPU wherever they run (stochastic depth), so a device's state is the
-    CPU's stream and its own. Keras layers draw from seeds among their parameters.
+    CPU's stream and the device's. Keras layers draw from seeds among their parameters.
     """
 
     def __init__(self, device: torch.device, module: nn.Module) -> None:

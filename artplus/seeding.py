@@ -1,4 +1,4 @@
-"""One seed for everything random, and the caller's generators as they were afterwards."""
+"""One seed for everything random; the caller's generators are restored afterwards."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[int]:
-    """Seed torch, numpy and ``random`` inside; give back their states afterwards.
+    """Seed torch, numpy and ``random`` inside; restore their states afterwards.
 
-    ART's attacks draw from numpy's global generator, dropout from torch's, so all are seeded. With
-    ``None`` nothing is seeded or given back, and the yielded seed is drawn from torch's generator:
-    ``torch.manual_seed`` by the caller is honoured.
+    ART's attacks draw from numpy's global generator and dropout from torch's, so all are seeded.
+    ``None`` seeds and restores nothing and yields a seed drawn from torch's generator, so that
+    ``torch.manual_seed`` by the caller takes effect.
 
     Yields:
-        The seed in force, for generators of one's own.
+        The seed in force, for further generators.
     """
     if seed is None:
         yield int(torch.randint(2**31, ()))
@@ -37,7 +37,7 @@ def seeded(seed: int | None) -> Iterator[int]:
 
 
 def reseed(seed: int) -> None:
-    """Seed torch, numpy and ``random``, inside of :func:`seeded`, which gives back their states."""
+    """Seed torch, numpy and ``random``, inside :func:`seeded`, which restores their states."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -46,14 +46,14 @@ def reseed(seed: int) -> None:
 def streams() -> dict[str, Any]:
     """The states of torch's, numpy's and Python's global generators, as tensors and plain data."""
     numpy = np.random.get_state(legacy=False)
-    inner = numpy["state"]
+    mt19937 = numpy["state"]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "torch": torch.get_rng_state(),
         "cuda": cuda,
         "numpy": [
-            torch.from_numpy(inner["key"].astype(np.int64)),
-            inner["pos"],
+            torch.from_numpy(mt19937["key"].astype(np.int64)),
+            mt19937["pos"],
             numpy["has_gauss"],
             numpy["gauss"],
         ],
@@ -62,7 +62,7 @@ def streams() -> dict[str, Any]:
 
 
 def set_streams(states: dict[str, Any]) -> None:
-    """Put back what :func:`streams` took; of several GPUs, as many as there are on both sides."""
+    """Restore what :func:`streams` returned, for as many GPUs as there are then and now."""
     torch.set_rng_state(states["torch"])
     for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
         torch.cuda.set_rng_state(state, device)
@@ -73,7 +73,7 @@ def set_streams(states: dict[str, Any]) -> None:
 
 
 def derived(seed: int, name: str) -> int:
-    """A seed for one named part of the work, the same whatever other parts there are.
+    """A seed for a named part of the work, independent of other parts.
 
     Example:
         >>> derived(0, "pgd") == derived(0, "pgd"), derived(0, "pgd") == derived(0, "square")

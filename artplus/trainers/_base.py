@@ -18,9 +18,9 @@ class Recipe:
 
     Attributes:
         objective: What to minimise.
-        attack: Where to look; ``None`` for an objective that needs no attack.
+        attack: Makes the adversarial examples; ``None`` for an objective that needs none.
         step: How the weights move on a batch.
-        callbacks: What happens beside the loop.
+        callbacks: Callbacks of the run.
     """
 
     objective: Objective
@@ -35,8 +35,8 @@ trainers: Registry[Recipe] = Registry("trainer", "artplus.trainers")
 def register_trainer(name: str) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
     """Register a factory ``(*, eps, norm, ...) -> Recipe`` under ``name``.
 
-    The name then works in ``make_trainer(name, classifier, ...)``, whose keywords go to the
-    factory as far as it has them, and appears in :func:`list_trainers`.
+    The name then works in ``make_trainer(name, classifier, ...)``, which passes the keywords that
+    the factory has to it, and appears in :func:`list_trainers`.
 
     Raises:
         ConfigurationError: if the name is taken.
@@ -53,5 +53,5 @@ def register_trainer(name: str) -> Callable[[Callable[..., Recipe]], Callable[..
 
 
 def list_trainers() -> list[str]:
-    """Names of every registered trainer, entry points of other packages included."""
+    """Names of all registered trainers, including entry points of other packages."""
     return trainers.names()

@@ -22,7 +22,7 @@ from artplus.training.steps import AWP, Free
 
 
 def _pgd(eps: float, norm: float, steps: int, *, random_start: bool = True) -> PGD:
-    """PGD whose steps are 2.5 eps / steps long, the rule of Madry et al."""
+    """PGD with steps of length 2.5 eps / steps, the rule of Madry et al."""
     return PGD(eps=eps, norm=norm, steps=steps, random_start=random_start)
 
 
@@ -52,7 +52,7 @@ def trades_trainer(
 def mart_trainer(
     *, eps: float, norm: float = torch.inf, lam: Weight = 5.0, steps: int = 10
 ) -> Recipe:
-    """Wang et al., 2020: PGD on the model's own loss; boosted and misclassification-aware."""
+    """Wang et al., 2020: PGD on the model's own loss; a boosted, misclassification-aware loss."""
     return Recipe(objective=mart(lam=lam), attack=_pgd(eps, norm, steps))
 
 
@@ -65,7 +65,7 @@ def hinge_trainer(
     kappa: float = 1.0,
     steps: int = 10,
 ) -> Recipe:
-    """A hinge on the margin at x', which PGD makes as large as it can."""
+    """A hinge on the margin at x'; PGD maximises the margin itself."""
     return Recipe(objective=hinge(lam=lam, kappa=kappa), attack=_pgd(eps, norm, steps))
 
 
@@ -73,7 +73,7 @@ def hinge_trainer(
 def mse_trainer(
     *, eps: float, norm: float = torch.inf, lam: Weight = 10.0, steps: int = 10
 ) -> Recipe:
-    """Squared gap of probabilities, which PGD makes as large as it can."""
+    """Squared difference of the probabilities at x and x', which PGD maximises."""
     return Recipe(objective=mse(lam=lam), attack=_pgd(eps, norm, steps))
 
 
@@ -81,7 +81,7 @@ def mse_trainer(
 def logit_pairing_trainer(
     *, eps: float, norm: float = torch.inf, lam: Weight = 0.5, steps: int = 10
 ) -> Recipe:
-    """Kannan et al., 2018: both losses, and logits pulled together."""
+    """Kannan et al., 2018: clean and adversarial loss, and a penalty on the gap of the logits."""
     return Recipe(objective=logit_pairing(lam=lam), attack=_pgd(eps, norm, steps))
 
 
@@ -95,11 +95,11 @@ def input_gradient_trainer(
 
 @register_trainer("fgsm_rs")
 def fgsm_rs_trainer(*, eps: float, warmup: float = 0.25) -> Recipe:
-    """Wong et al., 2020: one L∞ step of 1.25 eps from a random start, the cheapest of all.
+    """Wong et al., 2020: one L∞ step of 1.25 eps from a random start, the cheapest trainer.
 
-    The gradient sign plus noise. Differs from the paper: the radius is ramped over the first
-    ``warmup`` of training, without which a large radius overfits catastrophically (accuracy under
-    PGD falls to zero within an epoch), and the start is clipped to the valid range.
+    Differs from the paper: the radius is ramped over the first fraction ``warmup`` of training,
+    because a large radius otherwise overfits catastrophically (accuracy under PGD falls to zero
+    within an epoch), and the start is clipped to the valid range.
     """
     attack = PGD(eps=eps, steps=1, step_size=1.25 * eps, random_start=True)
     return Recipe(objective=at(), attack=attack, callbacks=(EpsWarmup(fraction=warmup),))
@@ -114,7 +114,7 @@ def awp_trainer(
     gamma: float = 0.01,
     warmup: float = 0.0,
 ) -> Recipe:
-    """Wu et al., 2020: adversarial training whose weights, too, are perturbed."""
+    """Wu et al., 2020: adversarial training with perturbed weights."""
     step = AWP(gamma=gamma, warmup=warmup)
     return Recipe(objective=at(), attack=_pgd(eps, norm, steps), step=step)
 
@@ -142,7 +142,7 @@ def trades_awp_trainer(
 
 @register_trainer("free")
 def free_trainer(*, eps: float, norm: float = torch.inf, replays: int = 8) -> Recipe:
-    """Shafahi et al., 2019: weights and perturbation from one backward pass, eight times a batch.
+    """Shafahi et al., 2019: one backward pass moves weights and perturbation, eight times a batch.
 
     The weights move ``replays`` times a batch, so train for that many times fewer epochs.
     """
@@ -154,12 +154,12 @@ def free_trainer(*, eps: float, norm: float = torch.inf, replays: int = 8) -> Re
 def fat_trainer(
     *, eps: float, norm: float = torch.inf, steps: int = 10, patience: int = 0
 ) -> Recipe:
-    r"""Zhang et al., 2020: PGD that leaves an example :math:`\tau` steps after its first mistake.
+    r"""Zhang et al., 2020: PGD that stops :math:`\tau` steps after an example is misclassified.
 
     :math:`\tau` is ``patience``, one more from 42 % of training on and two more from 75 %. Differs
     from the authors' script: no Gaussian noise of 0.001 is added to every step.
     """
-    # 0.007 for a radius of 0.031, as there.
+    # The authors' step of 0.007 for a radius of 0.031.
     attack = PGD(eps=eps, norm=norm, steps=steps, step_size=0.007 / 0.031 * eps, patience=patience)
     return Recipe(objective=at(), attack=attack, callbacks=(PatienceRamp(),))
 
@@ -168,12 +168,13 @@ def fat_trainer(
 def atta_trainer(
     *, eps: float, norm: float = torch.inf, steps: int = 1, reset: int | None = 10
 ) -> Recipe:
-    """Zheng et al., 2020: one step an epoch from where the last epoch's ended, for arrays.
+    """Zheng et al., 2020: one step an epoch from the end of the last epoch's attack; for arrays.
 
-    With the authors' settings for CIFAR-10: ``steps=1``, of length 0.48 eps; a reset every ten
-    epochs. At other numbers of steps the length is theirs at the nearest number below.
+    The defaults are the authors' settings for CIFAR-10: one step of length 0.48 eps and a reset
+    every ten epochs. Other numbers of steps use the authors' length for 1, 3 or 10 steps, whichever
+    is next below.
     """
-    # 0.015, 0.01 and 0.007 for a radius of 0.031 at 1, 3 and 10 steps.
+    # The authors' lengths at 1, 3 and 10 steps for a radius of 0.031.
     length = 0.015 if steps < 3 else 0.01 if steps < 10 else 0.007
     attack = PGD(
         eps=eps, norm=norm, steps=steps, step_size=length / 0.031 * eps, random_start=False
