@@ -37,7 +37,7 @@ from artplus.evaluation.wording import norm_name, number
 from artplus.functional import other_class
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
-from artplus.tasks import Multilabel, Regression, Task
+from artplus.tasks import Task
 from artplus.tree import Tree
 
 _log = logging.getLogger(__name__)
@@ -141,9 +141,8 @@ def run_attack(
 
 def shows_examples(data: EvaluationData) -> bool:
     """Whether examples are tensors of one shape with a prediction that a page can show."""
-    task = data.model.task
-    plain = task.over_classes or isinstance(task, (Regression, Multilabel))
-    return plain and isinstance(data.space, InputSpace) and not isinstance(data.x, list)
+    plain = isinstance(data.space, InputSpace) and not isinstance(data.x, list)
+    return plain and data.model.task.shown
 
 
 def metrics(

@@ -23,7 +23,8 @@ class Scores:
         losses: ``(batch,)`` float32, or float64 where the loss is; infinite where the prediction is
             not a number.
         wrong: ``(batch,)`` booleans; ``None`` where predictions are neither right nor wrong.
-        predictions: Class numbers ``(batch,)``, or what the task keeps of a prediction.
+        predictions: Class numbers ``(batch,)``, or what the task shows of a prediction; empty if
+            that is nothing.
         statistics: ``(batch, k)`` of each of the task's metrics, by name.
     """
 
@@ -67,7 +68,7 @@ class EvaluationData:
 
     @property
     def box(self) -> InputSpace:
-        """The space of inputs, for analyses, which are refused in any other."""
+        """The space, for analyses of inputs, which are refused in any other."""
         if not isinstance(self.space, InputSpace):
             raise ConfigurationError(f"{type(self.space).__name__} has no range of inputs")
         return self.space
@@ -90,6 +91,7 @@ class EvaluationData:
     def score(self, x: Tree, y: Tree) -> Scores:
         """Predict and compare; no gradients."""
         task = self.model.task
+        kept = task.shown or task.over_classes
         with torch.no_grad():
             if task.in_model and size(x) > 1:
                 return _joined([self._alone(x, y, k) for k in range(size(x))])
@@ -102,7 +104,7 @@ class EvaluationData:
             return Scores(
                 torch.nan_to_num(losses, nan=torch.inf, posinf=torch.inf).cpu(),
                 wrong,
-                task.answers(predictions).cpu(),
+                task.answers(predictions).cpu() if kept else torch.zeros(0),
                 {k: m.statistics(predictions, y).cpu() for k, m in task.metrics().items()},
             )
 
@@ -121,7 +123,7 @@ class EvaluationData:
 def _not_numbers(predictions: Tree, n: int) -> Tensor:
     """Which predictions hold NaN, ``(batch,)``."""
     floats = [v for v in leaves(predictions) if isinstance(v, Tensor) and v.is_floating_point()]
-    rows = [torch.isnan(leaf).reshape(n, -1).any(1) for leaf in floats if len(leaf) == n]
+    rows = [torch.isnan(leaf).reshape(n, -1).any(1) for leaf in floats if leaf.shape[:1] == (n,)]
     return torch.stack(rows).any(0) if rows else torch.zeros(n, dtype=torch.bool)
 
 

@@ -29,6 +29,7 @@ class Classification(Task):
     """
 
     over_classes: ClassVar[bool] = True
+    shown: ClassVar[bool] = True
     criterion: Criterion = as_criterion()
 
     def correct(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class Multilabel(Task):
         classes: Number of labels, where known.
     """
 
+    shown: ClassVar[bool] = True
     criterion: Criterion = as_criterion(nn.BCEWithLogitsLoss())
 
     def correct(self, predictions: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Regression(Task):
         measured: Whether targets are numbers like the predictions, so that errors can be squared.
     """
 
+    shown: ClassVar[bool] = True
     criterion: Criterion = as_criterion(nn.MSELoss())
     measured: bool = True
 

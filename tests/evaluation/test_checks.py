@@ -404,7 +404,7 @@ def test_transfer_beats_a_blind_white_box():
 
 
 def test_square_after_survivors_is_judged_by_what_it_adds():
-    """In a cumulative run, what Square fells beyond the rest is counted."""
+    """In a cumulative run, what Square fools beyond the rest is counted."""
     rounded = Around(base(), before=defences.rounded)
     attacks = {"apgd": APGD(eps=EPS, steps=5, loss="ce"), "square": Square(eps=EPS, queries=300)}
     report = judged(rounded, attacks, only_survivors=True)

@@ -137,12 +137,12 @@ def test_standard_attacks_survivors_only_unless_told(
     """As AutoAttack does: each attack has what the ones before left; other suites have all."""
     report = quiet(classifier, *data, attacks="standard", eps=0.02)
     assert report.only_survivors
-    stands = int(report.correct_clean.sum())
+    robust = int(report.correct_clean.sum())
     for result in report.attacks:
-        assert result.broken is None and result.attacked == stands
-        stands = int(result.correct.sum())
+        assert result.broken is None and result.attacked == robust
+        robust = int(result.correct.sum())
     assert [result.name for result in report.attacks] == ["apgd_ce", "apgd_t", "fab_t", "square"]
-    assert 0 < stands == int(report.correct_robust.sum()) < int(report.correct_clean.sum())
+    assert 0 < robust == int(report.correct_robust.sum()) < int(report.correct_clean.sum())
     assert not quiet(classifier, *data, attacks="fgsm", eps=0.02).only_survivors
     assert quiet(classifier, *data, attacks="fgsm", eps=0.02, only_survivors=True).only_survivors
 

@@ -135,7 +135,7 @@ def test_what_an_attack_found_before_it_broke_counts(
     result = report.attacks[0]
     assert result.broken == "raised RuntimeError: no more" and result.changed == 16
     assert np.array_equal(result.fooled, fooled)
-    assert list(report.worst_attack) == ["a" if fell else "" for fell in fooled]
+    assert list(report.worst_attack) == ["a" if wrong else "" for wrong in fooled]
     assert np.array_equal(report.correct_robust, ~fooled)
     calls.clear()
     alone = {"a": attacks["a"]}
@@ -382,7 +382,7 @@ def test_regression_worst_case_takes_each_example_at_its_largest_loss() -> None:
 def test_only_survivors_finds_the_same_worst_case(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
-    """Attacking only what stands changes the attacks' accuracies, not the worst case."""
+    """Attacking only survivors changes the attacks' accuracies, not the worst case."""
     attacks = {
         "up": shifted(0.09),
         "bad": Planted(lambda x: 1 - x),
@@ -498,7 +498,7 @@ def test_targeted_attack_on_a_regression_is_broken() -> None:
 def test_minimum_norm_attack_counts_only_within_eps(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
-    """What needs a longer perturbation stands, and that is no violation."""
+    """What needs a longer perturbation is robust, and that is no violation."""
 
     def act(x: Tensor) -> Tensor:
         far = torch.arange(len(x)) % 2 == 0
@@ -642,7 +642,7 @@ def test_gallery_shows_different_examples_fooled_first(
     assert (held.adversarial == held.y).all() and len(held) == 3
 
 
-def test_labels_in_any_form_and_own_idea_of_a_mistake(
+def test_labels_in_any_form_and_a_task_with_its_own_mistakes(
     net: LossModel, data: tuple[Tensor, Tensor]
 ) -> None:
     """One-hot rows equal class numbers; a task of its own gives a regression an accuracy."""
@@ -676,7 +676,7 @@ def test_combined_attacks_are_on_record(net: LossModel, data: tuple[Tensor, Tens
     assert report.attacks[0].broken is None
 
 
-def test_progress_bar_shows_what_stands(
+def test_progress_bar_shows_robust_accuracy(
     net: LossModel, data: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bar names the attack and the robust accuracy so far; off means silent."""

@@ -1,4 +1,4 @@
-"""The record of one attack: draws of its own for each batch, breaks, and the few examples kept."""
+"""The record of one attack run: draws of each batch, breaks, and the few examples kept."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ class Drawing:
     eps: float = 0.1
     norm: float = math.inf
     targeted: bool = False
-    seen: list[tuple[float, float, float, tuple[int, ...]]] = field(default_factory=list)
+    draws: list[tuple[float, float, float, tuple[int, ...]]] = field(default_factory=list)
 
     def __call__(
         self, model: LossModel, x: Tensor, y: Tensor, *, generator: Any = None, **_: Any
     ) -> Tensor:
-        own = float(torch.rand((), generator=generator))
-        self.seen.append((own, float(torch.rand(())), float(np.random.rand()), tuple(y.tolist())))
+        first = float(torch.rand((), generator=generator))
+        self.draws.append(
+            (first, float(torch.rand(())), float(np.random.rand()), tuple(y.tolist()))
+        )
         return x + 0.01
 
     def with_eps(self, scale: float) -> Drawing:
@@ -53,7 +55,7 @@ def draws(targeted: bool = False, **options: Any) -> list[tuple[Any, ...]]:
     x = torch.linspace(0, 1, 96).view(24, 4)
     attacks = {options.pop("name", "a"): attack}
     judge(model, x, torch.zeros(24).long(), attacks, batch_size=4, progress=False, **options)
-    return attack.seen
+    return attack.draws
 
 
 def test_every_batch_of_an_attack_draws_anew() -> None:
@@ -67,8 +69,8 @@ def test_draws_follow_from_seed_name_and_number() -> None:
     first = draws()
     assert draws() == first
     for other in (draws(seed=1), draws(name="b")):
-        for mine, its in zip(first, other, strict=True):
-            assert all(a != b for a, b in zip(mine[:3], its[:3], strict=True))
+        for one, another in zip(first, other, strict=True):
+            assert all(a != b for a, b in zip(one[:3], another[:3], strict=True))
 
 
 def entered(*batches: int, wrong: Any = None) -> ProgressRecord:
@@ -85,10 +87,10 @@ def enter(record: ProgressRecord, batch: int, wrong: Any = None) -> None:
     fooled = part % 2 == 0 if wrong is None else torch.tensor([wrong] * size)
     scores = Scores(losses=part.double(), wrong=fooled, predictions=part % 4)
     none = torch.zeros(size, dtype=torch.bool)
-    found = Measured(torch.ones(size).double(), none, none, ~none)
+    measured = Measured(torch.ones(size).double(), none, none, ~none)
     x = part[:, None].float()
     cost = Passes(forwards=10 * size, backwards=size)
-    record.add(batch, part, x, x + 0.5, scores, found, beyond=batch, seconds=1.0, cost=cost)
+    record.add(batch, part, x, x + 0.5, scores, measured, beyond=batch, seconds=1.0, cost=cost)
 
 
 def test_after_a_break_nothing_later_counts() -> None:
@@ -104,9 +106,9 @@ def test_after_a_break_nothing_later_counts() -> None:
     assert record.seconds == alone.seconds == 2.0 and record.examples_done == 6
     assert record.passes == alone.passes == (60, 6)
     assert torch.equal(record.rows_done(), alone.rows_done())
-    for shelf in ("fooled", "robust"):
-        assert [e.position for e in getattr(record, shelf)] == [
-            e.position for e in getattr(alone, shelf)
+    for kind in ("fooled", "robust"):
+        assert [e.position for e in getattr(record, kind)] == [
+            e.position for e in getattr(alone, kind)
         ]
     assert record.todo().tolist() == []
 
@@ -154,18 +156,18 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     assert nothing.fooled == nothing.robust == []
 
 
-def test_joined_lives_are_one() -> None:
+def test_merged_records_are_one() -> None:
     """Batches of several processes, some of them twice, in any order, give one record."""
     whole = entered(0, 1, 2, 3, 4)
-    joined = entered(3)
-    joined.merge([entered(4, 1).state(), entered(1, 0, 2).state()])
-    for record in (whole, joined):
+    merged = entered(3)
+    merged.merge([entered(4, 1).state(), entered(1, 0, 2).state()])
+    for record in (whole, merged):
         record.finish()
-    assert torch.equal(joined.batches, whole.batches)
+    assert torch.equal(merged.batches, whole.batches)
     for name, column in whole.scores.columns.items():
-        assert torch.equal(joined.scores.columns[name], column)
-    assert [e.position for e in joined.fooled] == [e.position for e in whole.fooled]
-    assert joined.examples_done == 14 and joined.mean_length == 1.0
+        assert torch.equal(merged.scores.columns[name], column)
+    assert [e.position for e in merged.fooled] == [e.position for e in whole.fooled]
+    assert merged.examples_done == 14 and merged.mean_length == 1.0
 
 
 def test_the_earliest_break_counts() -> None:
@@ -182,17 +184,17 @@ def test_the_earliest_break_counts() -> None:
 def test_the_bar_ends_where_the_worst_case_so_far_is(
     only_survivors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each attack: what stood before it, less what it felled of that, and nothing twice."""
-    told: list[int] = []
+    """After each attack: what was robust before, less what it fools of that, nothing twice."""
+    remaining: list[int] = []
 
     @contextmanager
     def watched(title: str, *, robust: int, **_: Any) -> Iterator[Any]:
-        told.append(robust)
+        remaining.append(robust)
 
-        def shown(done: int, fell: int) -> None:
-            told[-1] -= fell
+        def advance(done: int, newly_fooled: int) -> None:
+            remaining[-1] -= newly_fooled
 
-        yield shown
+        yield advance
 
     monkeypatch.setattr(attack_run, "bar", watched)
     torch.manual_seed(0)
@@ -201,11 +203,11 @@ def test_the_bar_ends_where_the_worst_case_so_far_is(
     y[:4] = (y[:4] + 1) % 4
     attacks = {str(eps): PGD(eps=eps, steps=5) for eps in (0.1, 0.05, 0.07)}
     report = judge(model, x, y, attacks, batch_size=9, only_survivors=only_survivors)
-    stood, expected = report.correct_clean, []
+    robust, expected = report.correct_clean, []
     for result in report.attacks:
-        stood = stood & result.correct
-        expected.append(int(stood.sum()))
-    assert told == expected and 0 < expected[2] <= expected[0] < 36
+        robust = robust & result.correct
+        expected.append(int(robust.sum()))
+    assert remaining == expected and 0 < expected[2] <= expected[0] < 36
 
 
 def test_every_clean_batch_draws_anew() -> None:

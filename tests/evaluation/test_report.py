@@ -47,12 +47,12 @@ def made(correct: dict[str, list[int] | None], clean: list[int], **options: Any)
             norm=math.inf,
             eps=0.1,
             attacked=len(clean),
-            correct=None if stood is None else np.array(stood, dtype=bool),
-            losses=None if stood is None else np.arange(len(clean), dtype=float),
-            broken="raised ValueError: no" if stood is None else None,
+            correct=None if robust is None else np.array(robust, dtype=bool),
+            losses=None if robust is None else np.arange(len(clean), dtype=float),
+            broken="raised ValueError: no" if robust is None else None,
             max_norm=0.1,
         )
-        for name, stood in correct.items()
+        for name, robust in correct.items()
     )
     return Report(
         n=len(clean),
@@ -86,11 +86,11 @@ def test_wilson_refuses_more_hits_than_examples() -> None:
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=1, max_size=4))
-def test_robust_accuracy_is_at_most_every_accuracy(stood: list[list[bool]]) -> None:
+def test_robust_accuracy_is_at_most_every_accuracy(robust: list[list[bool]]) -> None:
     """The worst case is the and over attacks and the clean prediction."""
     clean = [True] * 6 + [False] * 2
-    report = made({str(k): [int(v) for v in row] for k, row in enumerate(stood)}, clean)  # type: ignore[misc]
-    expected = np.array([clean, *stood]).all(0)
+    report = made({str(k): [int(v) for v in row] for k, row in enumerate(robust)}, clean)  # type: ignore[misc]
+    expected = np.array([clean, *robust]).all(0)
     assert report.robust_accuracy == expected.mean()
     assert report.robust_accuracy <= min(
         [report.clean_accuracy, *(r.accuracy for r in report.attacks)]

@@ -31,9 +31,9 @@ def test_ball_has_its_tolerance_and_no_more(norm: float, eps: float) -> None:
     """Half the slack is inside, twice the slack is outside, and lengths are the true ones."""
     for slack, outside in ((0.5, False), (2.0, True)):
         x, x_adv = moved(norm, eps * (1 + slack * TOLERANCE))
-        found = verify(x, x_adv, eps=eps, norm=norm, space=FREE)
-        assert bool(found.outside_ball.any()) is outside is bool(found.outside_ball.all())
-        assert found.lengths.tolist() == pytest.approx([eps * (1 + slack * TOLERANCE)] * 3)
+        measured = verify(x, x_adv, eps=eps, norm=norm, space=FREE)
+        assert bool(measured.outside_ball.any()) is outside is bool(measured.outside_ball.all())
+        assert measured.lengths.tolist() == pytest.approx([eps * (1 + slack * TOLERANCE)] * 3)
 
 
 def test_rounding_of_large_inputs_is_no_violation() -> None:
@@ -50,9 +50,9 @@ def test_range_may_differ_per_feature() -> None:
     space = InputSpace(torch.tensor([0.0, -1.0]), torch.tensor([1.0, 1.0]))
     x = torch.zeros(3, 2)
     x_adv = torch.tensor([[0.0, -0.5], [-0.5, 0.0], [1.0000001, 1.0]])
-    found = verify(x, x_adv, eps=5.0, norm=math.inf, space=space)
-    assert found.outside_space.tolist() == [False, True, False]
-    assert found.changed.tolist() == [True, True, True]
+    measured = verify(x, x_adv, eps=5.0, norm=math.inf, space=space)
+    assert measured.outside_space.tolist() == [False, True, False]
+    assert measured.changed.tolist() == [True, True, True]
 
 
 def test_changed_sees_the_smallest_change() -> None:
@@ -60,14 +60,14 @@ def test_changed_sees_the_smallest_change() -> None:
     x = torch.rand(2, 3)
     x_adv = x.clone()
     x_adv[1, 2] += 1e-6
-    found = verify(x, x_adv, eps=1.0, norm=2.0, space=FREE)
-    assert found.changed.tolist() == [False, True]
+    measured = verify(x, x_adv, eps=1.0, norm=2.0, space=FREE)
+    assert measured.changed.tolist() == [False, True]
 
 
 def test_lengths_of_float32_inputs_are_double() -> None:
     """A sum over many features is not rounded on the way."""
     x = torch.rand(2, 5000)
     x_adv = x + torch.rand(2, 5000) * 1e-3
-    found = verify(x, x_adv, eps=10.0, norm=1.0, space=FREE)
+    measured = verify(x, x_adv, eps=10.0, norm=1.0, space=FREE)
     exact = np.abs(x_adv.numpy().astype(float) - x.numpy().astype(float)).sum(1)
-    assert found.lengths.tolist() == pytest.approx(exact.tolist(), rel=1e-12)
+    assert measured.lengths.tolist() == pytest.approx(exact.tolist(), rel=1e-12)
