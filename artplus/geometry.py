@@ -125,13 +125,13 @@ class L2:
         # Divided by the largest entry first, since squares of small floats underflow to zero and
         # the gradients of a confident model are that small.
         peak = gradient.flatten(1).abs().amax(1)
-        unit = gradient / _guard(_column(peak, gradient))
-        return unit / _guard(_column(self.length(unit), unit))
+        unit = gradient / _guard(column(peak, gradient))
+        return unit / _guard(column(self.length(unit), unit))
 
     def random(self, x: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
         direction = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         radius = _uniform(x[:, :1].flatten(1)[:, 0], generator) ** (1 / x[0].numel())
-        return self.steepest(direction) * _column(radius, x) * eps
+        return self.steepest(direction) * column(radius, x) * eps
 
     def retraction(self, x: Tensor, eps: Eps, box: Box) -> Retraction:
         return _rescaling(self, x, eps, box)
@@ -174,7 +174,7 @@ def _rescaling(ball: Geometry, x: Tensor, eps: Eps, box: Box) -> Retraction:
 
 def rescale(geometry: Geometry, delta: Tensor, eps: Eps) -> Tensor:
     """``delta`` shortened to length eps where it is longer; in L2 this is the projection."""
-    length = _column(geometry.length(delta), delta)
+    length = column(geometry.length(delta), delta)
     return delta * torch.clamp(eps / _guard(length), max=1.0)
 
 
@@ -239,7 +239,7 @@ def geometry(norm: float | str, per: str = "example") -> Geometry:
     return _PER_TOKEN[order]
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """``(batch,)`` values as ``(batch, 1, ...)``, to be broadcast over ``like``."""
     return values.view(-1, *(1,) * (like.ndim - 1))
 

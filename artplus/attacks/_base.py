@@ -13,6 +13,7 @@ from torch import Tensor
 from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.geometry import Eps, Geometry, geometry
+from artplus.geometry import column as column
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.tree import Tree
@@ -230,11 +231,6 @@ def check_budget(eps: Budget, norm: float) -> None:
             raise ConfigurationError("eps must be finite and >= 0 in every entry")
         return
     _checks.nonnegative("eps", eps)
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """``(batch,)`` values as ``(batch, 1, ...)``, to be broadcast over ``like``."""
-    return values.view(-1, *(1,) * (like.ndim - 1))
 
 
 def take(value: T, rows: Tensor | None, like: Tensor) -> T:

@@ -15,6 +15,9 @@ from artplus.geometry import Box, clip
 Length = Callable[[Tensor], Tensor]
 """Norm of each perturbation, ``(batch,)``."""
 
+DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
+"""Order of the dual norm."""
+
 
 @dataclass(frozen=True)
 class Nearest:

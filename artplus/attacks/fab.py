@@ -16,7 +16,7 @@ from artplus.attacks._boundary import Plane
 from artplus.attacks._call import BaseAttack, as_problem
 from artplus.attacks._goal import likeliest_wrong
 from artplus.attacks._hyperplane import crossing
-from artplus.attacks._nearest import Nearest, line_search
+from artplus.attacks._nearest import DUAL, Nearest, line_search
 from artplus.attacks._problem import Problem
 from artplus.attacks._remaining import Remaining
 from artplus.errors import ConfigurationError
@@ -26,7 +26,6 @@ from artplus.model import LossModel
 from artplus.spaces import InputSpace, Region, Space
 from artplus.tree import Tree
 
-_DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 _Run = tuple[Tensor | None, Tensor | None]
 """Target classes and start of a run; ``None`` means all classes and a random point."""
 
@@ -53,7 +52,7 @@ class _Ruler:
         return geometry(self.order).length(delta)
 
     def dual(self, normal: Tensor) -> Tensor:
-        return geometry(_DUAL[self.order]).length(normal * self.unit)
+        return geometry(DUAL[self.order]).length(normal * self.unit)
 
     def take(self, rows: Tensor, z: Tensor) -> _Ruler:
         return replace(self, unit=take(self.unit, rows, z), radius=self.radius[rows])

@@ -13,15 +13,13 @@ from artplus.attacks import _l1_ball
 from artplus.attacks._base import Budget, check_budget, column, scaled
 from artplus.attacks._call import BaseAttack, as_problem
 from artplus.attacks._goal import LogitLoss
-from artplus.attacks._nearest import Nearest
+from artplus.attacks._nearest import DUAL, Nearest
 from artplus.attacks._problem import Problem
 from artplus.errors import ConfigurationError
 from artplus.geometry import clip, geometry
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Region, Space
 from artplus.tree import Tree
-
-_DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ class FMN(BaseAttack):
         problem.require_whole_examples("FMN")
         problem = problem.climbing(LogitLoss("margin"))
         z0, ball, region = problem.z0, problem.ball, problem.region
-        dual, unit = geometry(_DUAL[ball.order]), region.width() or 1.0
+        dual, unit = geometry(DUAL[ball.order]), region.width() or 1.0
         z = z0
         if problem.start is not None:
             z = z0 + region.restrict(clip(problem.start, region) - z0)
