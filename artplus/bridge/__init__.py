@@ -1,1 +1,1 @@
-"""The one door to ART: nothing outside this folder imports it."""
+"""All code that imports ART; no other part of artplus does."""

@@ -1,4 +1,4 @@
-"""An ART evasion attack run as it is, through ``generate``, behind the attack protocol."""
+"""An ART evasion attack, run through its ``generate``, as an artplus attack."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from artplus.tree import Tree
 
 @dataclass(frozen=True)
 class ArtAttack:
-    """Any ART evasion attack, through numpy: the slow path for what has no translation.
+    """Any ART evasion attack, through numpy: the slow path for attacks without a translation.
 
-    The attack object is used as it is, on whole batches and quietly, and is left as it was: the
-    batch size, verbosity, radius and whatever ``generate`` stores are put back. So are the model's
+    The attack runs on whole batches and without progress bars. Afterwards its batch size,
+    verbosity, radius and everything that ``generate`` stores are restored. So are the model's
     train/eval flags, ``requires_grad`` and ``.grad``, and the random generators, which are seeded
     from ``generator`` for the call. Patch attacks are applied with ``apply_patch`` at their
-    largest scale. Examples that come back with NaN stay clean, with a warning.
+    largest scale. Examples returned with NaN are replaced by the clean ones, with a warning.
 
     Args:
         attack: An ``art.attacks.EvasionAttack`` on an estimator that holds the attacked module.
-        scale: Multiplies the attack's radius and step length.
+        scale: Factor of the attack's radius and step length.
 
     Raises:
-        ConfigurationError: at construction, for an attack that could not run; at the call, if it
-            is bound to another model, or asked for an inner loss, a start or a mask that it
-            cannot honour.
+        ConfigurationError: at construction, for an attack that cannot run; at the call, if it was
+            built on another model, or for an inner loss, a start or a mask that it does not
+            support.
     """
 
     attack: EvasionAttack
@@ -56,20 +56,20 @@ class ArtAttack:
             )
         if name == "SignOPTAttack" and self.attack.targeted:
             raise ConfigurationError(
-                "SignOPTAttack is targeted unless told otherwise, and then needs an example of the "
-                "target class as x_init; construct it with targeted=False"
+                "SignOPTAttack is targeted by default, and then needs an example of the target "
+                "class as x_init; construct it with targeted=False"
             )
         if self.scale != 1 and (
             art_compat.radius_name(self.attack) is None or getattr(self.attack, "random_eps", False)
         ):
             raise ConfigurationError(
-                f"{name} has no radius to scale (it goes as far as it must, or draws its own), so "
-                "no schedule can warm it up; use PGD or APGD with the schedule"
+                f"{name} has no radius to scale (it minimises the perturbation, or draws its own "
+                "radius), so a schedule cannot change it; use PGD or APGD with the schedule"
             )
 
     @property
     def eps(self) -> Budget:
-        """The attack's radius; infinity if it goes as far as it must."""
+        """The attack's radius; infinity if it has none."""
         name = art_compat.radius_name(self.attack)
         if name is None:
             return float("inf")
@@ -77,16 +77,16 @@ class ArtAttack:
 
     @property
     def norm(self) -> float:
-        """The attack's norm; L∞ where it has none."""
-        usual = art_compat.NORMS.get(type(self.attack).__name__, np.inf)
-        own = getattr(self.attack, "norm", usual)
-        return usual if own == "wasserstein" else float(own)
+        """The attack's norm; L∞ if it has none."""
+        default = art_compat.NORMS.get(type(self.attack).__name__, np.inf)
+        norm = getattr(self.attack, "norm", default)
+        return default if norm == "wasserstein" else float(norm)
 
     @property
     def minimises(self) -> float | None:
-        """The norm that it makes small; ``None`` if it has a radius or makes none small."""
-        small = any(kind.__name__ in art_compat.MINIMISES for kind in type(self.attack).__mro__)
-        return self.norm if small else None
+        """The norm that the attack minimises; ``None`` if it minimises none."""
+        classes = type(self.attack).__mro__
+        return self.norm if any(c.__name__ in art_compat.MINIMISES for c in classes) else None
 
     @property
     def targeted(self) -> bool:
@@ -112,31 +112,31 @@ class ArtAttack:
         start: Tree | None = None,
         generator: torch.Generator | None = None,
     ) -> Tree:
-        """Craft; see :class:`artplus.attacks.Attack`."""
+        """Return adversarial examples; see :class:`artplus.attacks.Attack`."""
         if not isinstance(space, InputSpace) or not isinstance(x, Tensor):
             raise ConfigurationError(
                 f"ART's {type(self.attack).__name__} takes arrays of floats; columns, ids and "
                 "hidden perturbations need an attack of artplus, such as PGD"
             )
-        self._refuse(model, inner, start, space)
+        self._check_call(model, inner, start, space)
         device = torch.device("cpu") if generator is None else generator.device
         seed = int(torch.randint(2**31, (), generator=generator, device=device))
         with ExitStack() as stack:
             stack.enter_context(modes.attack_mode(model.module))
             stack.enter_context(certified.concrete(model.module))
-            stack.enter_context(art_compat.weights_aside(model.module))
+            stack.enter_context(art_compat.without_weight_gradients(model.module))
             stack.enter_context(art_compat.settings(self.attack, len(x), self.scale))
             stack.enter_context(art_compat.float32(self.attack))
-            stack.enter_context(self._counted())
-            stack.enter_context(art_compat.numpy_patched(self.attack))
+            stack.enter_context(self._count_passes())
+            stack.enter_context(art_compat.patched_numpy(self.attack))
             stack.enter_context(seeding.seeded(seed))
             inputs = x.detach().cpu().numpy()
-            found = self._generate(inputs, self._labels(model, inputs, y), self._mask(space, x))
-        x_adv = torch.as_tensor(found).to(x)
-        return self._sound(clip(x + space.restrict(x_adv - x), space), x)
+            labels, mask = self._labels(model, inputs, y), self._mask(space, x)
+            x_adv = torch.as_tensor(self._generate(inputs, labels, mask)).to(x)
+        return self._without_nonfinite(clip(x + space.restrict(x_adv - x), space), x)
 
-    def _counted(self) -> AbstractContextManager[None]:
-        """Where ART's passes go: a ``Sequential`` it takes apart and never calls itself."""
+    def _count_passes(self) -> AbstractContextManager[None]:
+        """Counts passes at ART's wrapper modules, since ART never calls a ``Sequential`` itself."""
         return passes.watching(art_compat.wrappers(self.attack))
 
     def _generate(self, x: Any, y: Any, mask: dict[str, Any]) -> Any:
@@ -145,42 +145,42 @@ class ArtAttack:
             return np.concatenate(
                 [self.attack.generate(x[i : i + 1], y=y[i : i + 1], **mask) for i in rows]
             )
-        found = self.attack.generate(x, y=y, **mask)
-        if not isinstance(found, tuple):
-            return found
+        result = self.attack.generate(x, y=y, **mask)
+        if not isinstance(result, tuple):
+            return result
         if not hasattr(self.attack, "apply_patch"):
             raise ConfigurationError(
-                f"{type(self.attack).__name__}.generate returns {len(found)} arrays instead of "
+                f"{type(self.attack).__name__}.generate returns {len(result)} arrays instead of "
                 "adversarial examples; apply them yourself and pass the result as data"
             )
         return self.attack.apply_patch(x, scale=getattr(self.attack, "scale_max", 1.0))
 
     def _labels(self, model: LossModel, x: Any, y: Tensor) -> Any:
-        """``y`` as this attack wants it: one-hot rows, regression targets, or guide inputs."""
+        """``y`` in this attack's format: one-hot rows, regression targets, or guide inputs."""
         if not model.task.over_classes:
             return y.cpu().numpy()
-        index = class_index(y).cpu().numpy()
+        classes = class_index(y).cpu().numpy()
         if type(self.attack).__name__ in art_compat.TAKES_GUIDES:
-            return x[_others(index)]
-        return np.eye(int(self.attack.estimator.nb_classes), dtype=np.float32)[index]
+            return x[_random_other_class(classes)]
+        return np.eye(int(self.attack.estimator.nb_classes), dtype=np.float32)[classes]
 
     def _mask(self, space: InputSpace, x: Tensor) -> dict[str, Any]:
         if space.mask is None:
             return {}
         return {"mask": space.mask.to(x).expand_as(x).cpu().numpy()}
 
-    def _sound(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        bad = ~torch.isfinite(x_adv.flatten(1)).all(1)
-        if bool(bad.any()):
+    def _without_nonfinite(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        nonfinite = ~torch.isfinite(x_adv.flatten(1)).all(1)
+        if bool(nonfinite.any()):
             warnings.warn(
-                f"{type(self.attack).__name__} returned NaN or infinity for {int(bad.sum())} of "
-                f"{len(x)} examples; they are left unattacked",
+                f"{type(self.attack).__name__} returned NaN or infinity for "
+                f"{int(nonfinite.sum())} of {len(x)} examples; they are left unattacked",
                 ArtplusWarning,
                 stacklevel=3,
             )
-        return torch.where(bad.view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
+        return torch.where(nonfinite.view(-1, *(1,) * (x.ndim - 1)), x, x_adv)
 
-    def _refuse(
+    def _check_call(
         self, model: LossModel, inner: Inner | None, start: Tensor | None, space: InputSpace
     ) -> None:
         name = type(self.attack).__name__
@@ -207,42 +207,42 @@ class ArtAttack:
 
 
 def check_bound(attack: EvasionAttack, module: Any) -> None:
-    """Refuse an attack that attacks another module: it would run, and harden against a stranger.
+    """Refuse an attack on another module, whose examples would not be adversarial for this one.
 
-    The module counts, not the estimator: APGD with ``loss_type`` builds an estimator of its own
-    around the same module.
+    Modules are compared and not estimators, because APGD with ``loss_type`` builds another
+    estimator around the same module.
 
     Raises:
         UnsupportedEstimatorError: if the attack's estimator holds no torch module.
-        ConfigurationError: if it holds another one.
+        ConfigurationError: if it holds another module.
     """
     name = type(attack).__name__
     for part in art_compat.parts(attack):
-        own = getattr(part.estimator, "model", None)
-        if not isinstance(own, nn.Module):
+        attacked = getattr(part.estimator, "model", None)
+        if not isinstance(attacked, nn.Module):
             raise UnsupportedEstimatorError(
                 f"ART's {name} attacks a {type(part.estimator).__name__}, which holds no torch "
                 "module; build the attack on the PyTorch estimator that is hardened"
             )
-        if _bare(own) is not _bare(module):
+        if _unwrapped(attacked) is not _unwrapped(module):
             raise ConfigurationError(
-                f"ART's {name} attacks another model ({type(own).__name__}) than the one given "
-                f"({type(module).__name__}), so its examples would not be this model's worst. "
+                f"ART's {name} attacks another model ({type(attacked).__name__}) than the one "
+                f"given ({type(module).__name__}), and its examples would not fool this one. "
                 f"Build it on the same estimator: {name}(classifier, ...)."
             )
 
 
-def _bare(module: Any) -> Any:
+def _unwrapped(module: Any) -> Any:
     """The module inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``."""
     for name in ("_orig_mod", "module"):
         inside = getattr(module, name, None)
         if isinstance(inside, nn.Module):
-            return _bare(inside)
+            return _unwrapped(inside)
     return module
 
 
-def _others(index: Any) -> Any:
-    """For each example the number of a random one of another class; its own if there is none."""
-    draw = np.random.random((len(index), len(index)))
-    draw[index[:, None] == index[None]] = -1.0
-    return np.where(draw.max(1) >= 0, draw.argmax(1), np.arange(len(index)))
+def _random_other_class(classes: Any) -> Any:
+    """Index of a random example of another class, for each example; its own if there is none."""
+    draw = np.random.random((len(classes), len(classes)))
+    draw[classes[:, None] == classes[None]] = -1.0
+    return np.where(draw.max(1) >= 0, draw.argmax(1), np.arange(len(classes)))

@@ -1,4 +1,4 @@
-"""What ART's attacks need around a call, and what each makes of ``y``: facts of ART 1.20."""
+"""Peculiarities of the attacks of ART 1.20: their use of ``y``, and fixes around a call."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import torch
 from art.attacks import EvasionAttack
 from torch import Tensor, nn
 
-# ``y`` is the class to reach, although ``attack.targeted`` does not say so.
+# ``y`` is the target class, although ``attack.targeted`` is not true.
 TAKES_TARGETS = frozenset(
     {"SaliencyMapMethod", "LowProFool", "TargetedUniversalPerturbation", "ShadowAttack"}
 )
-# ``targeted=True`` means "targets of its own besides": ``y`` stays the true label.
+# ``targeted=True`` adds targeted attacks that choose their targets; ``y`` is the true label.
 TAKES_TRUE_LABELS = frozenset({"AutoAttack"})
-# ``y`` is an input whose inner features are imitated.
+# ``y`` is a guide input whose hidden features the attack imitates.
 TAKES_GUIDES = frozenset({"FeatureAdversariesNumpy", "FeatureAdversariesPyTorch"})
-# Accepts a batch of one only.
+# Accepts only a batch of one.
 TAKES_ONE = frozenset({"ShadowAttack"})
-# ``batch_size`` counts noisy copies, or has sized a buffer at construction.
+# ``batch_size`` is a number of noisy copies, or the size of a buffer made at construction.
 KEEPS_BATCH_SIZE = frozenset({"ShadowAttack", "ZooAttack"})
-# Draws from a generator of its own, seeded by the operating system.
+# Draws from its own generator, seeded by the operating system.
 DRAWS_UNSEEDED = frozenset({"BoundaryAttack", "BrendelBethgeAttack", "HopSkipJump"})
-# ``generate`` reads ``mask=``; the others would ignore it without a word.
+# ``generate`` reads ``mask=``; other attacks ignore it silently.
 TAKES_MASK = frozenset(
     {
         "AutoConjugateGradient",
@@ -42,7 +42,7 @@ TAKES_MASK = frozenset(
         "RescalingAutoConjugateGradient",
     }
 )
-# Norm of attacks that have no parameter of that name; any other counts as L-infinity.
+# Norm of attacks without a parameter ``norm``; all others count as L-infinity.
 NORMS = {
     "BoundaryAttack": 2.0,
     "CarliniL2Method": 2.0,
@@ -54,8 +54,8 @@ NORMS = {
     "VirtualAdversarialMethod": 2.0,
     "ZooAttack": 2.0,
 }
-# What goes as far as it must and makes its norm small on the way; another attack without a radius
-# (a rotation, few features, NewtonFool's steps past the boundary) just ends somewhere.
+# Attacks without a radius that minimise their norm. Others without a radius (a rotation, few
+# features, NewtonFool's steps past the boundary) minimise none.
 MINIMISES = frozenset(
     {
         "BoundaryAttack",
@@ -70,29 +70,29 @@ MINIMISES = frozenset(
         "ZooAttack",
     }
 )
-# Their ``eps`` is no radius of a norm ball: a transport cost, a threshold.
+# Their ``eps`` is a transport cost or a threshold, not the radius of a norm ball.
 NO_RADIUS = frozenset({"Wasserstein", "GRAPHITEWhiteboxPyTorch", "GRAPHITEBlackbox"})
-# What an attack found for one batch and would apply to every later one.
+# Results for one batch that the attack would apply to all later batches.
 CACHES = {"SpatialTransformation": ("attack_trans_x", "attack_trans_y", "attack_rot")}
 
 
 def parts(attack: EvasionAttack) -> list[EvasionAttack]:
-    """The attack and the attacks inside it (the one behind a dispatcher, those of an ensemble)."""
-    found = [attack]
+    """The attack and the attacks inside it (behind a dispatcher, or of an ensemble)."""
+    attacks = [attack]
     for value in vars(attack).values():
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, EvasionAttack) and item is not attack:
-                found += parts(item)
-    return found
+                attacks += parts(item)
+    return attacks
 
 
 @contextmanager
 def settings(attack: EvasionAttack, batch_size: int, scale: float) -> Iterator[None]:
-    """Quiet, on whole batches, with scaled radii and empty caches; everything back afterwards.
+    """Inside, the attack is quiet, uses whole batches and scaled radii, and has empty caches.
 
-    ART's attacks keep results and change parameters while they run (``random_eps`` shrinks
-    ``eps``, ``AutoAttack`` flips ``targeted``, ``ShadowAttack`` sets it), so every attribute is put
-    back, not only those set here.
+    ART's attacks store results and change parameters while they run (``random_eps`` shrinks
+    ``eps``, ``AutoAttack`` flips ``targeted``, ``ShadowAttack`` sets it), so every attribute is
+    restored, not only those set here.
     """
     saved = [(part, dict(vars(part))) for part in parts(attack)]
     try:
@@ -106,20 +106,20 @@ def settings(attack: EvasionAttack, batch_size: int, scale: float) -> Iterator[N
 
 
 def _apply(part: EvasionAttack, batch_size: int, scale: float) -> None:
-    name, own = type(part).__name__, vars(part)
-    if "verbose" in own:
-        own["verbose"] = False
-    if "batch_size" in own and name not in KEEPS_BATCH_SIZE:
-        own["batch_size"] = batch_size
+    name, attributes = type(part).__name__, vars(part)
+    if "verbose" in attributes:
+        attributes["verbose"] = False
+    if "batch_size" in attributes and name not in KEEPS_BATCH_SIZE:
+        attributes["batch_size"] = batch_size
     for key in CACHES.get(name, ()):
-        own[key] = None
+        attributes[key] = None
     if scale != 1:
-        for key in {radius_name(part), "eps_step"} & own.keys():
-            own[key] = own[key] * scale
+        for key in {radius_name(part), "eps_step"} & attributes.keys():
+            attributes[key] = attributes[key] * scale
 
 
 def radius_name(attack: EvasionAttack) -> str | None:
-    """The attribute that holds the radius; ``None`` for attacks that go as far as they must."""
+    """Name of the attribute that holds the radius; ``None`` for attacks without one."""
     name = type(attack).__name__
     if name in TAKES_GUIDES:
         return "delta"
@@ -128,25 +128,24 @@ def radius_name(attack: EvasionAttack) -> str | None:
 
 @contextmanager
 def float32(attack: EvasionAttack) -> Iterator[None]:
-    """Cast what reaches the network to the dtype of its weights.
+    """Inside, inputs of the network are cast to the dtype of its weights.
 
     Under NumPy 2 several attacks (HopSkipJump, Boundary, Carlini L0) compute in float64. The hook
-    sits on ART's wrapper around the module, since for ``nn.Sequential`` ART never calls the module
-    itself.
+    is on ART's wrapper module, since ART never calls an ``nn.Sequential`` itself.
     """
     with ExitStack() as stack:
         for wrapper in wrappers(attack):
-            stack.callback(wrapper.register_forward_pre_hook(_cast).remove)
+            stack.callback(wrapper.register_forward_pre_hook(_to_weight_dtype).remove)
         yield
 
 
 def wrappers(attack: EvasionAttack) -> list[nn.Module]:
-    """ART's own modules around the attacked one, through which its estimators predict."""
-    found = {getattr(part.estimator, "_model", None): None for part in parts(attack)}
-    return [wrapper for wrapper in found if isinstance(wrapper, nn.Module)]
+    """The wrapper modules of ART through which its estimators predict."""
+    models = {getattr(part.estimator, "_model", None): None for part in parts(attack)}
+    return [model for model in models if isinstance(model, nn.Module)]
 
 
-def _cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _to_weight_dtype(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     weight = next((p for p in module.parameters() if p.is_floating_point()), None)
     dtype = torch.float32 if weight is None else weight.dtype
     return tuple(
@@ -156,11 +155,11 @@ def _cast(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @contextmanager
-def weights_aside(module: nn.Module) -> Iterator[None]:
-    """Parameters ask for no gradient meanwhile, and have their ``.grad`` back afterwards.
+def without_weight_gradients(module: nn.Module) -> Iterator[None]:
+    """Inside, parameters need no gradient; their flags and ``.grad`` are restored afterwards.
 
     ART calls ``.backward()``, which would compute every parameter's gradient and add it to the
-    ``.grad`` that the training step is about to use, and ``zero_grad()``, which drops it.
+    ``.grad`` that the training step is about to use, and ``zero_grad()``, which would drop it.
     """
     saved = [(weight, weight.requires_grad, weight.grad) for weight in module.parameters()]
     try:
@@ -168,19 +167,19 @@ def weights_aside(module: nn.Module) -> Iterator[None]:
             weight.requires_grad_(False)
         yield
     finally:
-        for weight, asked, grad in saved:
-            weight.requires_grad_(asked)
+        for weight, requires_grad, grad in saved:
+            weight.requires_grad_(requires_grad)
             weight.grad = grad
 
 
 @contextmanager
-def numpy_patched(attack: EvasionAttack) -> Iterator[None]:
-    """What some attacks want of numpy, while they run.
+def patched_numpy(attack: EvasionAttack) -> Iterator[None]:
+    """Inside, numpy and the working folder are as some attacks need them.
 
-    GeoDA calls ``numpy.mat``, which NumPy 2 dropped. HopSkipJump, Boundary and Brendel-Bethge make
-    a ``RandomState()`` without a seed, so that no two runs are alike: it is seeded here from
-    numpy's global generator. GeoDA also leaves a file in the working folder, and reads one it finds
-    there: it is sent to a folder of its own.
+    GeoDA calls ``numpy.mat``, which NumPy 2 removed. HopSkipJump, Boundary and Brendel-Bethge make
+    a ``RandomState()`` without a seed, so that runs differ; here it is seeded from numpy's global
+    generator. GeoDA writes a file to the working folder and reads an existing one; it runs in a
+    temporary folder here.
     """
     with ExitStack() as stack:
         if any(type(part).__name__ == "GeoDA" for part in parts(attack)):
@@ -196,7 +195,7 @@ def numpy_patched(attack: EvasionAttack) -> Iterator[None]:
 
 
 class _SeededState(np.random.RandomState):
-    """A ``RandomState`` that without a seed takes one from numpy's global generator."""
+    """A ``RandomState`` whose default seed is drawn from numpy's global generator."""
 
     def __init__(self, seed: Any = None) -> None:
         super().__init__(np.random.randint(2**31) if seed is None else seed)

@@ -1,4 +1,4 @@
-"""ART attack to artplus attack: translated to torch where the maths is ours, else adapted."""
+"""ART attacks as artplus attacks: translated to torch, or run through ``generate``."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _DISPATCHERS = (ProjectedGradientDescent, BasicIterativeMethod, MomentumIterativ
 
 
 def as_attack(attack: Any, estimator: Any = None) -> Attack | Combination:
-    """Return any attack as artplus runs it.
+    """Return any attack as an artplus attack.
 
-    An attack of artplus passes through. An ART attack is translated (:func:`translate`) or, with
-    a :class:`~artplus.errors.SlowPathWarning`, run through its own ``generate``
-    (:class:`~artplus.bridge.art_attack.ArtAttack`).
+    An artplus attack is returned unchanged. An ART attack is translated (:func:`translate`) or runs
+    through its ``generate`` (:class:`~artplus.bridge.art_attack.ArtAttack`), with a
+    :class:`~artplus.errors.SlowPathWarning`.
 
     Args:
         attack: An attack of artplus or of ART.
-        estimator: The ART estimator to be attacked; ``None`` leaves the check to the first call.
+        estimator: The attacked ART estimator; with ``None`` the first call checks that it fits.
 
     Raises:
         ConfigurationError: for anything else, for a class instead of an object, or for an ART
-            attack bound to another model.
+            attack built on another model.
         UnsupportedEstimatorError: for an ART attack on an estimator without a torch module.
     """
     if isinstance(attack, type):
@@ -58,34 +58,35 @@ def as_attack(attack: Any, estimator: Any = None) -> Attack | Combination:
         )
     if estimator is not None:
         check_bound(attack, getattr(estimator, "model", None))
-    native = translate(attack)
-    if native is not None:
-        return native
-    adapted = ArtAttack(attack)
+    translated = translate(attack)
+    if translated is not None:
+        return translated
+    art_attack = ArtAttack(attack)
     warnings.warn(
         f"ART's {type(attack).__name__}, with these parameters, has no translation to torch and "
         "runs through its own generate, in numpy: every batch leaves the device, and many attacks "
-        "go one example at a time. FGM, BIM, MIM, PGD and APGD are fast.",
+        "run one example at a time. FGM, BIM, MIM, PGD and APGD are fast.",
         SlowPathWarning,
         stacklevel=2,
     )
-    return adapted
+    return art_attack
 
 
 def translate(attack: EvasionAttack) -> Attack | None:
-    """The same attack in torch, with ART's own parameters, or ``None`` where there is none.
+    """The same attack in torch, with ART's parameters; ``None`` if there is no translation.
 
-    Exactly ART's FGM, BIM, MIM, PGD (all flavours) and APGD: a subclass may do anything. Held
-    against ART on the same start in the tests. Three things differ on purpose: restarts keep per
-    example the misclassified, then the worst (ART's FGM keeps the luckiest batch, its PGD the last
-    restart that changed a prediction); ART's APGD returns its last iterate, this the best; and
-    APGD counts as a rise what exceeds the step before, as the paper, not the best so far.
+    Translated are ART's FGM, BIM, MIM, PGD (all variants) and APGD, but not subclasses of them. The
+    tests compare the results with ART's from the same start. Three things differ on purpose:
+    (1) restarts keep, per example, a misclassified result, then the worst (ART's FGM keeps the best
+    batch, its PGD the last restart that changed a prediction); (2) APGD returns the best iterate,
+    ART's the last; (3) APGD counts a rise over the previous step, as in the paper, where ART counts
+    a rise over the best so far.
 
-    ``None`` for: other norms than L∞, 2 and 1 (APGD: L∞ and 2), ``minimal``, ``random_eps``, a
-    summary writer, no iterations.
+    There is no translation for norms other than L∞, 2 and 1 (APGD: L∞ and 2), for ``minimal``,
+    ``random_eps`` or a summary writer, and without iterations.
     """
-    rule = _RULES.get(type(attack))
-    return None if rule is None else rule(attack)
+    translator = _TRANSLATORS.get(type(attack))
+    return None if translator is None else translator(attack)
 
 
 def _fgm(attack: Any) -> Attack | None:
@@ -121,8 +122,8 @@ def _pgd(attack: Any) -> Attack | None:
     )
 
 
-def _dispatched(attack: Any) -> Attack | None:
-    # ``attack.eps = 0.1`` changes the dispatcher only; what runs is the attack behind it.
+def _dispatcher(attack: Any) -> Attack | None:
+    # ``attack.eps = 0.1`` changes only the dispatcher; the attack behind it is what runs.
     return translate(attack._attack)
 
 
@@ -141,15 +142,15 @@ def _apgd(attack: Any) -> Attack | None:
     )
 
 
-def _norm(attack: Any, known: tuple[float, ...]) -> float | None:
+def _norm(attack: Any, supported: tuple[float, ...]) -> float | None:
     norm = float(attack.norm)
-    return norm if norm in known else None
+    return norm if norm in supported else None
 
 
-_RULES: dict[type, Callable[[Any], Attack | None]] = {
+_TRANSLATORS: dict[type, Callable[[Any], Attack | None]] = {
     FastGradientMethod: _fgm,
     ProjectedGradientDescentNumpy: _pgd,
     ProjectedGradientDescentPyTorch: _pgd,
     AutoProjectedGradientDescent: _apgd,
-    **dict.fromkeys(_DISPATCHERS, _dispatched),
+    **dict.fromkeys(_DISPATCHERS, _dispatcher),
 }

@@ -1,4 +1,4 @@
-"""ART's evasion attacks by a short name, at settings that stand here; ART itself is loaded late."""
+"""ART's evasion attacks by short names, with settings fixed here; ART is imported lazily."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Settings = Callable[[Threat], dict[str, Any]]
 
 @dataclass(frozen=True)
 class ArtName:
-    """What a name stands for.
+    """An ART attack with its settings.
 
     Attributes:
-        about: One line for people: what it is, and where it leaves ART's own settings.
-        kinds: Class of ``art.attacks.evasion`` for each norm that it works in.
-        settings: Constructor arguments for a threat; what they leave out is ART's default.
-        bounded: Whether ``eps`` is among them; the others go as far as they must.
-        images: Whether it takes nothing but images, channels first.
-        probabilities: Whether it must see probabilities; it is given those of the model's answers.
+        about: One line for display: the attack, and where its settings differ from ART's.
+        kinds: Class of ``art.attacks.evasion`` for each norm that it supports.
+        settings: Constructor arguments for a threat; ART's defaults apply to the others.
+        bounded: Whether ``eps`` is among them; attacks without it have no radius.
+        images: Whether it accepts only images, channels first.
+        probabilities: Whether it needs probabilities; outputs of the model are then converted.
     """
 
     about: str
@@ -46,8 +46,8 @@ class ArtName:
     probabilities: bool = False
 
 
-def _in(kind: str, *norms: float) -> dict[float, str]:
-    return dict.fromkeys(norms, kind)
+def _in(class_name: str, *norms: float) -> dict[float, str]:
+    return dict.fromkeys(norms, class_name)
 
 
 def _carlini_l2(threat: Threat) -> dict[str, Any]:
@@ -55,19 +55,19 @@ def _carlini_l2(threat: Threat) -> dict[str, Any]:
 
 
 def _carlini_linf(threat: Threat) -> dict[str, Any]:
-    # ART's 10 steps of 0.01 from a constant of 1e-5 fool hardly anything.
+    # ART's 10 steps of 0.01 from a constant of 1e-5 fool almost no example.
     return {"max_iter": 50, "learning_rate": 0.1, "initial_const": 0.01}
 
 
 def _radius(threat: Threat) -> dict[str, Any]:
-    """A first step of the ball's width, as Auto-PGD's authors take; ART's is 0.1 in any ball."""
+    """A first step of ``2 * eps`` as in the Auto-PGD paper; ART's is 0.1 for any radius."""
     eps = _number(threat)
     return {"norm": threat.norm, "eps": eps, "eps_step": 2 * eps}
 
 
 def _zoo(threat: Threat) -> dict[str, Any]:
-    # ART's 10 steps of 0.01 from a constant of 0.001 fool nothing, and its resizing is for large
-    # images.
+    # ART's 10 steps of 0.01 from a constant of 0.001 fool no example, and its resizing is for
+    # large images.
     features = math.prod(threat.shape or (128,))
     return {
         "learning_rate": 0.1,
@@ -178,7 +178,7 @@ ART_NAMES: dict[str, ArtName] = {
         _zoo,
     ),
 }
-"""Names that ``evaluate(attacks=[...])`` knows beside artplus's own, which win."""
+"""Names of ``evaluate(attacks=[...])`` beside those of artplus, which take precedence."""
 
 
 def is_attack(name: str) -> bool:
@@ -195,49 +195,50 @@ def make_art_attack(name: str, estimator: Any, threat: Threat) -> EvasionAttack:
         threat: Radius, norm, classes and shape.
 
     Raises:
-        ConfigurationError: if it is not defined for this threat, or ART lacks what it needs.
+        ConfigurationError: if the attack does not support this threat, or needs a missing package.
     """
-    entry = ART_NAMES[name]
+    spec = ART_NAMES[name]
     if threat.classes is None:
         raise ConfigurationError(f"{name!r} attacks classifiers, and this is a regression")
-    kind = entry.kinds.get(threat.norm)
-    if kind is None:
-        known = " and ".join(norm_name(norm) for norm in entry.kinds)
-        least, kind = next(iter(entry.kinds.items()))
+    class_name = spec.kinds.get(threat.norm)
+    if class_name is None:
+        norms = " and ".join(norm_name(norm) for norm in spec.kinds)
+        first_norm, class_name = next(iter(spec.kinds.items()))
         raise ConfigurationError(
-            f"{name!r} is ART's {kind}, which knows {known}, not {norm_name(threat.norm)}; ask "
-            f"with norm={'numpy.inf' if math.isinf(least) else f'{least:g}'}, or leave it out"
+            f"{name!r} is ART's {class_name}, which knows {norms}, not {norm_name(threat.norm)}; "
+            f"ask with norm={'numpy.inf' if math.isinf(first_norm) else f'{first_norm:g}'}, or "
+            "leave it out"
         )
-    if entry.images and threat.shape is not None and len(threat.shape) != 3:
+    if spec.images and threat.shape is not None and len(threat.shape) != 3:
         raise ConfigurationError(
             f"{name!r} takes images (channels, height, width), the inputs are {threat.shape}"
         )
     evasion = import_module("art.attacks.evasion")
-    if not hasattr(evasion, kind):
+    if not hasattr(evasion, class_name):
         raise ConfigurationError(
-            f"{name!r} needs numba, without which ART has no {kind}: pip install numba"
+            f"{name!r} needs numba, without which ART has no {class_name}: pip install numba"
         )
-    if entry.probabilities:
+    if spec.probabilities:
         estimator = _with_probabilities(estimator)
-    made: EvasionAttack = getattr(evasion, kind)(estimator, **entry.settings(threat))
-    if "verbose" in made.attack_params:
-        made.set_params(verbose=False)
-    return made
+    attack: EvasionAttack = getattr(evasion, class_name)(estimator, **spec.settings(threat))
+    if "verbose" in attack.attack_params:
+        attack.set_params(verbose=False)
+    return attack
 
 
 def unknown(name: str) -> UnknownNameError:
-    """The error for what is no attack and no suite, with the nearest and all known names."""
-    own, sets = attacks.names(), suites.names()
-    hint = did_you_mean(name.lower(), [*own, *ART_NAMES, *sets])
+    """The error for an unknown attack or suite, with the nearest and all known names."""
+    attack_names, suite_names = attacks.names(), suites.names()
+    hint = did_you_mean(name.lower(), [*attack_names, *ART_NAMES, *suite_names])
     return UnknownNameError(
-        f"unknown attack or suite {name!r}.{hint} Attacks: {', '.join(own)}; of ART: "
-        f"{', '.join(ART_NAMES)}. Suites: {', '.join(sets)}. Register your own with "
+        f"unknown attack or suite {name!r}.{hint} Attacks: {', '.join(attack_names)}; of ART: "
+        f"{', '.join(ART_NAMES)}. Suites: {', '.join(suite_names)}. Register your own with "
         "@register_attack or @register_suite."
     )
 
 
 def _number(threat: Threat) -> float:
-    """The radius, which ART's attacks take as one number."""
+    """The radius as one number, which ART's attacks need."""
     if isinstance(threat.eps, bool) or not isinstance(threat.eps, (int, float)):
         raise ConfigurationError(
             f"ART's attacks by name take eps as one number, got {type(threat.eps).__name__}"
@@ -246,9 +247,9 @@ def _number(threat: Threat) -> float:
 
 
 def _with_probabilities(estimator: Any) -> Any:
-    """The same estimator around the same module, whose ``predict`` gives probabilities.
+    """The same estimator with a ``predict`` that returns probabilities.
 
-    One without a module is attacked as it is: by its answers, mostly probabilities already.
+    An estimator without a torch module is returned unchanged; most predict probabilities already.
     """
     if not isinstance(getattr(estimator, "model", None), nn.Module):
         return estimator
@@ -257,6 +258,8 @@ def _with_probabilities(estimator: Any) -> Any:
         outputs = np.asarray(estimator.predict(x, **options), dtype=np.float64)
         return probabilities(torch.from_numpy(outputs)).numpy()
 
-    own = object.__new__(type(estimator))  # copy.copy would write the weights to disk: ART pickles
-    vars(own).update(vars(estimator), predict=predict)
-    return own
+    with_probabilities = object.__new__(
+        type(estimator)
+    )  # copy.copy would pickle, for which ART writes the weights to disk
+    vars(with_probabilities).update(vars(estimator), predict=predict)
+    return with_probabilities

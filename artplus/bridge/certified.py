@@ -1,9 +1,9 @@
-"""ART's certified estimators by bounds: what they say of a point, as plain layers.
+"""ART's bound-based certified estimators as plain torch layers that predict points.
 
-``PytorchDeepZ`` and ``PyTorchIBPClassifier`` hold a copy of the network that predicts for zonotopes
-and boxes. It has a mode, at first ``"abstract"``, in which ART's own ``predict`` fails: it passes
-points. What is attacked are points, so predictions go through the same weights in torch's layers,
-whatever the mode, and ART's attacks find the mode ``"concrete"``.
+``PytorchDeepZ`` and ``PyTorchIBPClassifier`` hold a copy of the network that predicts zonotopes and
+boxes. Its mode is at first ``"abstract"``, in which ART's own ``predict`` fails on points. Attacks
+are on points, so artplus predicts with the same weights in torch's layers in any mode, and ART's
+attacks run in the mode ``"concrete"``.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ _HOME = "art.estimators.certification."
 
 
 def layers(module: nn.Module) -> nn.Sequential | None:
-    """The layers of a converted network, with its weights; ``None`` of any other module.
+    """The layers of a converted network, with its weights; ``None`` for any other module.
 
-    Weights are shared and so follow training, except those of interval convolutions, which ART
-    keeps in another shape: they share memory, not gradients.
+    Weights are shared, so they follow training. Those of interval convolutions, which ART keeps in
+    another shape, share memory but not gradients.
     """
     if not _is_converted(module):
         return None
     converted: Any = module
-    found: list[nn.Module] = []
+    plain: list[nn.Module] = []
     for k, layer in enumerate(converted.ops):
         if k == converted.reshape_op_num:
-            found.append(nn.Flatten())
-        found.append(_plain(layer))
-    return nn.Sequential(*found).train(module.training)
+            plain.append(nn.Flatten())
+        plain.append(_plain(layer))
+    return nn.Sequential(*plain).train(module.training)
 
 
 @contextmanager
 def concrete(module: nn.Module) -> Iterator[None]:
-    """Inside, a converted network called by ART predicts for points; its mode comes back.
+    """Inside, a converted network that ART calls predicts points; its mode is restored.
 
-    The matrices of interval convolutions carry a graph to the weights, through which ART's
-    ``backward`` passes once and no second time; meanwhile they are without it.
+    The matrices of interval convolutions have a graph to the weights, which ART's ``backward`` can
+    use only once. Inside, they are detached from it.
     """
     if not _is_converted(module):
         yield
@@ -61,7 +61,7 @@ def concrete(module: nn.Module) -> Iterator[None]:
 
 
 def refuse_training(estimator: Any) -> None:
-    """Refuse to harden what would predict by other weights than were trained.
+    """Refuse estimators whose predictions would not follow training.
 
     Raises:
         UnsupportedEstimatorError: for interval convolutions.
@@ -69,15 +69,15 @@ def refuse_training(estimator: Any) -> None:
     module: Any = estimator.model
     if _is_converted(module) and any(map(_is_interval_convolution, module.ops)):
         raise UnsupportedEstimatorError(
-            f"{type(estimator).__name__} predicts by matrices made from its convolutions at "
-            "construction, which training would leave behind. Harden the network in a "
+            f"{type(estimator).__name__} predicts with matrices made from its convolutions at "
+            "construction, which training would not change. Harden the network in a "
             "PyTorchClassifier and construct the certified estimator from it afterwards, or train "
             "with ART's AdversarialTrainerCertifiedIBPPyTorch."
         )
 
 
 def _plain(layer: Any) -> nn.Module:
-    """One layer of ART as torch's."""
+    """A layer of ART as a layer of torch."""
     kind = type(layer).__name__
     if kind == "ZonoConv":
         return _convolution(layer.conv, layer.conv.weight, layer.bias, layer.conv)
@@ -91,16 +91,16 @@ def _plain(layer: Any) -> nn.Module:
     if kind in ("ZonoReLU", "PyTorchIntervalReLU"):
         return nn.ReLU()
     raise UnsupportedEstimatorError(
-        f"{type(layer).__module__}.{kind} is a certified layer that is not known here; known are "
-        "those that ART makes of Conv2d, Linear and ReLU. Evaluate the network that the estimator "
-        "was made from."
+        f"{type(layer).__module__}.{kind} is a certified layer that is not supported; supported "
+        "are those that ART makes of Conv2d, Linear and ReLU. Evaluate the network that the "
+        "estimator was made from."
     )
 
 
 def _convolution(
     sizes: Any, weight: nn.Parameter, bias: nn.Parameter | None, geometry: nn.Conv2d
 ) -> nn.Conv2d:
-    found: nn.Conv2d = nn.utils.skip_init(
+    convolution: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d,
         sizes.in_channels,
         sizes.out_channels,
@@ -110,12 +110,12 @@ def _convolution(
         dilation=geometry.dilation,
         bias=bias is not None,
     )
-    found.weight, found.bias = weight, bias
-    return found
+    convolution.weight, convolution.bias = weight, bias
+    return convolution
 
 
 def _weight(layer: Any) -> nn.Parameter:
-    """The kernels of an interval convolution, of which ART makes one channel each."""
+    """The kernels of an interval convolution, which ART stores as separate channels."""
     shape = (layer.out_channels, layer.in_channels, *layer.conv.kernel_size)
     return nn.Parameter(layer.conv.weight.detach().reshape(shape), requires_grad=False)
 

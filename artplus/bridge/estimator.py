@@ -1,4 +1,4 @@
-"""An ART estimator seen as what training needs: a loss model, bounds, labels, an optimizer."""
+"""An ART estimator as training needs it: a loss model, bounds, and checked inputs and labels."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from artplus.tasks import Classification, Multilabel, Regression, Task
 
 @dataclass(frozen=True)
 class EstimatorView:
-    """What the rest of artplus sees of an ART estimator.
+    """An ART estimator as the rest of artplus sees it.
 
     Attributes:
-        estimator: The estimator itself, left as it is.
-        model: Raw inputs, in the range of ``clip_values``, to predictions, differentiable through
-            the estimator's preprocessing; with the estimator's own loss per example.
+        estimator: The estimator itself, unchanged.
+        model: Maps raw inputs, in the range of ``clip_values``, to predictions, differentiably
+            through the estimator's preprocessing. It has the estimator's loss per example.
         space: The box of ``clip_values``.
         input_shape: Shape of one input.
         nb_classes: Number of classes; ``None`` for a regressor.
@@ -46,7 +46,7 @@ class EstimatorView:
     nb_classes: int | None
 
     def inputs(self, x: Any, name: str = "x") -> Inputs:
-        """``x`` as checked float32 tensor ``(batch, *input_shape)``; of a memory map as rows.
+        """``x`` as a checked float32 tensor ``(batch, *input_shape)``, or rows of a memory map.
 
         Raises:
             DataError: for a wrong shape or dtype, NaN, or values outside ``clip_values``.
@@ -56,7 +56,7 @@ class EstimatorView:
         return tensor
 
     def shaped(self, x: Any, name: str = "x") -> Inputs:
-        """``x`` as :meth:`inputs` gives it; its values are left to be checked by who reads them.
+        """``x`` as from :meth:`inputs`, but without a check of its values.
 
         Raises:
             DataError: for a wrong shape or dtype.
@@ -86,7 +86,7 @@ class EstimatorView:
         return tensor
 
     def prepare(self, x: Any, y: Any) -> tuple[Inputs, Tensor]:
-        """Inputs and labels of one array or batch, checked."""
+        """Checked inputs and labels of an array or batch."""
         inputs = self.inputs(x)
         return inputs, self.labels(y, len(inputs))
 
@@ -94,17 +94,16 @@ class EstimatorView:
 def view(estimator: Any) -> EstimatorView:
     """Return the :class:`EstimatorView` of an ART estimator that holds a torch module.
 
-    Supported: ``PyTorchClassifier`` and subclasses, ``HuggingFaceClassifierPyTorch``,
-    ``PyTorchRegressor``; of ART's certified estimators what they predict for points
-    (:mod:`artplus.bridge.certified`). Predictions equal the estimator's own, in evaluation mode,
-    without its postprocessing. Preprocessing is applied as ART does: what is meant for fitting in
-    train mode, what is meant for prediction in evaluation mode, so attacks see what prediction
-    will.
+    Supported are ``PyTorchClassifier`` and subclasses, ``HuggingFaceClassifierPyTorch``,
+    ``PyTorchRegressor``, and the predictions of ART's certified estimators for points
+    (:mod:`artplus.bridge.certified`). In evaluation mode, predictions equal the estimator's own
+    without its postprocessing. Preprocessing is applied as in ART: the steps for fitting in train
+    mode, the steps for prediction in evaluation mode and therefore in attacks.
 
     Raises:
-        UnsupportedEstimatorError: for an estimator without a torch module, of another kind, with
+        UnsupportedEstimatorError: for an estimator without a torch module, of another type, with
             preprocessing that torch cannot differentiate, or around a ``Sequential`` subclass
-            whose own ``forward`` ART ignores.
+            that overrides ``forward``, which ART ignores.
     """
     if not isinstance(estimator, PyTorchEstimator):
         raise UnsupportedEstimatorError(
@@ -145,13 +144,13 @@ def _refuse_overridden_sequential(module: nn.Module) -> None:
 
 
 def _forward(estimator: Any, module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """Raw inputs to predictions; ``None`` where that is the module alone."""
-    plain = certified.layers(module)
-    predict = module if plain is None else plain
+    """The function from raw inputs to predictions; ``None`` if it is the module itself."""
+    points = certified.layers(module)
+    predict = module if points is None else points
     hugging_face = isinstance(estimator, HuggingFaceClassifierPyTorch)
     operations = [op for op in estimator.preprocessing_operations if not _is_identity(op)]
     if not operations and not (hugging_face and estimator.processor is not None):
-        return plain
+        return points
     if not estimator.all_framework_preprocessing:
         names = ", ".join(type(op).__name__ for op in operations)
         raise UnsupportedEstimatorError(
@@ -161,20 +160,20 @@ def _forward(estimator: Any, module: nn.Module) -> Callable[[Tensor], Tensor] | 
         )
 
     def preprocessed(x: Tensor) -> Tensor:
-        ready, _ = estimator._apply_preprocessing(x, None, fit=module.training, no_grad=False)
-        if len(ready) != len(x):
+        inputs, _ = estimator._apply_preprocessing(x, None, fit=module.training, no_grad=False)
+        if len(inputs) != len(x):
             raise UnsupportedEstimatorError(
-                f"the preprocessing turned {len(x)} examples into {len(ready)} while training; "
+                f"the preprocessing turned {len(x)} examples into {len(inputs)} while training; "
                 "augment in the data loader instead, or construct it with augmentation=False"
             )
-        outputs: Tensor = estimator._model(ready)[-1] if hugging_face else predict(ready)
+        outputs: Tensor = estimator._model(inputs)[-1] if hugging_face else predict(inputs)
         return outputs
 
     return preprocessed
 
 
 def _is_identity(operation: Any) -> bool:
-    """ART's default preprocessing (0, 1) is an operation too: subtract zero, divide by one."""
+    """Whether an operation subtracts zero and divides by one, as ART's default (0, 1) does."""
     mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)
     if mean is None or std is None:
         return False
@@ -184,25 +183,27 @@ def _is_identity(operation: Any) -> bool:
 def _as_classifier(
     estimator: Any, forward: Callable[[Tensor], Tensor] | None, classes: int
 ) -> tuple[Callable[[Tensor], Tensor] | None, Task]:
-    """Give a classifier's own loss what all objectives need: logits over classes."""
-    loss, raw, ready = estimator.loss, forward or estimator.model, criterion(estimator.loss)
+    """A classifier's forward function and task, with logits over classes where possible."""
+    loss, per_example = estimator.loss, criterion(estimator.loss)
     if type(loss) is nn.BCEWithLogitsLoss and classes == 2 and loss.weight is None:
-        return two_logits(raw), Classification(Criterion(binary_loss(loss)), classes)
+        return two_logits(forward or estimator.model), Classification(
+            Criterion(binary_loss(loss)), classes
+        )
     if isinstance(loss, nn.BCEWithLogitsLoss):
-        return forward, Multilabel(ready)
-    if isinstance(loss, nn.BCELoss):  # on probabilities: there are no logits
-        return forward, Regression(ready)
-    ready = replace(ready, over_classes=True)
+        return forward, Multilabel(per_example)
+    if isinstance(loss, nn.BCELoss):  # on probabilities, so there are no logits
+        return forward, Regression(per_example)
+    per_example = replace(per_example, over_classes=True)
     if not estimator._reduce_labels:  # ART gives any other loss one-hot rows
-        ready = replace(ready, function=_on_rows(ready.function, classes))
-    return forward, Classification(ready, classes)
+        per_example = replace(per_example, function=_on_rows(per_example.function, classes))
+    return forward, Classification(per_example, classes)
 
 
-def two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """One logit z is two logits (0, z): softmax(0, z) is sigmoid(z), the losses are equal."""
+def two_logits(one_logit: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """One logit z as two logits (0, z): softmax gives sigmoid(z), and the losses are equal."""
 
     def forward(x: Tensor) -> Tensor:
-        z = raw(x)
+        z = one_logit(x)
         if z.numel() != len(x):
             raise UnsupportedEstimatorError(
                 f"BCEWithLogitsLoss with nb_classes=2 wants one output per input, got "
@@ -215,7 +216,7 @@ def two_logits(raw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def binary_loss(loss: nn.BCEWithLogitsLoss) -> LossFunction:
-    """Binary cross-entropy of two logits (0, z), with the weight of positive labels."""
+    """Binary cross-entropy of two logits (0, z), with ``pos_weight``."""
     positive = loss.pos_weight
 
     def function(logits: Tensor, y: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ def _on_rows(function: LossFunction, classes: int) -> LossFunction:
 
 
 def _space(estimator: Any) -> InputSpace:
-    """The box of ``clip_values``; none means unbounded."""
+    """The box of ``clip_values``; without them it is unbounded."""
     if estimator.clip_values is None:
         return InputSpace()
     low, high = (_bound(v) for v in estimator.clip_values)
@@ -250,7 +251,7 @@ def _bound(value: Any) -> float | Tensor:
 
 
 def _float32(x: Any, name: str) -> Inputs:
-    """Arrays, lists and tensors as float32, saying so when values are converted."""
+    """Arrays, lists and tensors as float32, with a warning if the dtype changes."""
     mapped = is_mapped(x)
     tensor: Inputs = as_numbers(x[:0] if mapped else x, name)
     if tensor.dtype.is_complex or tensor.dtype == torch.bool:
@@ -268,12 +269,12 @@ def _float32(x: Any, name: str) -> Inputs:
 
 
 def as_numbers(values: Any, name: str) -> Tensor:
-    """Anything numeric as a detached tensor, its values and kind as they are."""
+    """Anything numeric as a detached tensor of the same values and kind."""
     if isinstance(values, Tensor):
         return values.detach()
     try:
         array = np.asarray(values)
-    except ValueError as error:  # numpy's word for ragged lists
+    except ValueError as error:  # numpy raises it for ragged lists
         raise DataError(f"{name} must be a rectangular array of numbers: {error}") from None
     if array.dtype.kind not in "fiubc":
         raise DataError(
@@ -281,13 +282,13 @@ def as_numbers(values: Any, name: str) -> Tensor:
             "have to be padded or encoded first."
         )
     if array.dtype.itemsize > 8 and array.dtype.kind == "f":
-        array = array.astype(np.float64)  # torch has no longer floats
+        array = array.astype(np.float64)  # the longest float of torch
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _class_numbers(y: Tensor, classes: int) -> Tensor:
-    """One-hot rows, columns of one and whole floats as class numbers; soft rows as they are."""
+    """Class numbers, from one-hot rows, single columns and whole floats; soft rows unchanged."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y.squeeze(1)
     if y.ndim == 2 and y.dtype == torch.bool:
@@ -303,7 +304,7 @@ def _class_numbers(y: Tensor, classes: int) -> Tensor:
 
 
 def _multi_hot(y: Tensor, n: int, classes: int, name: str) -> Tensor:
-    """Labels of a binary loss: 0 or 1 for each output; one output makes two classes."""
+    """Labels of a binary loss: 0 or 1 per output; two classes may have a single output."""
     single = classes == 2 and y.shape in ((n,), (n, 1))
     if not (single or y.shape == (n, classes)) or not bool(((y == 0) | (y == 1)).all()):
         raise DataError(
@@ -314,7 +315,7 @@ def _multi_hot(y: Tensor, n: int, classes: int, name: str) -> Tensor:
 
 
 def _targets(y: Tensor, n: int, name: str) -> Tensor:
-    """Regression targets ``(n,)``; ART would broadcast ``(n, 1)`` against ``(n,)``, silently."""
+    """Regression targets ``(n,)``; ART would silently broadcast ``(n, 1)`` against ``(n,)``."""
     if y.shape != (n,):
         raise DataError(
             f"{name} must have shape ({n},) for PyTorchRegressor, got {tuple(y.shape)}. ART "

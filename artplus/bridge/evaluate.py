@@ -1,4 +1,4 @@
-"""``artplus.evaluate``: the honest judge on ART estimators and attacks, and on torch modules."""
+"""``artplus.evaluate``: the evaluation of ART estimators and torch modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from artplus.spaces import InputSpace, Space
 from artplus.tasks import Task
 
 CUMULATIVE = ("quick", "standard", "plus", "rand")
-"""Suites whose attacks each run on what the ones before left standing, as AutoAttack's do."""
+"""Suites whose attacks run only on examples robust to the earlier attacks, as in AutoAttack."""
 
 
 @overload
@@ -48,7 +48,7 @@ def evaluate(
 ) -> ThreatReport: ...
 
 
-# The options are those named here, and repeating twenty of them twice would help nobody.
+# The overloads take **options, since repeating twenty options would not help readers.
 def evaluate(  # type: ignore[misc]
     estimator: Any,
     data: Any,
@@ -79,83 +79,84 @@ def evaluate(  # type: ignore[misc]
     progress: bool = True,
     threats: Sequence[tuple[float, float]] | None = None,
 ) -> Report | ThreatReport:
-    """Attack an estimator or a torch model, and report what it withstands.
+    """Attack an estimator or a torch model, and report its robustness.
 
-    See :func:`artplus.evaluation.judge` for how: per-example worst case over all attacks, what
-    they return is measured, and a broken one never counts as robustness. The estimator and its
-    attacks are left as they were.
+    :func:`artplus.evaluation.judge` describes the method: robust accuracy is the per-example worst
+    case over all attacks, adversarial examples are verified, and failed attacks never count as
+    robustness. The estimator and its attacks are left as they were.
 
     Args:
         estimator: An ART estimator that holds a torch module, a ``torch.nn.Module``, or an ART
-            classifier that only predicts (``BlackBoxClassifier``, scikit-learn's), which ART's
-            attacks and ``"square"`` can judge.
-        data: ``(n, *input)`` inputs with ``y`` beside them; or ``(x, y)``, a mapping of columns, a
+            classifier that only predicts (``BlackBoxClassifier``, scikit-learn's), for ART's
+            attacks and ``"square"``.
+        data: ``(n, *input)`` inputs, with ``y``; or ``(x, y)``, a mapping of columns, a
             ``Dataset`` or a ``DataLoader``, which is read whole. Columns are the module's keyword
             arguments, and labels are in ``labels``, ``label`` or ``y``. A memory map is read, and
             converted where that is needed, a batch at a time.
-        y: True labels: class numbers or rows; else the targets of the model's task.
+        y: True labels, as class numbers or rows, or the targets of the model's task.
         attacks: A suite (:func:`artplus.evaluation.list_suites`), one attack, a list of both or a
             mapping of attacks by name. An attack is a name
             (:func:`artplus.evaluation.list_attacks`, or one of ART's,
             :data:`artplus.bridge.by_name.ART_NAMES`), an ART evasion attack built on this
-            estimator, or one of ``artplus.attacks``. Targeted attacks aim at a class drawn
-            uniformly from the wrong ones and succeed with any mistake.
-        eps: Radius for suites and names, in the units of ``x``, which need it. Attack objects
-            have their own. Those that have none (DeepFool, HopSkipJump) need it too: an example
-            counts as fooled only within ``eps``.
+            estimator, or one of ``artplus.attacks``. The target of targeted
+            attacks is a uniformly random wrong class; they succeed with any mistake.
+        eps: Radius in the units of ``x``, required for suites and names. Attack objects have their
+            own. Attacks without a radius (DeepFool, HopSkipJump) need it too: an example counts as
+            fooled only within ``eps``.
         norm: Norm of ``eps``: ``numpy.inf``, 2 or 1. Attack objects have their own.
-        criterion: The own loss of a ``torch.nn.Module``; ``None`` is its task's usual one. With
-            ``BCEWithLogitsLoss`` and one output an input a model is judged as the classifier of two
-            classes that it is. An estimator has its own.
+        criterion: The loss of a ``torch.nn.Module``; ``None`` is the default of its task. A model
+            with ``BCEWithLogitsLoss`` and one output per input is evaluated as a classifier of two
+            classes. An estimator has its own.
         task: What predictions and targets of a module mean: a name (:func:`artplus.list_tasks`) or
-            a :class:`~artplus.tasks.Task`; ``"auto"`` tells it from the model's class, the
+            a :class:`~artplus.tasks.Task`; ``"auto"`` infers it from the model's class, the
             criterion, and the first outputs and labels.
-        space: What is perturbed; ``None`` is inputs with ``bounds`` and ``normalization``. Beside
-            an embedding or a latent space ``eps`` is in its units, per example or per token.
-        bounds: Least and greatest valid input of a module, in raw units. ``"auto"`` takes the usual
-            range that the inputs lie in, and the report says which; ``None`` is unbounded. An
+        space: What is perturbed; ``None`` means inputs with ``bounds`` and ``normalization``. In an
+            embedding or latent space ``eps`` is in its units, per example or per token.
+        bounds: Least and greatest valid input of a module, in raw units. ``"auto"`` is the usual
+            range that contains the inputs, and the report states it; ``None`` is unbounded. An
             estimator has its ``clip_values``.
-        clip_values: ART's word for ``bounds``.
-        normalization: ``(mean, std)`` that the inputs of a module have been normalised by; ``eps``
-            and ``bounds`` (then [0, 1] unless given) are in units before it.
+        clip_values: ART's name for ``bounds``.
+        normalization: ``(mean, std)`` that the inputs of a module have been normalised by. ``eps``
+            and ``bounds`` (default then [0, 1]) are in the units before normalisation.
         mask: Zero where inputs must not change; broadcasts over one input.
-        batch_size: Examples at a time, whatever an ART attack's own.
-        seed: Of every random draw.
-        only_survivors: Run each attack only on what the ones before left standing: faster, the
-            same worst case, but accuracies are cumulative. Default: for :data:`CUMULATIVE`, as
-            AutoAttack does.
-        examples: How many attacked examples to keep for the gallery.
+        batch_size: Examples per batch; the batch size of an ART attack is not used.
+        seed: Seed of all random draws.
+        only_survivors: Run each attack only on examples robust to the earlier ones. This is faster
+            with the same worst case, but accuracies are cumulative. Default: only for
+            :data:`CUMULATIVE`, as in AutoAttack.
+        examples: Number of attacked examples to keep for the gallery.
         class_names: One per class, for display.
-        name: What to call the model in the report.
-        checks: Look for signs that the attacks failed, and give a verdict on the evaluation:
-            trusted, suspicious or broken (:attr:`Report.verdict`, :attr:`Report.checks`). They
-            look at up to 64 examples, which costs little beside a suite. Default: only for suites.
-        surrogate: Another model or estimator for the same task; the checks then see whether
-            attacks made on it do better than those on the model itself.
-        analyses: What else to look into: names (:func:`artplus.evaluation.list_analyses`) or
+        name: Name of the model in the report.
+        checks: Look for signs that attacks failed, and give a verdict on the evaluation:
+            trusted, suspicious or broken (:attr:`Report.verdict`, :attr:`Report.checks`). The
+            checks use up to 64 examples and cost little compared with a suite. Default: only for
+            suites.
+        surrogate: Another model or estimator for the same task; the checks test whether attacks
+            transferred from it do better than attacks on the model itself.
+        analyses: Further analyses: names (:func:`artplus.evaluation.list_analyses`) or
             objects of :mod:`artplus.evaluation.analyses`, for example
             ``["epsilon_curve", Corruptions(severities=(1, 3, 5))]``. Each fills a section of
             :attr:`Report.sections`.
-        before: The model or estimator before it was hardened, for analyses that compare.
-        checkpoint: A folder to save the evaluation in as it goes. Interrupted or killed at any
-            moment, the same call continues from there and gives the same report, but for the
-            date. A folder of another model, data, attacks or settings is refused.
+        before: The model or estimator before hardening, for analyses that compare.
+        checkpoint: A folder to save progress in. After an interruption the same call continues
+            from there and gives the same report, except for the date. A folder of another model,
+            data, attacks or settings is refused.
         checkpoint_every: Least seconds between two writes; 0 writes after every batch.
-        progress: Show a progress bar: robust accuracy so far, and the time left.
+        progress: Show a progress bar with robust accuracy so far and the time left.
         threats: Several pairs of radius and norm, such as ``[(8 / 255, numpy.inf), (0.5, 2)]``,
             instead of ``eps`` and ``norm``: the attacks, by name or suite, run under each.
 
     Returns:
-        The report; of several ``threats`` a :class:`~artplus.evaluation.ThreatReport`, with one
-        for each and the per-example worst case over all.
+        The report; with ``threats`` a :class:`~artplus.evaluation.ThreatReport` that holds one per
+        threat and the per-example worst case over all.
 
     Under ``torchrun`` or ``accelerate launch`` every process calls this with the same arguments;
-    the work is dealt out, and each returns the whole report.
+    the work is split, and each process returns the whole report.
 
     Raises:
-        UnsupportedEstimatorError: for an estimator that cannot be judged.
-        ConfigurationError: for attacks or options that cannot work.
-        DataError: for inputs or labels that cannot be meant.
+        UnsupportedEstimatorError: for an estimator that cannot be evaluated.
+        ConfigurationError: for invalid attacks or options.
+        DataError: for invalid inputs or labels.
         CheckpointError: if ``checkpoint`` is damaged or of another evaluation.
 
     Example:
@@ -169,9 +170,9 @@ def evaluate(  # type: ignore[misc]
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """
-    given = {key: value for key, value in locals().items() if key not in _OF_ONE_THREAT}
+    options = {key: value for key, value in locals().items() if key not in _OF_ONE_THREAT}
     if threats is not None:
-        return _each(threats, eps, checkpoint, given)
+        return _evaluate_threats(threats, eps, checkpoint, options)
     if checks not in (True, False, "auto"):
         raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
     if checks == "auto":
@@ -207,7 +208,7 @@ def evaluate(  # type: ignore[misc]
             "model inside, without noise; analyses=['smoothing'] certifies the vote."
         )
     others = {"mask": mask, "criterion": criterion, "space": space, "normalization": normalization}
-    call = _called(subject, attacks, eps, order, others)
+    call = _call_arguments(subject, attacks, eps, order, others)
     report = judge(
         subject.model,
         subject.x,
@@ -222,9 +223,9 @@ def evaluate(  # type: ignore[misc]
         name=name or subject.name,
         notes=notes,
         checks=bool(checks),
-        surrogate=None if surrogate is None else _other(surrogate, criterion),
-        analyses=_seen(analyses, criterion),
-        before=None if before is None else _other(before, criterion),
+        surrogate=None if surrogate is None else _as_loss_model(surrogate, criterion),
+        analyses=_with_loss_models(analyses, criterion),
+        before=None if before is None else _as_loss_model(before, criterion),
         estimator=estimator,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
@@ -237,28 +238,28 @@ def evaluate(  # type: ignore[misc]
     )
 
 
-def _called(
+def _call_arguments(
     subject: Subject, attacks: Any, eps: Any, norm: float, others: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The arguments that decide the numbers, as Python text; what has none by its own name."""
+    """The arguments that determine the results, as Python code; objects by their names."""
     several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
     named = all(isinstance(attack, str) for attack in several)
-    asked = several[0] if len(several) == 1 else list(several)
-    told = {"attacks": repr(asked) if named else "attacks"}
+    shown = several[0] if len(several) == 1 else list(several)
+    call = {"attacks": repr(shown) if named else "attacks"}
     if eps is not None:
-        told["eps"] = repr(float(eps)) if isinstance(eps, (int, float)) else "eps"
-        told["norm"] = 'float("inf")' if math.isinf(norm) else f"{norm:g}"
-    told |= {key: key for key, value in others.items() if value is not None}
-    ready = subject.translated is not None
-    if isinstance(subject.space, InputSpace) and "space" not in told:
-        told |= _range(subject.space, "clip_values" if ready else "bounds")
-    if ready:
-        told["estimator"] = type(subject.estimator).__name__
-    return told
+        call["eps"] = repr(float(eps)) if isinstance(eps, (int, float)) else "eps"
+        call["norm"] = 'float("inf")' if math.isinf(norm) else f"{norm:g}"
+    call |= {key: key for key, value in others.items() if value is not None}
+    is_estimator = subject.translated is not None
+    if isinstance(subject.space, InputSpace) and "space" not in call:
+        call |= _range(subject.space, "clip_values" if is_estimator else "bounds")
+    if is_estimator:
+        call["estimator"] = type(subject.estimator).__name__
+    return call
 
 
 def _range(space: InputSpace, word: str) -> dict[str, str]:
-    """The range as Python text; by its own name where it is several numbers."""
+    """The range as Python code; its name where bounds are arrays."""
     limits = [torch.as_tensor(v) for v in (space.low, space.high) if v is not None]
     if not limits:
         return {} if word == "clip_values" else {word: "None"}
@@ -271,13 +272,13 @@ def _range(space: InputSpace, word: str) -> dict[str, str]:
 _OF_ONE_THREAT = {"threats", "eps", "norm", "checkpoint"}
 
 
-def _each(
+def _evaluate_threats(
     threats: Sequence[tuple[float, float]],
     eps: Any,
     checkpoint: str | Path | None,
     options: dict[str, Any],
 ) -> ThreatReport:
-    """An evaluation for each threat, saved in a folder of its own."""
+    """One evaluation per threat, each with its own checkpoint folder."""
     if eps is not None:
         raise ConfigurationError("give eps= and norm= for one threat, or threats= for several")
     pairs = check_threats(threats)
@@ -304,20 +305,21 @@ def _cumulative(attacks: Any) -> bool:
     return isinstance(attacks, str) and attacks in CUMULATIVE
 
 
-def _other(surrogate: Any, criterion: Callable[..., Tensor] | None) -> LossModel:
-    """A second model, of which only the gradients are wanted."""
+def _as_loss_model(surrogate: Any, criterion: Callable[..., Tensor] | None) -> LossModel:
+    """A second model as a :class:`LossModel`."""
     if isinstance(surrogate, (nn.Module, LossModel)):
         return as_loss_model(surrogate, None if isinstance(surrogate, LossModel) else criterion)
     return view(surrogate).model
 
 
-def _seen(analyses: Any, criterion: Callable[..., Tensor] | None) -> Any:
-    """Analyses whose further models may be estimators, with these as their modules and losses."""
+def _with_loss_models(analyses: Any, criterion: Callable[..., Tensor] | None) -> Any:
+    """The analyses, with the models of ``Transfer`` as :class:`LossModel`."""
     if isinstance(analyses, Transfer):
         models = analyses.models or {}
         return replace(
-            analyses, models={key: _other(model, criterion) for key, model in models.items()}
+            analyses,
+            models={key: _as_loss_model(model, criterion) for key, model in models.items()},
         )
     if isinstance(analyses, (list, tuple)):
-        return [_seen(analysis, criterion) for analysis in analyses]
+        return [_with_loss_models(analysis, criterion) for analysis in analyses]
     return analyses

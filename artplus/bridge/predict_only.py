@@ -1,4 +1,4 @@
-"""ART estimators that only predict: judged by their answers, attacked by ART's own attacks."""
+"""ART estimators that only predict, without a torch module; ART's own attacks can attack them."""
 
 from __future__ import annotations
 
@@ -28,24 +28,28 @@ from artplus.tasks import Classification
 
 @dataclass(frozen=True)
 class OwnAttack(ArtAttack):
-    """An ART attack on an estimator without a torch module, which it must have been built on.
+    """An ART attack on an estimator without a torch module, on which it must have been built.
 
     Attributes:
-        estimator: What is attacked.
+        estimator: The attacked estimator.
     """
 
     estimator: Any = None
 
-    def _counted(self) -> AbstractContextManager[None]:
+    def _count_passes(self) -> AbstractContextManager[None]:
         classes = int(self.estimator.nb_classes)
 
-        def each(x: Any, label: Any = None, **_: Any) -> int:
+        def gradients_per_example(x: Any, label: Any = None, **_: Any) -> int:
             return classes if label is None else 1
 
-        ways = {"predict": None, "loss_gradient": lambda *_, **__: 1, "class_gradient": each}
-        return passes.asking(self.estimator, ways)
+        methods = {
+            "predict": None,
+            "loss_gradient": lambda *_, **__: 1,
+            "class_gradient": gradients_per_example,
+        }
+        return passes.asking(self.estimator, methods)
 
-    def _refuse(self, model: LossModel, inner: Any, start: Any, space: InputSpace) -> None:
+    def _check_call(self, model: LossModel, inner: Any, start: Any, space: InputSpace) -> None:
         if self.attack.estimator is not self.estimator:
             raise ConfigurationError(
                 f"ART's {type(self.attack).__name__} attacks another estimator than the one given; "
@@ -58,27 +62,27 @@ class OwnAttack(ArtAttack):
 def answers(estimator: Any) -> LossModel:
     """A classifier's ``predict`` as a model without gradients, on the CPU.
 
-    The loss is cross-entropy; answers that are probabilities count as such, others as logits.
+    The loss is cross-entropy. Predictions are taken for probabilities if they are, else for logits.
 
     Raises:
-        UnsupportedEstimatorError: if the estimator is no classifier.
+        UnsupportedEstimatorError: if the estimator is not a classifier.
     """
     if not isinstance(estimator, ClassifierMixin):
         raise UnsupportedEstimatorError(
-            "without a torch module only ART classifiers can be judged, by their predict; got "
+            "without a torch module only ART classifiers can be evaluated, by their predict; got "
             f"{type(estimator).__name__}"
         )
 
     def forward(x: Tensor) -> Tensor:
-        raw = torch.as_tensor(np.asarray(estimator.predict(x.detach().cpu().numpy()))).float()
-        return raw.clamp_min(1e-12).log() if are_probabilities(raw) else raw
+        outputs = torch.as_tensor(np.asarray(estimator.predict(x.detach().cpu().numpy()))).float()
+        return outputs.clamp_min(1e-12).log() if are_probabilities(outputs) else outputs
 
     task = Classification(Criterion(cross_entropy), int(estimator.nb_classes))
     return LossModel(nn.Identity(), task, forward)
 
 
 def box(estimator: Any) -> InputSpace:
-    """The range of ``clip_values``; none means unbounded."""
+    """The range of ``clip_values``; without them it is unbounded."""
     if estimator.clip_values is None:
         return InputSpace()
     low, high = (torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in estimator.clip_values)
@@ -86,24 +90,24 @@ def box(estimator: Any) -> InputSpace:
 
 
 def inputs(estimator: Any, x: Any) -> Inputs:
-    """``x`` as a checked float32 tensor; of a memory map as rows."""
+    """``x`` as a checked float32 tensor; a memory map as :class:`~artplus.mapped.Rows`."""
     tensor = as_inputs(np.asarray(x)).to(torch.float32)
     _checks.inputs(tensor, shape=tuple(estimator.input_shape))
     return tensor
 
 
 def check_columns(estimator: Any, x: Inputs) -> None:
-    """Refuse a black box with another number of columns than classes.
+    """Refuse a black box whose number of columns is not its number of classes.
 
-    ART copies a single column to every class, without a word: then all classes tie.
+    ART silently copies a single column to every class, so that all classes tie.
 
     Raises:
-        UnsupportedEstimatorError: with both numbers.
+        UnsupportedEstimatorError: with the expected and the actual shape.
     """
     if not isinstance(estimator, (BlackBoxClassifier, BlackBoxClassifierNeuralNetwork)):
         return
-    first, _ = estimator._apply_preprocessing(x[:1].numpy(), y=None, fit=False)
-    shape, classes = np.shape(estimator._predict_fn(first)), int(estimator.nb_classes)
+    x_first, _ = estimator._apply_preprocessing(x[:1].numpy(), y=None, fit=False)
+    shape, classes = np.shape(estimator._predict_fn(x_first)), int(estimator.nb_classes)
     if shape != (1, classes):
         raise UnsupportedEstimatorError(
             f"predict_fn must return a column for each of nb_classes={classes}, "
@@ -113,6 +117,6 @@ def check_columns(estimator: Any, x: Inputs) -> None:
 
 
 def labels(y: Any) -> Tensor:
-    """Class numbers of numbers or one-hot rows."""
+    """Labels as class numbers, from numbers or one-hot rows."""
     tensor = as_tensor(np.asarray(y))
     return tensor.argmax(1) if tensor.ndim == 2 else tensor.long()

@@ -1,4 +1,4 @@
-"""Does the model tell who was in its training data? Membership inference, by ART's attacks."""
+"""Membership inference with ART's attacks: was an example in the training data?"""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ RULE, LEARNED, THRESHOLD = "right or wrong", "learned", "loss threshold"
 
 @dataclass(frozen=True)
 class Guesses:
-    """What an attack says of members and of others.
+    """The guesses of a membership attack.
 
     Attributes:
-        members: ``(n,)`` which members it takes for members.
-        others: ``(n,)`` which others it takes for members.
+        members: ``(n,)`` booleans, which members it takes for members.
+        others: ``(n,)`` booleans, which others it takes for members.
     """
 
     members: Bools
@@ -45,7 +45,7 @@ class Guesses:
 
     @property
     def accuracy(self) -> float:
-        """Share of right guesses, members and others counting alike; 0.5 is chance."""
+        """Share of right guesses, with equal weight of members and others; 0.5 is chance."""
         return float((self.members.mean() + 1 - self.others.mean()) / 2)
 
     @property
@@ -62,29 +62,29 @@ class Guesses:
 
 @dataclass(frozen=True, eq=False)
 class Privacy:
-    r"""Membership inference: can one tell the training data from other data by the model?
+    r"""Membership inference: do the model's predictions reveal its training data?
 
-    Adversarial training can make a model remember more of its training data [Song19]_, a
-    price that robust accuracy does not show. The judged examples are the non-members, as many
-    members are drawn from the training data, and three attackers see predictions only:
+    Adversarial training can make a model memorise more of its training data [Song19]_, which robust
+    accuracy does not show. The evaluated examples are the non-members, and as many members are
+    drawn from the training data. Three attacks see only predictions:
 
-    - *right or wrong*: a member is what the model gets right (ART's
-      ``MembershipInferenceBlackBoxRuleBased``): the generalisation gap, said otherwise;
+    - *right or wrong*: an example is a member if the model classifies it correctly (ART's
+      ``MembershipInferenceBlackBoxRuleBased``). This measures the generalisation gap.
     - *learned*: a random forest on the predicted probabilities and the label, fitted on half of
-      both and asked about the other half (ART's ``MembershipInferenceBlackBox``);
-    - *loss threshold*: a member is whose loss is at most the mean loss of members [Yeom18]_, and
-      the area under the curve of all thresholds,
+      both and tested on the other half (ART's ``MembershipInferenceBlackBox``).
+    - *loss threshold*: an example is a member if its loss is at most the mean loss of members
+      [Yeom18]_; in addition the area under the ROC curve of all thresholds,
       :math:`P(l_{\text{member}} < l_{\text{other}}) + P(=)/2`.
 
-    An accuracy or area of one half is chance. They are averages, and lower bounds: stronger attacks
-    (with shadow models) find more, above all of single examples.
+    An accuracy or area of one half is chance. The figures are averages and lower bounds: stronger
+    attacks (with shadow models) reveal more, above all about single examples.
 
     Args:
-        x_train: ``(m, *input)`` the training data of the judged model, raw.
+        x_train: ``(m, *input)`` raw training data of the evaluated model.
         y_train: Their labels.
-        n: Members and others to take, at most.
-        attack_model_type: What the learned attack is: ``"rf"``, a random forest, ``"gb"``, ``"nn"``
-            or ``"lr"``, as in ART.
+        n: Largest number of members and of others to use.
+        attack_model_type: Model of the learned attack: ``"rf"`` (a random forest), ``"gb"``,
+            ``"nn"`` or ``"lr"``, as in ART.
 
     Raises:
         ConfigurationError: in regression, or for fewer than 20 members or others.
@@ -132,34 +132,36 @@ class Privacy:
         x = subject.raw(x)
         count = min(self.n, len(x), len(subject.data.x))
         rng = np.random.default_rng(seeding.derived(subject.seed, "privacy"))
-        inside = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
-        outside = torch.from_numpy(np.sort(rng.permutation(len(subject.data.x))[:count]))
-        found: dict[Model, _Found] = {}
+        member_rows = torch.from_numpy(np.sort(rng.permutation(len(x))[:count]))
+        other_rows = torch.from_numpy(np.sort(rng.permutation(len(subject.data.x))[:count]))
+        memberships: dict[Model, _Membership] = {}
         for model, others in subject.models.items():
             members = replace(others, x=x.to(others.x.dtype), y=y)
-            found[model] = _judged(members, inside, others, outside, self.attack_model_type)
-        own = found[""]
-        area, spread = own.area
-        best = max(own.guesses.values(), key=lambda guesses: guesses.advantage)
-        before = f" (before: {found['before'].area[0]:.3f})" if len(found) > 1 else ""
+            memberships[model] = _attacked(
+                members, member_rows, others, other_rows, self.attack_model_type
+            )
+        current = memberships[""]
+        area, standard_error = current.area
+        best = max(current.guesses.values(), key=lambda guesses: guesses.advantage)
+        before = f" (before: {memberships['before'].area[0]:.3f})" if len(memberships) > 1 else ""
         return Section(
             name="privacy",
             title="Who was in the training data",
             summary=(
-                f"Membership by the loss: area {area:.3f} ± {1.96 * spread:.3f}{before}, where 0.5 "
-                f"is chance; the best attack guesses {wording.percent(best.accuracy)} right "
+                f"Membership by the loss: area {area:.3f} ± {1.96 * standard_error:.3f}{before}, "
+                f"where 0.5 is chance; the best attack guesses {wording.percent(best.accuracy)} right "
                 f"(95% interval {wording.interval(best.interval)})."
             ),
             blocks=(
-                *(_table(model, side) for model, side in found.items()),
-                *(_curves(model, side) for model, side in found.items()),
+                *(_table(model, membership) for model, membership in memberships.items()),
+                *(_curves(model, membership) for model, membership in memberships.items()),
             ),
             figures=(
                 ("auc_loss", area),
-                ("auc_loss_error", spread),
+                ("auc_loss_error", standard_error),
                 ("best_accuracy", best.accuracy),
                 ("best_advantage", best.advantage),
-                ("tpr_at_1_percent_fpr", own.caught(0.01)),
+                ("tpr_at_1_percent_fpr", current.true_positive_rate(0.01)),
             ),
             notes=(
                 f"{count} members and {count} of the judged examples as others, drawn with seed "
@@ -177,8 +179,8 @@ class Privacy:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Losses of members and of others, and what each attack guesses."""
+class _Membership:
+    """Losses of members and of others, and the guesses of each attack."""
 
     members: Floats
     others: Floats
@@ -188,9 +190,9 @@ class _Found:
     def area(self) -> tuple[float, float]:
         return area(self.members, self.others)
 
-    def caught(self, false: float) -> float:
-        """Share of members below the loss that at most a share ``false`` of the others is below."""
-        allowed = int(false * len(self.others))
+    def true_positive_rate(self, false_positive_rate: float) -> float:
+        """Share of members recognised at a false positive rate of at most the given one."""
+        allowed = int(false_positive_rate * len(self.others))
         limit = np.sort(self.others)[allowed]
         return float((self.members < limit).mean())
 
@@ -198,8 +200,7 @@ class _Found:
 def area(members: Floats, others: Floats) -> tuple[float, float]:
     r"""Area under the ROC curve of "a small loss means member", and its standard error.
 
-    The area is :math:`P(l_m < l_o) + P(l_m = l_o) / 2`; the error is that of Hanley and McNeil
-    (1982).
+    The area is :math:`P(l_m < l_o) + P(l_m = l_o) / 2`; the error follows Hanley and McNeil (1982).
 
     Example:
         >>> import numpy as np
@@ -209,33 +210,35 @@ def area(members: Floats, others: Floats) -> tuple[float, float]:
     ranked = np.sort(others)
     above = len(ranked) - np.searchsorted(ranked, members, side="right")
     ties = len(ranked) - np.searchsorted(ranked, members, side="left") - above
-    a = float((above + ties / 2).mean() / len(ranked))
-    q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)
-    variance = a * (1 - a) + (len(members) - 1) * (q1 - a**2) + (len(others) - 1) * (q2 - a**2)
-    return a, float(np.sqrt(max(variance, 0.0) / (len(members) * len(others))))
+    auc = float((above + ties / 2).mean() / len(ranked))
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = (
+        auc * (1 - auc) + (len(members) - 1) * (q1 - auc**2) + (len(others) - 1) * (q2 - auc**2)
+    )
+    return auc, float(np.sqrt(max(variance, 0.0) / (len(members) * len(others))))
 
 
-def _judged(
+def _attacked(
     members: EvaluationData,
-    inside: torch.Tensor,
+    member_rows: torch.Tensor,
     others: EvaluationData,
-    outside: torch.Tensor,
-    kind: str,
-) -> _Found:
-    losses = [_losses(members, inside), _losses(others, outside)]
+    other_rows: torch.Tensor,
+    attack_model_type: str,
+) -> _Membership:
+    losses = [_losses(members, member_rows), _losses(others, other_rows)]
     limit = losses[0].mean()
     guesses = {THRESHOLD: Guesses(losses[0] <= limit, losses[1] <= limit)}
-    asked = _estimator(others)
-    data = [_arrays(members, inside), _arrays(others, outside)]
-    rule = MembershipInferenceBlackBoxRuleBased(asked)
-    guesses[RULE] = Guesses(*(np.asarray(rule.infer(x, y)).ravel() == 1 for x, y in data))
-    learned = MembershipInferenceBlackBox(asked, attack_model_type=kind)
-    # Every other one: the positions ascend, and sorted data must not put a class in one half.
-    learned.fit(data[0][0][::2], data[0][1][::2], data[1][0][::2], data[1][1][::2])
+    classifier = _estimator(others)
+    data = [_arrays(members, member_rows), _arrays(others, other_rows)]
+    rule_attack = MembershipInferenceBlackBoxRuleBased(classifier)
+    guesses[RULE] = Guesses(*(np.asarray(rule_attack.infer(x, y)).ravel() == 1 for x, y in data))
+    learned_attack = MembershipInferenceBlackBox(classifier, attack_model_type=attack_model_type)
+    # Every other example, so that data sorted by class does not put a class in one half.
+    learned_attack.fit(data[0][0][::2], data[0][1][::2], data[1][0][::2], data[1][1][::2])
     guesses[LEARNED] = Guesses(
-        *(np.asarray(learned.infer(x[1::2], y[1::2])).ravel() == 1 for x, y in data)
+        *(np.asarray(learned_attack.infer(x[1::2], y[1::2])).ravel() == 1 for x, y in data)
     )
-    return _Found(losses[0], losses[1], guesses)
+    return _Membership(losses[0], losses[1], guesses)
 
 
 def _losses(data: EvaluationData, index: torch.Tensor) -> Floats:
@@ -248,7 +251,7 @@ def _losses(data: EvaluationData, index: torch.Tensor) -> Floats:
 
 
 def _estimator(data: EvaluationData) -> BlackBoxClassifier:
-    """The model as ART sees one that only answers: with probabilities."""
+    """The model as an ART black box that predicts probabilities."""
 
     def predict(x: NDArray[Any]) -> NDArray[Any]:
         with torch.no_grad():
@@ -260,35 +263,35 @@ def _estimator(data: EvaluationData) -> BlackBoxClassifier:
 
 
 def _arrays(data: EvaluationData, index: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Inputs, and labels as rows: ART counts the classes of a sample, which may lack some."""
+    """Inputs and one-hot labels; from class numbers ART would infer the number of classes."""
     rows = np.eye(data.classes or 0, dtype=np.float32)
     return data.x[index].cpu().numpy(), rows[class_index(data.y[index]).cpu().numpy()]
 
 
-def _table(model: Model, found: _Found) -> Table:
+def _table(model: Model, membership: _Membership) -> Table:
     return Table(
         columns=("attack", "right guesses", "95% interval", "advantage"),
         units=("text", "percent", "text", "percent"),
         rows=tuple(
             (attack, guesses.accuracy, wording.interval(guesses.interval), guesses.advantage)
-            for attack, guesses in found.guesses.items()
+            for attack, guesses in membership.guesses.items()
         ),
         caption="Half right and no advantage is chance.",
         model=model,
     )
 
 
-def _curves(model: Model, found: _Found) -> Curves:
-    limits = np.quantile(found.others, np.linspace(0, 1, 51), method="lower")
-    caught = [float((found.members <= limit).mean()) for limit in limits]
-    wrong = [float((found.others <= limit).mean()) for limit in limits]
+def _curves(model: Model, membership: _Membership) -> Curves:
+    limits = np.quantile(membership.others, np.linspace(0, 1, 51), method="lower")
+    true_positive_rate = [float((membership.members <= limit).mean()) for limit in limits]
+    false_positive_rate = [float((membership.others <= limit).mean()) for limit in limits]
     return Curves(
         x_label="others taken for members",
         y_label="members recognised",
         x_unit="percent",
         series=(
             Series(name="chance", x=(0.0, 1.0), y=(0.0, 1.0)),
-            Series(name="model", x=(0.0, *wrong), y=(0.0, *caught)),
+            Series(name="model", x=(0.0, *false_positive_rate), y=(0.0, *true_positive_rate)),
         ),
         caption="Every threshold on the loss.",
         model=model,

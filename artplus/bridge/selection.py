@@ -1,4 +1,4 @@
-"""Which attacks an evaluation runs: suites, names, ART's attacks and ours, each as one of ours."""
+"""The attacks of an evaluation: suites, names, ART's attacks and ours, all as artplus attacks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from artplus.evaluation.settings import plain
 def select(
     attacks: Any, threat: Threat | None, subject: Subject
 ) -> tuple[dict[str, Attack], list[str]]:
-    """The attacks by name, and what to say about them."""
+    """The attacks by name, and notes about them for the report."""
     if isinstance(attacks, str) and not by_name.is_attack(attacks):
         return _suite(attacks, threat, subject), []
     if isinstance(attacks, Mapping):
@@ -52,7 +52,7 @@ def _suite(name: str, threat: Threat | None, subject: Subject) -> dict[str, Atta
             f"suite {name!r} needs gradients, and this estimator only predicts; use "
             "attacks=['square'] or ART attacks built on it, such as HopSkipJump(estimator)"
         )
-    return make_suite(name, _needed(threat, f"suite {name!r}"))
+    return make_suite(name, _required(threat, f"suite {name!r}"))
 
 
 def _one(
@@ -61,10 +61,10 @@ def _one(
     if isinstance(attack, str):
         if not (by_name.is_attack(attack) or attack in list_suites()):
             raise by_name.unknown(attack)
-        needed = _needed(threat, f"attack {attack!r}")
+        required = _required(threat, f"attack {attack!r}")
         if attack in list_attacks() or attack not in by_name.ART_NAMES:
-            return make_attack(attack, needed)
-        attack = _of_art(attack, needed, subject)
+            return make_attack(attack, required)
+        attack = _of_art(attack, required, subject)
     if isinstance(attack, EvasionAttack):
         if subject.translated is None:
             raise ConfigurationError(
@@ -83,17 +83,17 @@ def _one(
         if threat is not None and not _same(attack.eps, threat.eps, attack.norm, threat.norm):
             notes.append(f"{key} has a radius of its own, so eps= did not change it.")
         return attack
-    needed = _needed(threat, f"{key}, which has no radius of its own,")
+    required = _required(threat, f"{key}, which has no radius of its own,")
     if attack.minimises is None:
         notes.append(
             f"{key} makes no norm small: only examples that it leaves within eps say anything."
         )
-    elif attack.minimises != needed.norm:
+    elif attack.minimises != required.norm:
         notes.append(
             f"{key} makes {wording.norm_name(attack.norm)} small but is judged by "
-            f"{wording.norm_name(needed.norm)}: weaker than an attack made for it."
+            f"{wording.norm_name(required.norm)}: weaker than an attack made for it."
         )
-    return MinimumNorm(attack, needed.eps, needed.norm, attack.minimises == needed.norm)
+    return MinimumNorm(attack, required.eps, required.norm, attack.minimises == required.norm)
 
 
 def _of_art(name: str, threat: Threat, subject: Subject) -> EvasionAttack:
@@ -105,7 +105,7 @@ def _of_art(name: str, threat: Threat, subject: Subject) -> EvasionAttack:
     return by_name.make_art_attack(name, subject.estimator, threat)
 
 
-def _needed(threat: Threat | None, what: str) -> Threat:
+def _required(threat: Threat | None, what: str) -> Threat:
     if threat is None:
         raise ConfigurationError(
             f"{what} needs eps=, the radius to judge by, in the units of x (and norm=, default L∞)"
@@ -113,21 +113,23 @@ def _needed(threat: Threat | None, what: str) -> Threat:
     return threat
 
 
-def _same(own: Budget, given: Budget, own_norm: float, given_norm: float) -> bool:
+def _same(eps: Budget, other_eps: Budget, norm: float, other_norm: float) -> bool:
     try:
-        # numpy's types know no Relative; it raises TypeError for one, which is caught below
-        return own_norm == given_norm and bool(np.all(np.isclose(own, given)))  # type: ignore[arg-type]
+        # numpy raises TypeError for Relative, which its annotations do not allow
+        return norm == other_norm and bool(np.all(np.isclose(eps, other_eps)))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
 
 
 def _names(attacks: Sequence[Any], suite: Callable[[str], Mapping[str, Attack]]) -> dict[str, Any]:
-    """Attacks by name, those of suites among them; a second one of a name is numbered."""
+    """Attacks by name, with suites expanded; repeated names get a number."""
     named: dict[str, Any] = {}
     for entry in attacks:
         base = entry if isinstance(entry, str) else type(entry).__name__
-        among = isinstance(entry, str) and entry in list_suites() and not by_name.is_attack(entry)
-        for name, attack in (suite(entry) if among else {base: entry}).items():
+        is_suite = (
+            isinstance(entry, str) and entry in list_suites() and not by_name.is_attack(entry)
+        )
+        for name, attack in (suite(entry) if is_suite else {base: entry}).items():
             key, count = name, 1
             while key in named:
                 count += 1
@@ -137,12 +139,12 @@ def _names(attacks: Sequence[Any], suite: Callable[[str], Mapping[str, Attack]])
 
 
 def recorded(result: AttackResult, attack: Attack) -> AttackResult:
-    """An attack that runs in ART is on record with its own parameters."""
+    """The result with ART's parameters, if the attack runs in ART."""
     inside = attack.attack if isinstance(attack, MinimumNorm) else attack
     if not isinstance(inside, ArtAttack):
         return result
-    own = inside.attack
-    settings = {key: plain(getattr(own, key, None)) for key in own.attack_params}
-    if "attack" in settings:  # SimBA's: in pixels or waves
+    art_attack = inside.attack
+    settings = {key: plain(getattr(art_attack, key, None)) for key in art_attack.attack_params}
+    if "attack" in settings:  # SimBA's "attack": pixels or waves
         settings["variant"] = settings.pop("attack")
-    return replace(result, params={"attack": f"art {type(own).__name__}", **settings})
+    return replace(result, params={"attack": f"art {type(art_attack).__name__}", **settings})

@@ -1,4 +1,4 @@
-"""What is judged: an ART estimator, a torch module or a classifier that only predicts, as one."""
+"""One form for all evaluated models: ART estimators, torch modules, predict-only classifiers."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ from artplus.tree import Tree, concat, describe, size, take, to
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged.
+    """The evaluated model with its data.
 
     Attributes:
-        model: Inputs to predictions, with the task.
+        model: Maps inputs to predictions, with the task.
         x: Inputs of n examples.
         y: Their targets.
         space: What may be perturbed, and its range.
         name: For display.
-        translated: An ART attack on this as an attack of artplus; ``None`` refuses ART attacks.
-        gradients: False if only predictions can be had.
-        estimator: What ART's attacks by name are built on; ``None`` refuses them.
-        notes: What the report should say of it.
+        translated: Turns an ART attack on this model into an artplus attack; ``None`` refuses ART
+            attacks.
+        gradients: False if the model only predicts.
+        estimator: The estimator to build ART's attacks by name on; ``None`` refuses them.
+        notes: Notes for the report.
     """
 
     model: LossModel
@@ -59,12 +60,12 @@ class Subject:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; ``None`` where predictions are no logits of one label an example."""
+        """Number of classes; ``None`` unless predictions are logits with one label per example."""
         return self.model.classes if self.model.task.over_classes else None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example of what is perturbed; empty where it differs by example."""
+        """Shape of one perturbed example; empty if it differs between examples."""
         if not isinstance(self.space, InputSpace):
             return ()
         column = self.space.floats(self.x)
@@ -73,14 +74,14 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What :func:`artplus.evaluate` was told of a module; an estimator has its own.
+    """Options of :func:`artplus.evaluate` for a module; an estimator has its own values.
 
     Attributes:
         criterion: The model's own loss.
         task: What predictions and targets mean.
         space: What may be perturbed.
         bounds: Least and greatest valid input.
-        normalization: What the inputs have been normalised by.
+        normalization: ``(mean, std)`` that the inputs have been normalised by.
         mask: Zero where inputs must not change.
     """
 
@@ -92,7 +93,7 @@ class Options:
     mask: Any = None
 
     def refuse_beside(self, estimator: Any) -> None:
-        """Refuse what an estimator has of its own, or cannot have."""
+        """Refuse options whose values an estimator already has."""
         unused = {
             "criterion": self.criterion,
             "task": None if self.task == "auto" else self.task,
@@ -111,7 +112,7 @@ class Options:
 def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
     """The estimator or module with its data, checked and converted where that is needed."""
     if isinstance(estimator, nn.parallel.DistributedDataParallel):
-        # Its forward is collective, and the processes' numbers of batches may differ.
+        # Its forward is collective, but processes may have different numbers of batches.
         estimator = estimator.module
     if isinstance(estimator, (nn.Module, LossModel)):
         model = as_loss_model(estimator, options.criterion, options.task)
@@ -138,22 +139,22 @@ def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
             ),
             options.mask,
         )
-    seen = view(estimator)
-    inputs = seen.shaped(x)  # the judge checks their values
-    labels = seen.labels(y, len(inputs))
+    estimator_view = view(estimator)
+    inputs = estimator_view.shaped(x)  # judge checks their values
+    labels = estimator_view.labels(y, len(inputs))
     notes = []
-    if seen.space.low is None:
+    if estimator_view.space.low is None:
         notes.append(
             f"The estimator has no clip_values, so {UNBOUNDED}: attacks are limited by the radius "
             "alone."
         )
     return _masked(
         Subject(
-            seen.model,
+            estimator_view.model,
             inputs,
             labels,
-            seen.space,
-            type(seen.model.module).__name__,
+            estimator_view.space,
+            type(estimator_view.model.module).__name__,
             lambda attack: as_attack(attack, estimator),
             estimator=estimator,
             notes=notes,
@@ -224,14 +225,14 @@ def _module(model: LossModel, x: Any, y: Any, options: Options, *, infers: bool)
     notes: list[str] = []
     if space is None:
         column = InputSpace().floats(inputs)
-        limits, told = infer(column[0][None] if isinstance(column, list) else column)
+        limits, explanation = infer(column[0][None] if isinstance(column, list) else column)
         space = make_space(None, limits, mask=options.mask) or InputSpace()
-        notes.append(told[0].upper() + told[1:] + ".")
+        notes.append(explanation[0].upper() + explanation[1:] + ".")
     return Subject(model, inputs, labels, space, name, None, notes=notes)
 
 
 def _numbers(values: Any, name: str) -> Tree:
-    """Tensors, or rows of a memory map, of whatever form the values have."""
+    """Values of any form as tensors, or rows of a memory map."""
 
     def number(leaf: Any) -> Any:
         if isinstance(leaf, (Tensor, Rows)) or is_mapped(leaf):
@@ -242,7 +243,7 @@ def _numbers(values: Any, name: str) -> Tree:
 
 
 def _inferred(model: LossModel, x: Tree, y: Tree) -> LossModel:
-    """The model with the task that the first outputs and targets show."""
+    """The model with the task inferred from the first outputs and targets."""
     if is_detection(model.module, y):
         return model.with_task(make_task("detection"))
     if model.task.in_model:
@@ -257,7 +258,7 @@ def _inferred(model: LossModel, x: Tree, y: Tree) -> LossModel:
 
 
 def _with_classes(model: LossModel, x: Tree) -> LossModel:
-    """The model with its number of classes, read off its first prediction."""
+    """The model with its number of classes, read from its first prediction."""
     if model.classes is not None or not model.task.over_classes:
         return model
     outputs = _outputs(model, to(take(x, slice(0, 1)), device_of(model.module)))
@@ -273,7 +274,7 @@ def _with_classes(model: LossModel, x: Tree) -> LossModel:
 
 
 def _outputs(model: LossModel, x: Tree) -> Any:
-    """What the module returns; ``None`` if the judge will have to say what is wrong with x."""
+    """The module's outputs; ``None`` for an ``x`` that :func:`judge` will refuse."""
     if isinstance(x, Tensor) and (x.ndim < 2 or len(x) == 0):
         return None
     if size(x) == 0:
@@ -291,7 +292,7 @@ def _outputs(model: LossModel, x: Tree) -> Any:
 
 
 def _is_one_of_two(model: LossModel, x: Tree, y: Tree, criterion: Any) -> bool:
-    """Whether one output an input meets one label of 0 or 1, so that there are two classes."""
+    """Whether a model of one output per input, with labels 0 and 1, has two classes."""
     if not isinstance(y, Tensor) or y.ndim == 0 or y.numel() != len(y) or len(y) == 0:
         return False
     first = _outputs(model, to(take(x, slice(0, 1)), device_of(model.module)))

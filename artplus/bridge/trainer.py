@@ -1,4 +1,4 @@
-"""``AdversarialTrainerPlus``: the λ-weighted trainer on any ART estimator that holds a module."""
+"""``AdversarialTrainerPlus``: the λ-weighted trainer of ART estimators that hold a torch module."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ COMBINATIONS = {"cycle": Cycle, "average": Average, "worst": WorstOf}
 
 
 class AdversarialTrainerPlus(Trainer):
-    r"""Harden an ART estimator by a λ-weighted objective under ART's attacks.
+    r"""Harden an ART estimator with a λ-weighted objective and ART's attacks.
 
     .. math:: \min_\theta \frac1N \sum_i l(f(x_i), y_i)
               + \lambda \, \frac1N \sum_i L_\text{adv}(x'_i, y_i)
 
-    An ``art.defences.trainer.Trainer``: construct it with an estimator, call :meth:`fit`, go on
-    with the same estimator. Training runs in torch on the estimator's own module, optimizer, loss,
-    device and preprocessing; FGM, BIM, MIM, PGD and APGD are translated to torch with ART's
-    parameters, any other evasion attack runs through its ``generate``.
+    It is an ``art.defences.trainer.Trainer``: construct it with an estimator, call :meth:`fit`, and
+    keep using the same estimator. Training runs in torch on the estimator's module, optimizer,
+    loss, device and preprocessing. FGM, BIM, MIM, PGD and APGD are translated to torch with ART's
+    parameters; any other evasion attack runs through its ``generate``.
 
     Differs from ART's trainers: the loss is λ-weighted and named; x is preprocessed once, in
-    training and in validation; BatchNorm and dropout are in train mode for the weights and in
-    evaluation mode for the attack, and each layer's own flag is restored; frozen layers stay
-    frozen; the attack runs on the training batch whatever its ``batch_size``; schedulers are
-    stepped; unknown keywords raise; nothing is written to disk; :meth:`fit` returns a
+    training and in validation; BatchNorm and dropout are in train mode for the training step and in
+    evaluation mode for the attack, and each layer's flag is restored; frozen layers stay frozen;
+    the attack runs on the whole training batch, whatever its ``batch_size``; schedulers are
+    stepped; unknown keywords raise an error; nothing is written to disk; :meth:`fit` returns a
     :class:`~artplus.training.History`.
 
     Args:
@@ -59,42 +59,42 @@ class AdversarialTrainerPlus(Trainer):
             10 steps of ``eps / 4``, random start.
         loss: Registered name (:func:`artplus.list_losses`) or an ``Objective``.
         lam: λ, a number >= 0 or a schedule of the fraction of training done; ``None`` is the
-            published default of the loss: 1 for ``mix``, 6 for ``trades``, 5 for ``mart``, ...
+            default of the loss: 1 for ``mix``, 6 for ``trades``, 5 for ``mart``, ...
         eps: Radius of the default attack, in the units of x. With a loss that needs no attack, or
-            attacks without a radius, it is the radius that validation measures at.
+            attacks without a radius, it is the radius of validation.
         norm: ``numpy.inf``, 2 or 1.
-        combine: Several attacks: ``"cycle"`` one per batch in turn, ``"average"`` of the terms
-            over all, ``"worst"`` per example.
-        inner: ``"objective"``: the attack climbs what the loss asks for (TRADES a divergence);
-            ``"attack"``: it climbs the estimator's own loss, or its own. An attack that cannot
-            climb the loss's own inner objective is refused unless this is ``"attack"``.
-        mask: Zero where inputs must not be changed; broadcasts over one input.
-        label_smoothing: Share of each label spread over all classes, in [0, 1).
-        class_weight: ``(nb_classes,)`` numbers >= 0 that weigh whole examples by class.
-        attack_share: Share of each batch that is attacked, in (0, 1]; see
+        combine: How to use several attacks: ``"cycle"`` takes one per batch in turn, ``"average"``
+            averages the loss over all, ``"worst"`` takes the worst per example.
+        inner: With ``"objective"`` the attack maximises the inner loss of ``loss`` (for TRADES a
+            divergence), and attacks that cannot do so are refused. With ``"attack"`` it maximises
+            the estimator's loss, or its own.
+        mask: Zero where inputs must not change; broadcasts over one input.
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
+        class_weight: ``(nb_classes,)`` numbers >= 0, the weights of examples by class.
+        attack_share: Share of each batch to attack, in (0, 1]; see
             :class:`~artplus.training.Method`.
         scheduler: A torch scheduler of ``classifier.optimizer``, or a factory
             ``(optimizer, total_steps) -> scheduler``.
         scheduler_interval: ``"batch"``, ``"epoch"`` or ``"auto"``; see
             :class:`~artplus.training.callbacks.LearningRate`.
         callbacks: :mod:`artplus.training.callbacks`, such as ``EMA()``, ``EarlyStopping()`` or
-            ``GradientClipping(1.0)``. An ``EpsWarmup`` replaces the default one, which ramps the
-            radius over the first quarter where it is large (>= 5 % of the clip range).
-        step: How the weights move on a batch: ``AWP()``, ``Free()`` of
+            ``GradientClipping(1.0)``. An ``EpsWarmup`` replaces the default one, which ramps a
+            large radius (>= 5 % of the clip range) up over the first quarter of training.
+        step: The training step on a batch: ``AWP()``, ``Free()`` of
             :mod:`artplus.training.steps`, or your own.
-        engine: Where it runs: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``, ``"accelerate"``, an
-            ``Engine`` or an ``Accelerator``; under ``torchrun`` or ``accelerate launch`` the
-            default joins in.
-        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest on the first batch
-            whose results are those of fp32.
-        compile: ``torch.compile`` attack and step; ``"auto"`` where it earns its time back.
-        seed: Two runs with one seed are identical on one device.
+        engine: Where training runs: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``,
+            ``"accelerate"``, an ``Engine`` or an ``Accelerator``; under ``torchrun`` or
+            ``accelerate launch`` the default uses their processes.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest one on the first
+            batch that gives the results of fp32.
+        compile: ``torch.compile`` attack and step; ``"auto"`` does so if it saves time overall.
+        seed: Two runs with the same seed are identical on the same device.
         verbose: Show a progress bar with live loss, clean and adversarial accuracy.
 
     Raises:
-        UnsupportedEstimatorError: if the estimator cannot be trained as it is.
-        ConfigurationError: for arguments that cannot work, an estimator without an optimizer, or
-            an attack bound to another model.
+        UnsupportedEstimatorError: if the estimator cannot be trained.
+        ConfigurationError: for invalid arguments, an estimator without an optimizer, or an attack
+            built on another model.
 
     Example:
         >>> import numpy as np, torch
@@ -184,45 +184,44 @@ class AdversarialTrainerPlus(Trainer):
         micro_batch: int | None = None,
         resume: str | Path | Resume | None = None,
     ) -> History:
-        """Harden the estimator; every check comes before the first step.
+        """Harden the estimator; all checks are made before the first step.
 
         Args:
             x: Array, tensor or list ``(n, *input_shape)`` inside ``clip_values``, or a
                 ``Dataset``, ``DataLoader``, ART ``DataGenerator`` or re-iterable of batches.
             y: Class numbers ``(n,)``, one-hot or soft rows ``(n, classes)``, or regression targets
                 ``(n,)``; ``None`` where ``x`` yields pairs.
-            batch_size: Of training and of its attack, whatever the attack's own; a loader has its
-                own.
+            batch_size: Batch size of training and of the attack, whose own is not used; a loader
+                has its own.
             nb_epochs: Passes over the data.
             validation_data: ``(x, y)`` or a loader. After each epoch clean and robust accuracy are
-                measured, the latter by another attack than the training one.
-            keep_best: With validation, hand out the best epoch's weights.
-            micro_batch: Most examples in one forward and backward pass, with the gradient of the
-                whole batch all the same; ``None`` is the whole batch, and halves where memory runs
-                out.
+                measured, the latter with a different attack than in training.
+            keep_best: With validation, restore the weights of the best epoch at the end.
+            micro_batch: Most examples in one forward and backward pass; the gradient is still that
+                of the whole batch. ``None`` is the whole batch, halved if memory runs out.
             resume: Continue from a checkpoint, or from the newest in a folder, that a
-                :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote; see
-                :class:`~artplus.training.Resume` for what to do where there is none.
+                :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote;
+                :class:`~artplus.training.Resume` also says what to do if there is none.
 
         Returns:
             One row per epoch; see :class:`~artplus.training.History`.
 
         Raises:
-            DataError: for inputs or labels that cannot work.
-            ConfigurationError: for a batch size, epochs or scheduler that cannot work.
-            CheckpointError: if there is nothing to resume from, it is damaged, or of another run.
-            TrainingDivergedError: if the loss stops being a number; sound weights are put back.
+            DataError: for invalid inputs or labels.
+            ConfigurationError: for an invalid batch size, number of epochs or scheduler.
+            CheckpointError: if the checkpoint is missing, damaged, or of another run.
+            TrainingDivergedError: if the loss becomes NaN or infinite; sound weights are restored.
         """
-        plan = replace(
+        run = replace(
             self._plan,
             batch_size=batch_size,
             epochs=nb_epochs,
-            validation=_held_out(validation_data),
+            validation=_validation_data(validation_data),
             keep_best=keep_best,
             micro_batch=micro_batch,
             resume=as_resume(resume),
         )
-        data = _source(x, y)
+        data = _training_data(x, y)
         if data is None:
             raise DataError("x is missing")
         return train(
@@ -230,7 +229,7 @@ class AdversarialTrainerPlus(Trainer):
             data,
             self._classifier.optimizer,
             self.method,
-            plan,
+            run,
             prepare=self._view.prepare,
         )
 
@@ -243,17 +242,17 @@ class AdversarialTrainerPlus(Trainer):
         keep_best: bool = True,
         resume: str | Path | Resume | None = None,
     ) -> History:
-        """Harden the estimator on an ART ``DataGenerator``, its labels in any format.
+        """Harden the estimator on an ART ``DataGenerator``, with labels in any format.
 
         Args:
             generator: One epoch is ``ceil(size / batch_size)`` of its batches.
             nb_epochs: Passes over the data.
             validation_data: As in :meth:`fit`.
             keep_best: As in :meth:`fit`.
-            resume: As in :meth:`fit`, from an epoch's end.
+            resume: As in :meth:`fit`, from the end of an epoch.
 
         Raises:
-            DataError: if ``generator`` is none, or has no size.
+            DataError: if ``generator`` is not a ``DataGenerator``, or has no size.
         """
         if not isinstance(generator, DataGenerator):
             raise DataError(
@@ -276,27 +275,27 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
         name: One of :func:`artplus.list_trainers`.
         classifier: As for :class:`AdversarialTrainerPlus`.
         options: Arguments of the registered recipe (``eps``, ``norm``, ``lam``, ``steps``, ...) and
-            of :class:`AdversarialTrainerPlus`; own ``callbacks`` are added to the recipe's.
+            of :class:`AdversarialTrainerPlus`; ``callbacks`` are added to those of the recipe.
 
     Raises:
         UnknownNameError: if no trainer has this name.
-        ConfigurationError: for a missing or unknown argument, naming those that are known.
+        ConfigurationError: for a missing or unknown argument; it lists the known ones.
     """
-    own = set(inspect.signature(trainers.get(name)).parameters)
+    recipe_arguments = set(inspect.signature(trainers.get(name)).parameters)
     common = set(inspect.signature(AdversarialTrainerPlus).parameters) - {
         "classifier",
         "attacks",
         "loss",
         "step",
     }
-    unknown = set(options) - own - common
+    unknown = set(options) - recipe_arguments - common
     if unknown:
         raise ConfigurationError(
             f"trainer {name!r} has no argument {', '.join(sorted(unknown))}; known: "
-            f"{', '.join(sorted(own | common))}"
+            f"{', '.join(sorted(recipe_arguments | common))}"
         )
-    recipe = trainers.make(name, **{k: v for k, v in options.items() if k in own})
-    rest = {k: v for k, v in options.items() if k not in own and k != "callbacks"}
+    recipe = trainers.make(name, **{k: v for k, v in options.items() if k in recipe_arguments})
+    rest = {k: v for k, v in options.items() if k not in recipe_arguments and k != "callbacks"}
     return AdversarialTrainerPlus(
         classifier,
         recipe.attack,
@@ -319,10 +318,10 @@ def _combined(attacks: Any, combine: str, classifier: Any) -> Attack | Combinati
         raise ConfigurationError("attacks is an empty list; give one, or None with eps=")
     if len(several) == 1 and isinstance(several[0], Combination):
         return several[0]
-    found = tuple(as_attack(attack, classifier) for attack in several)
-    if len(found) == 1:
-        return found[0]
-    return cast(Combination, COMBINATIONS[combine](cast("tuple[Attack, ...]", found)))
+    converted = tuple(as_attack(attack, classifier) for attack in several)
+    if len(converted) == 1:
+        return converted[0]
+    return cast(Combination, COMBINATIONS[combine](cast("tuple[Attack, ...]", converted)))
 
 
 def _norm(norm: Any) -> float:
@@ -333,20 +332,20 @@ def _norm(norm: Any) -> float:
 
 
 def _refuse_contradiction(attack: Attack | Combination | None, eps: Any, norm: float) -> None:
-    """``eps`` and ``norm`` beside attacks that have their own: equal or refused, never ignored."""
-    own = None if attack is None else members(attack, 0)[0]
-    if own is None or (isinstance(own.eps, float) and own.eps == np.inf):
+    """Refuse ``eps`` and ``norm`` that differ from those of the attack, rather than ignore them."""
+    first = None if attack is None else members(attack, 0)[0]
+    if first is None or (isinstance(first.eps, float) and first.eps == np.inf):
         return
-    radius: Any = own.eps
+    radius: Any = first.eps
     if eps is not None and not (eps is radius or np.array_equal(eps, radius)):
         raise ConfigurationError(
             f"eps={eps!r} contradicts the attack's own radius {radius!r}; leave out eps, which is "
             "for the default attack"
         )
-    if norm not in (np.inf, own.norm):
+    if norm not in (np.inf, first.norm):
         raise ConfigurationError(
-            f"norm={norm:g} contradicts the attack's own norm {own.norm:g}; leave out norm, which "
-            "is for the default attack"
+            f"norm={norm:g} contradicts the attack's own norm {first.norm:g}; leave out norm, "
+            "which is for the default attack"
         )
 
 
@@ -364,9 +363,10 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 class _Batches:
-    """One epoch of an ART ``DataGenerator`` after the other.
+    """The batches of an ART ``DataGenerator``, epoch by epoch.
 
-    A first batch that was only looked at comes again: the epochs stay aligned with the data.
+    If only the first batch of an iteration was read, the next one starts with the same batch, so
+    that epochs stay aligned with the data.
     """
 
     def __init__(self, generator: DataGenerator) -> None:
@@ -375,30 +375,30 @@ class _Batches:
                 "this DataGenerator has no size, so an epoch has no end; construct it with size="
             )
         self._generator = generator
-        self._seen: tuple[Any, Any] | None = None
+        self._first_batch: tuple[Any, Any] | None = None
 
     def __len__(self) -> int:
-        known = getattr(self._generator, "batches_per_epoch", None)
-        return int(known or -(-int(self._generator.size or 0) // self._generator.batch_size))
+        batches = getattr(self._generator, "batches_per_epoch", None)
+        return int(batches or -(-int(self._generator.size or 0) // self._generator.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for i in range(len(self)):
-            batch = self._seen or tuple(self._generator.get_batch()[:2])
-            self._seen = batch if i == 0 else None
+            batch = self._first_batch or tuple(self._generator.get_batch()[:2])
+            self._first_batch = batch if i == 0 else None
             yield batch
-            self._seen = None
+            self._first_batch = None
 
 
-def _held_out(data: Any) -> Any:
-    """Validation data as training takes it: a pair of arrays, or a loader."""
+def _validation_data(data: Any) -> Any:
+    """Validation data in the form that training takes: a pair of arrays, or a loader."""
     pair = isinstance(data, (tuple, list)) and len(data) == 2
     if isinstance(data, list) and pair:  # or two batches
         pair = not isinstance(data[0], (tuple, list))
-    return _source(*data) if pair else _source(data)
+    return _training_data(*data) if pair else _training_data(data)
 
 
-def _source(x: Any, y: Any = None) -> Any:
-    """What training iterates over: arrays with labels, or a loader as it is."""
+def _training_data(x: Any, y: Any = None) -> Any:
+    """Training data: a pair of arrays, or a loader."""
     if isinstance(x, DataGenerator):
         x = x.iterator if isinstance(x.iterator, torch.utils.data.DataLoader) else _Batches(x)
     if y is not None:

@@ -1,4 +1,4 @@
-"""From a torch model and a few samples to the right ART estimator."""
+"""Builds the right ART estimator from a torch model and a few samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from artplus.training.probe import check_optimizer
 logger = logging.getLogger(__name__)
 
 HEAD = 64
-"""Examples that the model is run on: whoever passes a whole data set means a few of them."""
+"""Largest number of examples that the model is run on."""
 
 
 def wrap(
@@ -41,36 +41,36 @@ def wrap(
     preprocessing: tuple[Any, Any] | None = None,
     verbose: bool = True,
 ) -> Any:
-    """Build the ART estimator that fits a torch model, and say what was inferred.
+    """Build the ART estimator that fits a torch model, and report what was inferred.
 
-    Task: labels that are whole numbers or one-hot rows make a classifier, float targets a
-    regressor, a ``transformers`` model a ``HuggingFaceClassifierPyTorch``. Input shape, number of
-    classes and device are read off the model and the samples.
+    Whole-number labels or one-hot rows give a classifier, float targets a regressor, and a
+    ``transformers`` model gives a ``HuggingFaceClassifierPyTorch``. Input shape, number of classes
+    and device are read from the model and the samples.
 
     Args:
         model: Maps ``(batch, *input)`` floats to logits or, for a regression, to one value each.
             Stays on the device it is on.
-        x: A few typical inputs, raw: in the range of ``clip_values``, before normalisation. Of many
-            the model sees the first 64, and a memory map is checked in parts, never read whole.
-        y: Their labels or targets. Without them a model with one output is taken for a
-            regression, with several for a classifier.
-        optimizer: Of the model's parameters; needed for training, not for evaluation.
+        x: A few typical raw inputs, in the range of ``clip_values`` and before normalisation. The
+            model is run on the first 64. A memory map is checked in parts, never read whole.
+        y: Their labels or targets. Without them a model with one output is a regression, with
+            several outputs a classifier.
+        optimizer: Optimizer of the model's parameters; required for training only.
         criterion: The model's own loss. Default: cross-entropy; binary cross-entropy on logits if
             the model has one output and two classes; squared error for a regression.
-        clip_values: Least and greatest valid input. ``None`` is unbounded, which is said; never
-            guessed from the samples.
+        clip_values: Least and greatest valid input. ``None`` is unbounded, which the report line
+            says; bounds are never guessed from the samples.
         preprocessing: ``(mean, std)`` to normalise by, numbers or one per channel.
-        verbose: Write a line about what was inferred to standard error (always logged at INFO).
+        verbose: Write a line about what was inferred to standard error (it is always logged at
+            INFO).
 
     Returns:
         A ``PyTorchClassifier``, ``HuggingFaceClassifierPyTorch`` or ``PyTorchRegressor``.
 
     Raises:
-        UnsupportedEstimatorError: for a model that would not work, or would work as another
-            function: a ``Sequential`` subclass with its own ``forward``, outputs that are no
-            tensor or are probabilities.
+        UnsupportedEstimatorError: for a model that ART would fail on or change: a ``Sequential``
+            subclass that overrides ``forward``, or outputs that are no tensor or are probabilities.
         DataError: for samples that do not fit the model, ``clip_values`` or each other.
-        ConfigurationError: for an optimizer that does not move this model's parameters.
+        ConfigurationError: for an optimizer without this model's parameters.
 
     Example:
         >>> import torch
@@ -97,23 +97,25 @@ def wrap(
         "preprocessing": _columns(preprocessing, samples),
         "device_type": "gpu" if device_of(model).type == "cuda" else "cpu",
     }
-    with modes.attack_mode(model):  # ART's constructors may run the model, or switch its mode
+    with modes.attack_mode(model):  # ART's constructors may run the model or switch its mode
         if task == "regression":
             estimator = PyTorchRegressor(loss=criterion or nn.MSELoss(), **common)
-            said = "a regression"
+            description = "a regression"
         else:
             binary = outputs.shape[1] == 1
             classes = 2 if binary else outputs.shape[1]
             default = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
-            kind = HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
-            estimator = kind(loss=criterion or default, nb_classes=classes, **common)
-            said = f"a classifier of {classes} classes"
-    seen = view(estimator)
-    low, high = seen.space.low, seen.space.high
-    _checks.inputs(samples, shape=seen.input_shape, low=low, high=high)
+            estimator_type = (
+                HuggingFaceClassifierPyTorch if _hugging_face(model) else PyTorchClassifier
+            )
+            estimator = estimator_type(loss=criterion or default, nb_classes=classes, **common)
+            description = f"a classifier of {classes} classes"
+    estimator_view = view(estimator)
+    low, high = estimator_view.space.low, estimator_view.space.high
+    _checks.inputs(samples, shape=estimator_view.input_shape, low=low, high=high)
     if targets is not None:
-        seen.labels(targets, len(samples))
-    _say(estimator, said, clip_values, verbose)
+        estimator_view.labels(targets, len(samples))
+    _say(estimator, description, clip_values, verbose)
     return estimator
 
 
@@ -130,13 +132,15 @@ def _samples(x: Any) -> Inputs:
 
 
 def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None) -> Tensor:
-    """What the model says to the samples, as ART would ask it."""
+    """The model's outputs for the samples, computed as ART does."""
     with modes.attack_mode(model), torch.no_grad():
         mean, std = _columns(preprocessing, x)
-        ready = ((x - torch.as_tensor(mean)) / torch.as_tensor(std)).float().to(device_of(model))
+        normalised = (
+            ((x - torch.as_tensor(mean)) / torch.as_tensor(std)).float().to(device_of(model))
+        )
         try:
-            outputs = model(ready)
-        except Exception as error:  # whatever a user's forward raises: say on what, and keep it
+            outputs = model(normalised)
+        except Exception as error:  # a user's forward may raise anything; it is kept as the cause
             raise DataError(
                 f"the model failed on inputs of shape {tuple(x.shape)}: {error}"
             ) from error
@@ -151,7 +155,7 @@ def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None)
 
 
 def _task(outputs: Tensor, y: Tensor | None, criterion: Any) -> str:
-    """``"classification"`` or ``"regression"``, from the criterion, else the labels."""
+    """``"classification"`` or ``"regression"``, by the criterion, else by the labels."""
     single = outputs.ndim == 1 or outputs.shape[1] == 1
     if isinstance(criterion, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)):
         return "regression"
@@ -182,7 +186,7 @@ def _binary(y: Tensor) -> bool:
 
 
 def _columns(preprocessing: tuple[Any, Any] | None, x: Inputs) -> tuple[Any, Any]:
-    """Mean and std as numbers, or as arrays that broadcast over channels-first inputs."""
+    """Mean and std as numbers or as arrays that broadcast over channels-first inputs."""
     if preprocessing is None:
         return 0.0, 1.0
     if not isinstance(preprocessing, (tuple, list)) or len(preprocessing) != 2:
@@ -201,15 +205,15 @@ def _columns(preprocessing: tuple[Any, Any] | None, x: Inputs) -> tuple[Any, Any
 
 
 def _hugging_face(model: nn.Module) -> bool:
-    """A ``transformers`` model, told without importing that package."""
+    """Whether it is a ``transformers`` model, without importing that package."""
     return any(c.__module__.startswith("transformers.") for c in type(model).__mro__)
 
 
-def _say(estimator: Any, said: str, clip_values: Any, verbose: bool) -> None:
+def _say(estimator: Any, description: str, clip_values: Any, verbose: bool) -> None:
     box = "unbounded inputs (no clip_values)" if clip_values is None else f"inputs in {clip_values}"
     message = (
-        f"artplus.wrap: {type(estimator).__name__}, {said}, input {estimator.input_shape}, {box}, "
-        f"loss {type(estimator.loss).__name__}, on {estimator.device}"
+        f"artplus.wrap: {type(estimator).__name__}, {description}, input {estimator.input_shape}, "
+        f"{box}, loss {type(estimator.loss).__name__}, on {estimator.device}"
     )
     logger.info(message)
     if verbose:
