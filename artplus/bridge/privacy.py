@@ -149,8 +149,8 @@ class Privacy:
             title="Who was in the training data",
             summary=(
                 f"Membership by the loss: area {area:.3f} ± {1.96 * standard_error:.3f}{before}, "
-                f"where 0.5 is chance; the best attack guesses {wording.percent(best.accuracy)} right "
-                f"(95% interval {wording.interval(best.interval)})."
+                f"where 0.5 is chance; the best attack guesses {wording.percent(best.accuracy)} "
+                f"right (95% interval {wording.interval(best.interval)})."
             ),
             blocks=(
                 *(_table(model, membership) for model, membership in memberships.items()),
