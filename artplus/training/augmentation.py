@@ -1,4 +1,4 @@
-"""The two random changes of images that nearly every recipe uses, for whole batches."""
+"""The two random augmentations that nearly every recipe uses, for batches of images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from artplus.errors import DataError
 
 
 def random_flip(x: Tensor, probability: float = 0.5) -> Tensor:
-    """Mirror each image left to right, or leave it, independently.
+    """Mirror a random subset of the images left to right.
 
     Args:
         x: ``(batch, ..., width)``.
-        probability: Of mirroring, in [0, 1); 0.5 as in He et al. (2016) and since.
+        probability: Chance that an image is mirrored, in [0, 1); 0.5 as in He et al. (2016)
+            and since.
 
     Returns:
         A new tensor shaped like ``x``.
@@ -27,12 +28,12 @@ def random_flip(x: Tensor, probability: float = 0.5) -> Tensor:
         True
     """
     _checks.fraction("probability", probability)
-    chosen = torch.rand(len(x), device=x.device) < probability
-    return torch.where(chosen.view(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
+    is_flipped = torch.rand(len(x), device=x.device) < probability
+    return torch.where(is_flipped.view(-1, *(1,) * (x.ndim - 1)), x.flip(-1), x)
 
 
 def random_crop(x: Tensor, padding: int = 4) -> Tensor:
-    """Pad each image on all sides and cut a window of its size out, anywhere, independently.
+    """Pad each image on all sides and cut out a window of its size at a random place.
 
     Args:
         x: ``(batch, channels, height, width)``.

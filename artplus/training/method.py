@@ -73,7 +73,7 @@ class Method:
             )
         if self.attack_share < 1 and not self.objective.attacked:
             raise ConfigurationError(
-                f"loss {self.objective.name!r} attacks nothing, so attack_share would be ignored"
+                f"loss {self.objective.name!r} uses no attack, so attack_share would be ignored"
             )
         if self.objective.attacked and self.attack is None:
             raise ConfigurationError(
@@ -298,13 +298,13 @@ class Method:
     def _aim(
         self, attack: Attack, model: LossModel, x: Tree, y: Tree, g: torch.Generator | None
     ) -> Tree:
-        """Labels for the attack: the true ones, or random wrong ones if it wants targets."""
+        """Labels for the attack: the true ones, or random wrong ones if it is targeted."""
         if not getattr(attack, "targeted", False):
             return y
         if not model.task.over_classes:
             raise ConfigurationError(
-                f"a targeted attack draws a wrong class for each example, but task "
-                f"{model.task.name!r} has no single label an example; leave targeted=False"
+                f"a targeted attack needs a wrong class for each example, but task "
+                f"{model.task.name!r} has no single label per example; leave targeted=False"
             )
         return other_class(y, classes_of(model, x), g)
 
@@ -330,7 +330,7 @@ def _refuse_foreign(attack: Any) -> None:
 
 def _refuse_norm(objective: Objective, attack: Attack | Combination | None, norm: float) -> None:
     """Refuse a norm that would be ignored; one equal to the attack's is allowed."""
-    if norm == torch.inf:  # the default, so perhaps not asked for
+    if norm == torch.inf:  # the default, so probably not chosen by the user
         return
     if not objective.attacked:
         raise ConfigurationError(
@@ -359,7 +359,7 @@ def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> 
             raise ConfigurationError(
                 f"loss {objective.name!r} trains against what maximises its own inner objective, "
                 f"but {one!r} is targeted and would minimise it. Leave out targeted=True, or "
-                "climb the model's own loss: inner='attack' in AdversarialTrainerPlus, "
+                "maximise the model's own loss: inner='attack' in AdversarialTrainerPlus, "
                 "dataclasses.replace(objective, inner=None) elsewhere."
             )
 
@@ -407,7 +407,7 @@ def make_method(
 ) -> Method:
     """A :class:`Method` from names and numbers.
 
-    :func:`~artplus.training.fit` takes the same options; they are documented here.
+    :func:`artplus.fit` takes the same options; they are documented here.
 
     Args:
         loss: What is minimised: a registered name (:func:`artplus.list_losses`) or an

@@ -19,7 +19,7 @@ from artplus.training.steps import Step, standard
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The options that :func:`~artplus.training.fit` and the trainers share, documented here.
+    """The options that :func:`artplus.fit` and the trainers share, documented here.
 
     Attributes:
         epochs: Passes over the data.

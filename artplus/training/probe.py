@@ -75,7 +75,7 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
 
 
 def _try_second_order(model: LossModel, method: Method, x: Tree, y: Tree) -> None:
-    """Refuse a model or a loss of which torch has no second derivative."""
+    """Refuse a model or loss whose second derivative torch cannot compute."""
     weights = [p for p in model.module.parameters() if p.requires_grad]
     try:
         with modes.frozen_batchnorm_stats(model.module):
@@ -84,14 +84,14 @@ def _try_second_order(model: LossModel, method: Method, x: Tree, y: Tree) -> Non
     except RuntimeError as error:
         raise ConfigurationError(
             f"loss {method.objective.name!r} takes the gradient of a gradient, which torch cannot "
-            f"take here ({error}). Use a loss of first derivatives, such as 'at' or 'mix'; of a "
+            f"take here ({error}). Use a loss of first derivatives, such as 'at' or 'mix'. For a "
             "recurrent network on a GPU switch cuDNN off (torch.backends.cudnn.enabled = False); "
-            "of fused attention take another implementation (attn_implementation='eager')."
+            "for fused attention use another implementation (attn_implementation='eager')."
         ) from error
 
 
 def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse an optimizer that is missing or moves none of the model's parameters."""
+    """Refuse an optimizer that is missing or updates none of the model's parameters."""
     if not isinstance(optimizer, Optimizer):
         raise ConfigurationError(
             f"training needs a torch optimizer, got {type(optimizer).__name__}. Give the "
@@ -99,7 +99,7 @@ def check_optimizer(module: nn.Module, optimizer: Optimizer) -> None:
         )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ConfigurationError(
-            "LBFGS evaluates the loss several times a step, each time against other adversarial "
+            "LBFGS evaluates the loss several times a step, each time on other adversarial "
             "examples; use SGD, Adam or another optimizer whose step needs no closure"
         )
     parameters = {id(p) for p in module.parameters()}

@@ -72,7 +72,7 @@ class Snapshot:
                 raise CheckpointError(
                     "this checkpoint was taken in the middle of an epoch, but the data is an "
                     "iterable that cannot be begun again where it was. Resume from one taken at "
-                    "an epoch's end, or give a DataLoader over a data set with positions."
+                    "an epoch's end, or give a DataLoader over a map-style data set."
                 )
             local = saved["own"][distributed.rank()]
             shared = state.engine.own({k: saved[k] for k in ("model", "state", "callbacks")})

@@ -72,7 +72,7 @@ class Checkpoint(Callback):
         if self.every_steps is not None and not state.replayable:
             raise ConfigurationError(
                 "every_steps saves in the middle of epochs, but this data is an iterable that "
-                "cannot be begun again there; leave it out, or give a data set with positions"
+                "cannot be begun again there; leave it out, or give a map-style data set"
             )
         continued = state.resumed is not None and _same(state.resumed.parent, self.folder)
         if checkpoint.listed(self.folder) and not continued:

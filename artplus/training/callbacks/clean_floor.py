@@ -70,7 +70,7 @@ class CleanFloor(Callback):
         objective = state.method.objective
         if callable(objective.lam) or objective.lam == 0:
             raise ConfigurationError(
-                f"CleanFloor steers λ, which must begin as a number above 0, got {objective.lam!r}"
+                f"CleanFloor adjusts λ, which must begin as a number above 0, got {objective.lam!r}"
             )
         if not objective.has_fixed_term:
             raise ConfigurationError(

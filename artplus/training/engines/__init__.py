@@ -16,7 +16,7 @@ __all__ = ["NAMES", "Engine", "as_engine"]
 
 
 def as_engine(engine: Any = "auto", **numerics: Any) -> Engine:
-    """The engine that ``engine=`` of :func:`~artplus.training.fit` means.
+    """The engine that ``engine=`` of :func:`artplus.fit` means.
 
     Args:
         engine: ``"torch"`` for one process; ``"ddp"`` and ``"fsdp2"`` under ``torchrun`` only;
