@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import artplus
 from artplus.attacks import PGD
 from artplus.spaces import EmbeddingSpace, InputSpace, Space
 from artplus.tasks import Detection, Task
 from artplus.training.callbacks import EMA, Callback, Checkpoint
+from artplus.training.columns import collate
 from tests.tasks import models
 from tests.tasks.detector import Detector, scenes
 
@@ -102,6 +104,12 @@ def maps(n: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def tags(n: int) -> tuple[Tensor, Tensor]:
+    """Vectors in [0, 1], and which of their first three values are large."""
+    x = torch.rand(n, 6, generator=torch.Generator().manual_seed(0))
+    return x, (x[:, :3] > 0.5).float()
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, its data, and how it is attacked.
@@ -155,6 +163,10 @@ CASES = {
         Pixels, maps, "segmentation", InputSpace(0.0, 1.0), 0.2,
         options={"criterion": nn.CrossEntropyLoss(ignore_index=255)},
     ),
+    "tags": Case(
+        lambda p: nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(p), nn.Linear(8, 3)),
+        tags, "multilabel", InputSpace(0.0, 1.0), 0.1,
+    ),
     "detector": Case(
         lambda p: Detector(dropout=p),
         scenes, "detection", InputSpace(0.0, 1.0), 0.2, divergent=False,
@@ -165,6 +177,32 @@ CASES = {
         given=Detection(normalised_by="boxes"), divergent=False,
     ),
 }  # fmt: skip
+
+
+def rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Examples one by one; sequences without their padding, and so without a mask."""
+    examples = []
+    for k in range(len(columns["labels"])):
+        row = {name: column[k] for name, column in columns.items()}
+        mask = row.pop("attention_mask", None)
+        length = int(row["lengths"]) if mask is None else int(mask.sum())
+        if mask is None:  # labels have a length of their own
+            row["labels"] = row["labels"][row["labels"] >= 0]
+        examples.append({name: v[:length] if v.ndim else v for name, v in row.items()})
+    return examples
+
+
+class Examples(Dataset[Any]):
+    """A data set by position."""
+
+    def __init__(self, examples: list[Any]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, k: int) -> Any:
+        return self.examples[k]
 
 
 def train(case: Case, *, dropout: float = 0.0, **options: Any) -> tuple[nn.Module, Any]:
@@ -222,6 +260,13 @@ def interrupted(case: Case, folder: Path) -> list[tuple[nn.Module, Any]]:
     return [through, once([Checkpoint(folder, every_steps=2)], folder)]
 
 
+def loader(world: int, rank: int) -> DataLoader[Any]:
+    """Every process's part of sentences, padded by itself: to another length than the others'."""
+    dataset = Examples(rows(language(N)))
+    sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
+    return DataLoader(dataset, 8 // world, sampler=sampler, collate_fn=collate)
+
+
 def work(rank: int, world: int, folder: str) -> None:
     """All cases in one of several processes; what they end with goes to a file."""
     torch.set_num_threads(1)
@@ -230,4 +275,6 @@ def work(rank: int, world: int, folder: str) -> None:
     for name, case in CASES.items():
         model, history = train(case, engine="ddp")
         ends[name] = model.state_dict(), figures(history)
+    model, history = train(CASES["llama"], data=loader(world, rank), engine="ddp")
+    ends["llama, sampled"] = model.state_dict(), figures(history)
     torch.save(ends, Path(folder) / f"{rank}.pt")

@@ -23,6 +23,8 @@ from tests.tasks.cases import CASES, Case, N, train
 pytest.importorskip("transformers")
 
 LABELLED = {"words", "bert"}
+JUDGED = {*LABELLED, "tags"}
+"""Those whose examples are right or wrong."""
 DETECTORS = {"detector", "detector by boxes"}
 LOSSES = [name for name in artplus.list_losses() if not name.startswith("doctest")]
 
@@ -73,7 +75,7 @@ LEFT_OUT = {
     "apgd": (DETECTORS, "Auto-PGD.*the model's loss returns one mean for the batch"),
     "class weights": (CASES.keys() - LABELLED, "class_weight"),
     "smoothing": (CASES.keys() - LABELLED, "for classification with one label an example"),
-    "floor": (CASES.keys() - LABELLED, "CleanFloor needs a clean accuracy"),
+    "floor": (CASES.keys() - JUDGED, "CleanFloor needs a clean accuracy"),
 }
 
 
@@ -94,7 +96,7 @@ def test_options(option: str, name: str) -> None:
 def test_validation(name: str) -> None:
     """Accuracy where there is one, else the loss; the best epoch's weights are kept."""
     _, history = train(CASES[name], validation=CASES[name].data(8))
-    figure = "accuracy" if name in LABELLED else "loss"
+    figure = "accuracy" if name in JUDGED else "loss"
     row = list(history)[-1]
     clean, adversarial = row[f"val_clean_{figure}"], row[f"val_adversarial_{figure}"]
     assert clean >= adversarial if figure == "accuracy" else clean < adversarial

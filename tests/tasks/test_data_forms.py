@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import artplus
 from artplus.errors import DataError
@@ -16,36 +16,10 @@ from artplus.training.callbacks import EpsWarmup
 from artplus.training.columns import collate
 from artplus.tree import take
 from tests.tasks import models
-from tests.tasks.cases import CASES, N, language, speech, text, train
+from tests.tasks.cases import CASES, Examples, N, language, rows, speech, text, train
 
 LABELS = ("labels", "label", "y")
 COLUMNS = {"words": text, "llama": language, "recogniser": speech}
-
-
-def rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Examples one by one; sequences without their padding, and so without a mask."""
-    examples = []
-    for k in range(len(columns["labels"])):
-        row = {name: column[k] for name, column in columns.items()}
-        mask = row.pop("attention_mask", None)
-        length = int(row["lengths"]) if mask is None else int(mask.sum())
-        if mask is None:  # labels have a length of their own
-            row["labels"] = row["labels"][row["labels"] >= 0]
-        examples.append({name: v[:length] if v.ndim else v for name, v in row.items()})
-    return examples
-
-
-class Examples(Dataset[Any]):
-    """A data set by position."""
-
-    def __init__(self, examples: list[Any]) -> None:
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, k: int) -> Any:
-        return self.examples[k]
 
 
 def form(kind: str, columns: Mapping[str, Tensor]) -> Any:

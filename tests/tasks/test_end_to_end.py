@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import artplus
 from artplus.attacks import PGD
 from artplus.errors import ConfigurationError
 from artplus.spaces import EmbeddingSpace
@@ -111,10 +112,13 @@ def test_perturbed_weights_and_averages(case: Case) -> None:
 
 
 @EACH
-def test_parts_of_a_batch_are_the_whole(case: Case) -> None:
+@pytest.mark.parametrize("loss", ["mix", "trades"])
+def test_parts_of_a_batch_are_the_whole(case: Case, loss: str) -> None:
     """Parts of three examples and fewer, attack and step alike."""
-    whole, rows = train(case)
-    parts, others = train(case, micro_batch=3)
+    objective = artplus.make_loss(loss if case.divergent else "at")
+    climbs = replace(objective, inner=None, start_noise=0.0)  # so that nothing is drawn
+    whole, rows = train(case, loss=climbs)
+    parts, others = train(case, loss=climbs, micro_batch=3)
     close(whole.state_dict(), parts.state_dict(), 1e-5)
     for one, other in zip(cases.figures(rows), cases.figures(others), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
@@ -145,6 +149,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_two_processes_are_one(ranks: Any, name: str) -> None:
     """Though tokens, frames, pixels and boxes are dealt out unevenly."""
     model, history = train(CASES[name])
+    agree(ranks, name, model, history)
+
+
+def test_two_processes_pad_their_sentences_to_different_lengths(ranks: Any) -> None:
+    """Tokens weigh alike in both, whatever share of a batch they are."""
+    model, history = train(CASES["llama"], data=cases.loader(1, 0))
+    agree(ranks, "llama, sampled", model, history)
+
+
+def agree(ranks: Any, name: str, model: nn.Module, history: Any) -> None:
     (weights, rows), (others, _) = (rank[name] for rank in ranks)
     close(model.state_dict(), weights, 1e-5)
     close(weights, others, 0)
