@@ -117,7 +117,7 @@ def test_its_interval_bounds_are_those_of_the_plain_layers(kind: Any) -> None:
     inputs = torch.from_numpy(x)
     data = EvaluationData(seen.model, inputs, torch.from_numpy(y), seen.space, 8,
                           torch.device("cpu"),
-                  None, 3)  # fmt: skip
+                          3)  # fmt: skip
     low, high = (inputs - EPS).clamp(0, 1).double(), (inputs + EPS).clamp(0, 1).double()
     least, most = bounds(exact_layers(data), low, high)
     assert bool((least < most).all())
