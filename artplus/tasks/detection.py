@@ -44,7 +44,8 @@ class Detection(Task):
         losses: Names of the losses to sum, such as ``("loss_classifier",)``; ``None`` is all.
         normalised_by: What the model's losses are a mean over: ``"images"`` or ``"boxes"``. Parts
             of a batch, and processes, are weighed by their number, so that they add up to the
-            whole.
+            whole. DETR's and YOLOS's losses are means over one and the other, so there parts add
+            up nearly: leave out ``micro_batch`` where that matters.
     """
 
     in_model: ClassVar[bool] = True

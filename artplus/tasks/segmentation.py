@@ -111,14 +111,19 @@ class Segmentation(Task):
 
     def _overlap(self, predictions: Tensor, targets: Tensor, *, classes: int) -> Tensor:
         """Intersections and unions of each class, ``(batch, 2 * classes)``."""
-        kept = self.counts(targets)
-        guess = self._logits(predictions, targets).argmax(1)
-        columns = []
-        for k in range(classes):
-            here, there = (guess == k) & kept, (targets == k) & kept
-            columns.append(((here & there).flatten(1).sum(1), (here | there).flatten(1).sum(1)))
-        both, either = zip(*columns, strict=True)
-        return torch.stack([*both, *either], 1).float()
+        kept, guess = self.counts(targets), self._logits(predictions, targets).argmax(1)
+        n = len(targets)
+        first = torch.arange(0, n * classes, classes, device=targets.device)
+        first = first.view(-1, *(1,) * (targets.ndim - 1))
+
+        def count(labels: Tensor, which: Tensor) -> Tensor:
+            """How many pixels of each example are of each class."""
+            numbers = (labels + first)[which]
+            return torch.bincount(numbers, minlength=n * classes).view(n, classes)
+
+        both = count(guess, kept & (guess == targets))
+        either = count(guess, kept) + count(targets, kept) - both
+        return torch.cat([both, either], 1).float()
 
 
 def masked_mean(values: Tensor, counts: Tensor) -> Tensor:
