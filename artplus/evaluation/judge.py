@@ -164,6 +164,7 @@ def judge(
         clean = clean_scores(data, seed, folder)
         outcomes, worst = _run_attacks(data, clean, attacks, folder, progress, **settings)
         kept = gallery(data, clean, _working(outcomes), examples)
+        unit = space.unit(data.model)
     task = data.model.task
     results = tuple(outcome.result for outcome in outcomes)
     counted = tuple(outcome.result for outcome in _working(outcomes)) or results
@@ -194,7 +195,7 @@ def judge(
         ),
         versions=versions(),
         data_hash=digest,
-        notes=(*notes, *_notes(data, counted)),
+        notes=(*notes, *_notes(data, counted, unit)),
     )
     if checks:
         with (
@@ -286,8 +287,13 @@ def _require_same(key: Fingerprint) -> None:
             )
 
 
-def _notes(data: EvaluationData, results: Sequence[AttackResult]) -> tuple[str, ...]:
+def _notes(data: EvaluationData, results: Sequence[AttackResult], unit: float) -> tuple[str, ...]:
     notes = []
+    if unit != 1.0:
+        notes.append(
+            f"The radius is relative, in units of {wording.number(unit)}, the mean row norm. "
+            "Another model has another unit: compare models at an absolute radius."
+        )
     balls = dict.fromkeys(wording.ball(result.norm, result.eps) for result in results)
     if len(balls) > 1:
         notes.append(

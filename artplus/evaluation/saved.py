@@ -23,9 +23,9 @@ class Folder:
     """Where an evaluation is saved: its fingerprint, the clean scores, and files of each attack.
 
     A finished attack has one file, written by the main process. Until then each process writes a
-    file of its own; all of them are continued from, so the number of processes may change. Files
-    are written at once or not at all (:mod:`artplus.checkpoint_io`), and hold tensors and plain
-    data.
+    file of its own, and a continuation reads all of them, so the number of processes may change.
+    Files are written completely or not at all (:mod:`artplus.checkpoint_io`), and hold tensors and
+    plain data.
 
     Args:
         path: The folder; created if it does not exist. All processes must see the same one.
@@ -55,7 +55,7 @@ class Folder:
                 unfinished.unlink(missing_ok=True)
             head = self.path / HEAD
             if head.exists():
-                refuse_other(self._read(head).get("fingerprint"), key)
+                refuse_other(self.read(head).get("fingerprint"), key)
             elif names := sorted(p.name for p in self.path.glob("*.ckpt")):
                 raise CheckpointError(
                     f"{self.path} holds {names[0]} but no {HEAD}: it is no evaluation's folder, or "
@@ -69,7 +69,7 @@ class Folder:
     def clean(self) -> dict[str, Any] | None:
         """The columns of the clean scores; ``None`` if they were not saved."""
         path = self.path / CLEAN
-        return distributed.from_main(lambda: self._read(path)["columns"] if path.exists() else None)
+        return distributed.from_main(lambda: self.read(path)["columns"] if path.exists() else None)
 
     def save_clean(self, columns: dict[str, Any]) -> None:
         """Save the columns of the clean scores."""
@@ -80,7 +80,8 @@ class Folder:
         """The files of one attack, numbered from 1."""
         return Part(self, number)
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def read(self, path: Path) -> dict[str, Any]:
+        """A file of this folder; an error says what to remove."""
         try:
             return checkpoint_io.read(path)
         except CheckpointError as error:
@@ -98,7 +99,7 @@ class Part:
         self._finished = folder.path / f"{self._name}.ckpt"
         self._part = folder.path / f"{self._name}.part-{distributed.rank()}.ckpt"
         self._last, self._took = time.monotonic(), 0.0
-        self._loaded: Tensor | None = None  # which examples all processes had done when loaded
+        self._loaded: Tensor | None = None  # batches that all processes had done when loaded
 
     def load(self, record: ProgressRecord) -> bool:
         """Enter what was saved into ``record``; return whether the attack was finished.
@@ -113,14 +114,14 @@ class Part:
         def read() -> tuple[bool, list[dict[str, Any]]]:
             if self._finished.exists():
                 self._clear()
-                return True, [self._folder._read(self._finished)]
+                return True, [self._folder.read(self._finished)]
             parts = sorted(self._folder.path.glob(f"{self._name}.part-*.ckpt"))
-            states = [self._folder._read(path) for path in parts]
+            states = [self._folder.read(path) for path in parts]
             if len(parts) > 1:
                 merged = ProgressRecord(*record.settings)
                 merged.merge(states)
                 states = [merged.state()]
-                self._write(self._part, states[0])
+                checkpoint_io.write(self._part, states[0])
                 for path in parts:
                     if path != self._part:
                         path.unlink(missing_ok=True)
@@ -141,20 +142,19 @@ class Part:
     def save(self, record: ProgressRecord) -> None:
         """Save what this process has done; the main process also what was loaded."""
         begin = time.monotonic()
-        self._write(self._part, record.state(None if distributed.is_main() else self._loaded))
+        checkpoint_io.write(
+            self._part, record.state(None if distributed.is_main() else self._loaded)
+        )
         self._last = time.monotonic()
         self._took = self._last - begin
 
     def finish(self, record: ProgressRecord) -> None:
         """Save the finished attack; ``record`` holds what all processes have done."""
         if distributed.is_main():
-            self._write(self._finished, record.state())
+            checkpoint_io.write(self._finished, record.state())
         distributed.barrier()
         if distributed.is_main():
             self._clear()
-
-    def _write(self, path: Path, state: dict[str, Any]) -> None:
-        checkpoint_io.write(path, state)
 
     def _clear(self) -> None:
         for path in self._folder.path.glob(f"{self._name}.part-*.ckpt"):

@@ -279,7 +279,8 @@ def _result(report: Report) -> str:
             f"No attack worked, so nothing is known about robustness "
             f"({plural(len(report.broken), 'attack')} broken). {clean}."
         )
-    attacks = plural(len(report.working), "attack")
+    several = len(report.working) > 1
+    attacks = plural(len(report.working), "attack") if several else "the attack"
     if report.eps is not None and report.norm is not None:
         attacks += f" within {ball(report.norm, report.eps, report.space)}"
     if report.robust_accuracy is None:
@@ -287,7 +288,7 @@ def _result(report: Report) -> str:
     return (
         f"{clean}; {percent(report.robust_accuracy)} "
         f"(95% interval {interval(report.robust_interval)}) stay right under "
-        f"{'the' if len(report.working) == 1 else 'each of'} {attacks}."
+        f"{'each of ' if several else ''}{attacks}."
     )
 
 

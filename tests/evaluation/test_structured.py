@@ -504,6 +504,16 @@ def test_the_radius_is_told_with_its_space_and_unit(space: Any, tmp_path: Path) 
     assert 0.24 < report.attacks[0].max_norm <= 0.25 * (1 + TOLERANCE)
 
 
+def test_the_size_of_a_relative_unit_is_told() -> None:
+    """The mean norm of the embedding's rows, since another model has another one."""
+    torch.manual_seed(0)
+    case = text(EmbeddingSpace(relative=True), eps=0.2)
+    unit = float(case.module.embed.weight.detach().norm(dim=1).mean())
+    notes = case.report().notes
+    assert [f"in units of {unit:.4g}, the mean row norm" in note for note in notes] == [True]
+    assert text(EmbeddingSpace()).report().notes == ()
+
+
 def test_inputs_themselves_need_no_word() -> None:
     """A report on pixels is as it was, also one that an older version wrote."""
     torch.manual_seed(0)
