@@ -93,7 +93,7 @@ class CausalLM(Task):
 
     def _likelihood(self, predictions: Tensor, targets: Tensor) -> Tensor:
         counts, labels = self.counts(targets), targets[:, 1:]
-        surprise = cross_entropy(_logits(predictions).float(), torch.where(counts, labels, 0))
+        surprise = cross_entropy(_logits(predictions), torch.where(counts, labels, 0))
         return torch.stack([(surprise * counts).sum(1), counts.sum(1)], 1)
 
     def _right(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -103,8 +103,13 @@ class CausalLM(Task):
 
 
 def _logits(predictions: Tensor) -> Tensor:
-    """``(batch, vocabulary, tokens - 1)``: what predicts the labels from the second on."""
-    return predictions[:, :-1].movedim(-1, 1)
+    """``(batch, vocabulary, tokens - 1)``: what predicts the labels from the second on.
+
+    Of a model in half precision in float32, as Transformers take their loss: over a vocabulary a
+    softmax needs it.
+    """
+    logits = predictions[:, :-1].movedim(-1, 1)
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _perplexity(rows: Tensor) -> float:

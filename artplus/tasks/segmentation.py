@@ -16,6 +16,10 @@ from artplus.functional import GAPS
 from artplus.tasks._base import Gap, Metric, Task, ratio, register_task
 from artplus.tree import Tree
 
+MOST_CLASSES = 1000
+"""Above this number, as of a vocabulary, there is no mean intersection over union: it keeps two
+numbers for each class and example."""
+
 
 @register_task("segmentation")
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Segmentation(Task):
     def metrics(self) -> Mapping[str, Metric]:
         """Share of pixels that are right, and mean intersection over union."""
         metrics = {"pixel_accuracy": Metric(self._right, ratio)}
-        if self.classes is not None:
+        if self.classes is not None and self.classes <= MOST_CLASSES:
             metrics["miou"] = Metric(partial(self._overlap, classes=self.classes), _mean_iou)
         return metrics
 

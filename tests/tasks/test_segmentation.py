@@ -104,6 +104,16 @@ def test_metrics():
     assert torch.equal(task.answers(p), guess)
 
 
+def test_a_vocabulary_has_no_overlaps():
+    """They would take two numbers a word of every example."""
+    task = make_task("segmentation")
+    assert list(task.bind(logits(2, 4, 1000), labels(9, 2, 4)).metrics()) == [
+        "pixel_accuracy",
+        "miou",
+    ]
+    assert list(task.bind(logits(2, 4, 1001), labels(9, 2, 4)).metrics()) == ["pixel_accuracy"]
+
+
 def test_the_axis_of_the_classes_is_told_by_the_first_shapes():
     """Then it stays: a later batch with as many tokens as classes is no riddle."""
     task, y = make_task("segmentation"), labels(C, N, C)

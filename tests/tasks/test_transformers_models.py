@@ -95,6 +95,19 @@ def test_the_loss_is_the_models(name):
                 check_metrics(model.task, predictions, y)
 
 
+def test_a_language_model_in_half_precision():
+    """Its loss is taken in float32, as the library does, and so is the divergence."""
+    module, x, y = case("llama")
+    module.eval().bfloat16()
+    model = as_loss_model(module)
+    with torch.no_grad():
+        predictions = model(x)
+        assert predictions.dtype == torch.bfloat16
+        loss = batch_mean(model.task, predictions, y)
+        torch.testing.assert_close(loss, module(**x, labels=y).loss, atol=1e-6, rtol=1e-6)
+        assert model.task.divergence(predictions, predictions * 1.1, y).dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "yolos"])
 def test_parts_of_a_batch_add_up(name):
     """Weighed, whatever is padding in which part."""
