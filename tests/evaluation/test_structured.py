@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from artplus.model import as_loss_model
 from artplus.reporting import compare
 from artplus.spaces import EmbeddingSpace, InputSpace, LatentSpace, Perturbed, Space
 from artplus.tree import take
+from tests.evaluation.test_distributed_evaluation import together
 
 PADDING, IGNORED = 0, 255
 
@@ -158,6 +160,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "text per token": lambda: text(EmbeddingSpace(per="token")),
     "text relative": lambda: text(EmbeddingSpace(per="token", relative=True), eps=0.2),
     "latent": lambda: text(LatentSpace(["gru"], per="token"), eps=0.2),
+    "latent relative": lambda: text(LatentSpace(["embed"], per="token", relative=True), eps=0.3),
     "regression": regression,
     "multilabel": multilabel,
     "segmentation": segmentation,
@@ -217,7 +220,9 @@ def test_an_attack_hurts_and_the_worst_case_is_its(case: Case) -> None:
 
 
 def test_the_batch_size_does_not_matter(case: Case) -> None:
-    """One example at a time gives what all at once give."""
+    """One example at a time gives what all at once give, where the unit is no batch's."""
+    if isinstance(space := (case.options or {}).get("space"), LatentSpace) and space.relative:
+        pytest.skip("its unit is measured on the first batch")
     several = case.report(batch_size=10)
     for batch_size in (1, 3):
         same(case.report(batch_size=batch_size), several, rounding=1e-4)
@@ -242,6 +247,27 @@ def test_killed_and_resumed_is_uninterrupted(
         case.report(**options)
     same(case.report(**options), whole)
     assert calls == 1 + -(-whole.attacks[0].attacked // 4)
+
+
+TOGETHER = ("text relative", "detection", "segmentation", "latent relative")
+
+
+def judged(names: tuple[str, ...]) -> str:
+    """What every process judges."""
+    reports = []
+    for name in names:
+        torch.manual_seed(0)
+        reports.append(CASES[name]().report(batch_size=2).to_json())
+    return "\n".join(reports)
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes_report_as_one_does(tmp_path: Path) -> None:
+    """Trees are dealt out like tensors, and both processes have one relative unit."""
+    answers = together(tmp_path / "run", 2, judged, TOGETHER)
+    for answer in answers:
+        for text_, alone in zip(answer.splitlines(), judged(TOGETHER).splitlines(), strict=True):
+            same(Report.from_json(text_), Report.from_json(alone))
 
 
 def test_reports_survive_json_and_become_pages(case: Case, tmp_path: Path) -> None:
@@ -536,28 +562,6 @@ def test_reports_in_different_spaces_do_not_compare() -> None:
     assert "not within the same ball" in notes and "per token, embedding space" in notes
     with pytest.raises(ConfigurationError, match="per token, embedding space"):
         over_seeds([first, second])
-
-
-def test_a_relative_unit_is_measured_on_the_first_batch_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An interrupted evaluation continues in the same unit, though its first batch is another."""
-    torch.manual_seed(0)
-    case = text(LatentSpace(["embed"], per="token", relative=True), eps=0.3)
-    whole, craft, calls = case.report(), attack_run._craft, 0
-
-    def interrupted(*args: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return craft(*args)
-
-    monkeypatch.setattr(attack_run, "_craft", interrupted)
-    options = {"checkpoint": tmp_path, "checkpoint_every": 0}
-    with pytest.raises(KeyboardInterrupt):
-        case.report(**options)
-    same(case.report(**options), whole)
 
 
 def test_analyses_of_predictions_take_text(tmp_path: Path) -> None:
