@@ -156,23 +156,27 @@ def _outputs(model: nn.Module, x: Tensor, preprocessing: tuple[Any, Any] | None)
 
 def _task(outputs: Tensor, y: Tensor | None, criterion: Any) -> str:
     """``"classification"`` or ``"regression"``, by the criterion, else by the labels."""
-    single = outputs.ndim == 1 or outputs.shape[1] == 1
+    one_output = outputs.ndim == 1 or outputs.shape[1] == 1
     if isinstance(criterion, (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.SmoothL1Loss)):
         return "regression"
-    whole = y is None or not y.is_floating_point() or bool((y == y.round()).all())
+    whole_numbers = y is None or not y.is_floating_point() or bool((y == y.round()).all())
     rows = y is not None and y.ndim == 2 and y.shape[1] > 1
-    if single and criterion is None and (y is None or (y.is_floating_point() and not _binary(y))):
+    if (
+        one_output
+        and criterion is None
+        and (y is None or (y.is_floating_point() and not _binary(y)))
+    ):
         return "regression"
     if outputs.ndim != 2:
         raise UnsupportedEstimatorError(
             f"a classifier must return logits (batch, classes), got {tuple(outputs.shape)}"
         )
-    if not whole and not rows:
+    if not whole_numbers and not rows:
         raise DataError(
             f"float targets beside a model with {outputs.shape[1]} outputs: is it a classifier "
             "(then y must hold class numbers) or a regression (then it needs one output)?"
         )
-    if not single and are_probabilities(outputs):
+    if not one_output and are_probabilities(outputs):
         raise UnsupportedEstimatorError(
             "the model returns probabilities (a softmax at its end), but cross-entropy and "
             "attacks expect logits: gradients vanish, and robustness is overestimated. Leave out "
