@@ -199,7 +199,8 @@ def evaluate(  # type: ignore[misc]
     check_radius(eps, order, subject.space, subject.shape)
     threat = None
     if eps is not None:
-        threat = Threat(eps, order, subject.classes, subject.shape)
+        place = subject.space
+        threat = Threat(eps, order, subject.classes, subject.shape, place.per, place.hidden)
     chosen, notes = select(attacks, threat, subject)
     notes = [*subject.notes, *notes]
     if smooths(estimator):

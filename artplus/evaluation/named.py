@@ -11,23 +11,28 @@ from artplus.attacks._base import Budget
 from artplus.attacks._goal import LossName
 from artplus.errors import ConfigurationError
 from artplus.registry import Registry
+from artplus.spaces import Per
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What an attack may do, and what it must know of the model.
+    """What an attack may do, and what it needs to know about the model.
 
     Attributes:
         eps: Radius, in the units of the inputs.
         norm: ``numpy.inf``, 2 or 1.
         classes: Number of classes; ``None`` in regression, where attacks climb the model's loss.
         shape: Shape of one input; ``None`` if unknown.
+        per: What the radius bounds, a whole ``"example"`` or each ``"token"``.
+        hidden: Whether hidden states are perturbed instead of inputs.
     """
 
     eps: Budget
     norm: float = math.inf
     classes: int | None = None
     shape: tuple[int, ...] | None = None
+    per: Per = "example"
+    hidden: bool = False
 
     @property
     def ball(self) -> dict[str, Any]:
@@ -35,12 +40,17 @@ class Threat:
         return {"eps": self.eps, "norm": self.norm}
 
     @property
+    def measures_distance(self) -> bool:
+        """Whether :class:`~artplus.attacks.FAB` and FMN, which minimise it, are defined here."""
+        return self.classes is not None and self.per == "example"
+
+    @property
     def squares(self) -> bool:
         """Whether :class:`~artplus.attacks.Square` is defined here.
 
-        It needs class logits, and in L2 and L1 images of at least three pixels a side.
+        It needs class logits and inputs, and in L2 and L1 images of at least three pixels a side.
         """
-        if self.classes is None:
+        if self.classes is None or self.hidden:
             return False
         if self.norm != math.inf and self.shape is not None:
             return len(self.shape) == 3 and min(self.shape[1:]) >= 3
@@ -121,6 +131,7 @@ def _apgd_t(threat: Threat) -> Attack:
 def _fab(threat: Threat) -> Attack:
     """100 steps to the nearest boundary, 5 restarts; a backward pass for each class and step."""
     _needs(threat, 2, "fab")
+    _needs_examples(threat, "fab")
     return FAB(**threat.ball, targets=None, restarts=5)
 
 
@@ -128,6 +139,7 @@ def _fab(threat: Threat) -> Attack:
 def _fab_t(threat: Threat) -> Attack:
     """100 steps to the boundaries with each of the 9 likeliest wrong classes."""
     _needs(threat, 2, "fab_t")
+    _needs_examples(threat, "fab_t")
     return FAB(**threat.ball)
 
 
@@ -135,6 +147,7 @@ def _fab_t(threat: Threat) -> Attack:
 def _fmn(threat: Threat) -> Attack:
     """200 steps to the nearest boundary, one pass each (Pintor et al., 2021)."""
     _needs(threat, 2, "fmn")
+    _needs_examples(threat, "fmn")
     return FMN(**threat.ball, steps=200)
 
 
@@ -142,6 +155,7 @@ def _fmn(threat: Threat) -> Attack:
 def _square(threat: Threat) -> Attack:
     """5000 queries, no gradients."""
     _needs(threat, 2, "square")
+    _needs_inputs(threat, "square")
     return Square(**threat.ball)
 
 
@@ -149,6 +163,7 @@ def _square(threat: Threat) -> Attack:
 def _square_chain(threat: Threat) -> Attack:
     """200 queries of Square, from there APGD, 10 steps, and from there FAB, 80 steps; twice."""
     _needs(threat, 2, "square_chain")
+    _needs_inputs(threat, "square_chain")
     ascent = APGD(**threat.ball, steps=10, loss="margin", until_fooled=True)
     refined = Chain(ascent, FAB(**threat.ball, steps=80, targets=1))
     return Chain(Square(**threat.ball, queries=200), refined, restarts=2)
@@ -164,3 +179,19 @@ def _needs(threat: Threat, least: int, name: str) -> None:
     if threat.classes is None or threat.classes < least:
         kind = "a regression" if threat.classes is None else f"{threat.classes} classes"
         raise ConfigurationError(f"{name!r} needs at least {least} classes, the model has {kind}")
+
+
+def _needs_examples(threat: Threat, name: str) -> None:
+    if not threat.measures_distance:
+        raise ConfigurationError(
+            f"{name!r} minimises the perturbation of a whole example, but the radius is per token; "
+            "use 'apgd' or 'pgd'"
+        )
+
+
+def _needs_inputs(threat: Threat, name: str) -> None:
+    if threat.hidden:
+        raise ConfigurationError(
+            f"{name!r} draws windows of images or signals, but hidden states are perturbed; use "
+            "'apgd' or 'pgd'"
+        )

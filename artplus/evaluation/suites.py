@@ -32,7 +32,7 @@ def make_suite(name: str, threat: Threat) -> Suite:
 
 @register_suite("quick")
 def quick(threat: Threat) -> Suite:
-    """For a look while working: a fifth of the time of ``"standard"`` or less.
+    """For a first impression while working: a fifth of the time of ``"standard"`` or less.
 
     APGD on cross-entropy, 20 steps; APGD towards the 3 likeliest wrong classes, 20 steps each; FAB
     towards the 2 likeliest, 60 steps each; and twice a chain of 200 queries of Square, APGD on the
@@ -45,7 +45,7 @@ def quick(threat: Threat) -> Suite:
     return {
         "apgd_ce": _ascent(threat, "ce", steps=20),
         **_targeted(threat, steps=20, targets=3),
-        "fab_t": FAB(**threat.ball, steps=60, targets=2),
+        **_nearest(threat, "fab_t", steps=60, targets=2),
         **({"square_chain": make_attack("square_chain", threat)} if threat.squares else {}),
     }
 
@@ -59,9 +59,10 @@ def standard(threat: Threat) -> Suite:
     is the sparse one, with 5 restarts and towards 5 classes (Croce and Hein, 2021).
 
     It is AutoAttack's "standard" written anew, not the authors' code: the attacks' docstrings say
-    where each differs. In L2 and L1, Square runs on images only. With two classes APGD on the
-    margin takes the place of APGD-T. In regression there are APGD and PGD with five restarts. For
-    models that are random in evaluation mode use ``"rand"``.
+    where each differs. In L2 and L1, Square runs on images only, and in a hidden space not at all;
+    with a radius per token FAB is left out. With two classes APGD on the margin takes the place of
+    APGD-T. In regression there are APGD and PGD with five restarts. For models that are random in
+    evaluation mode use ``"rand"``.
     """
     if threat.classes is None:
         return _regression(threat, steps=100)
@@ -69,7 +70,7 @@ def standard(threat: Threat) -> Suite:
     return {
         "apgd_ce": _ascent(threat, "ce", restarts=5 if sparse else 1),
         **_targeted(threat, targets=5 if sparse else 9),
-        "fab_t": FAB(**threat.ball),
+        **_nearest(threat, "fab_t"),
         **_square(threat, 5000, rescale=False),
     }
 
@@ -90,7 +91,7 @@ def plus(threat: Threat) -> Suite:
     untargeted: Suite = {
         "apgd_ce": _ascent(threat, "ce", restarts=5),
         **_ratio(threat, restarts=5),
-        "fab": FAB(**threat.ball, targets=None, restarts=5),
+        **_nearest(threat, "fab", targets=None, restarts=5),
         **_square(threat, 5000, rescale=False),
     }
     if threat.classes < 3:
@@ -98,7 +99,7 @@ def plus(threat: Threat) -> Suite:
     return {
         **untargeted,
         **_targeted(threat, targets=9),
-        "fab_t": FAB(**threat.ball),
+        **_nearest(threat, "fab_t"),
     }
 
 
@@ -145,6 +146,11 @@ def _ratio(threat: Threat, **options: Any) -> Suite:
     """APGD on the difference of logits ratio; with two classes on the margin."""
     loss: LossName = "margin" if threat.classes is not None and threat.classes < 3 else "dlr"
     return {f"apgd_{loss}": _ascent(threat, loss, **options)}
+
+
+def _nearest(threat: Threat, name: str, **options: Any) -> Suite:
+    """FAB; with a radius per token nothing, since it measures whole examples."""
+    return {name: FAB(**threat.ball, **options)} if threat.measures_distance else {}
 
 
 def _square(threat: Threat, queries: int, *, rescale: bool = True) -> Suite:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 import artplus
 from artplus.attacks import FMN, PGD, Relative, Square
 from artplus.errors import ConfigurationError, DataError
+from artplus.evaluation.named import Threat
+from artplus.evaluation.suites import list_suites, make_suite
 from artplus.model import LossModel
 from artplus.spaces import EmbeddingSpace, InputSpace, LatentSpace, Perturbed, attached, run
 from artplus.training import random_flip
@@ -407,3 +410,18 @@ def test_a_perturbed_batch_is_a_tree():
     part = take(batch, rows)
     assert isinstance(part, Perturbed) and size(part) == 2
     assert torch.equal(run(model, part), run(model, batch)[rows])
+
+
+@every_space
+@pytest.mark.parametrize("norm", [2, torch.inf])
+def test_suites_hold_what_is_defined_here(space, norm):
+    """No attack of a suite is broken for being in it; by name it is refused at once."""
+    threat = Threat(0.1, norm, 3, per=space.per, hidden=True)
+    model, inputs, labels = LossModel(make()), sentences(), labelled()["labels"]
+    for name in list_suites():
+        for attack in make_suite(name, threat).values():
+            shorter = {"steps": 2} if hasattr(attack, "steps") else {}
+            replace(attack, **shorter)(model, inputs, labels, space=space)
+    for name in ("square", *(["fab_t", "fmn"] if space.per == "token" else [])):
+        with pytest.raises(ConfigurationError, match="use 'apgd' or 'pgd'"):
+            artplus.evaluate(model, labelled(), eps=0.1, norm=norm, space=space, attacks=[name])
