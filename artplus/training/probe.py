@@ -10,6 +10,8 @@ from artplus import modes
 from artplus.attacks import Relative, members
 from artplus.errors import ConfigurationError, DataError
 from artplus.model import LossModel
+from artplus.spaces import Space, attached
+from artplus.spaces.hidden import output_shapes
 from artplus.tasks import make_task
 from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
@@ -50,6 +52,8 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     before = streams.get()
     with modes.attack_mode(model.module), torch.no_grad():
         predictions = model(x)
+        if method.attack is not None and method.space is not None and method.space.hidden:
+            _check_sites(model, method.space, x)
     streams.set(before)
     model = model.with_task(model.task.bind(predictions, y))
     check_labels(model, source, batch)
@@ -72,6 +76,14 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
         _try_second_order(model, method, take(x, slice(0, 2)), take(y, slice(0, 2)))
         streams.set(before)
     return model
+
+
+def _check_sites(model: LossModel, space: Space, x: Tree) -> None:
+    """Refuse a space whose sub-modules do not run, or run twice, in a forward pass."""
+    with attached(model.module, space) as hooks:
+        unit = hooks.unit
+        output_shapes(hooks, model, x)
+        hooks.unit = unit  # which is not this pass's to measure
 
 
 def _try_second_order(model: LossModel, method: Method, x: Tree, y: Tree) -> None:

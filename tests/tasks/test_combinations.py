@@ -102,6 +102,31 @@ def test_validation(name: str) -> None:
     assert clean >= adversarial if figure == "accuracy" else clean < adversarial
 
 
+def test_an_embedding_that_does_not_run_is_refused() -> None:
+    """T5 shares its matrix among three modules, of which the first never runs."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(vocab_size=24, d_model=8, d_kv=4, d_ff=16, num_layers=1,
+                                   num_heads=2, decoder_start_token_id=0)  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(config)
+    labels = torch.randint(1, 24, (N, 5))
+    columns = {
+        "input_ids": models.sentences(N)["input_ids"],
+        "decoder_input_ids": F.pad(labels[:, :-1], (1, 0)),
+        "labels": labels,
+    }
+
+    def fit(space: EmbeddingSpace) -> Any:
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        return artplus.fit(model, columns, optimizer, loss="mix", eps=0.1, norm=2, space=space,
+                           epochs=2, batch_size=8, seed=0, progress=False)  # fmt: skip
+
+    with pytest.raises(ConfigurationError, match="Embedding does not run in a forward pass"):
+        fit(EmbeddingSpace())
+    history = fit(EmbeddingSpace(layer="encoder.embed_tokens"))
+    assert history["loss"][1] < history["loss"][0]
+
+
 class Upscaled(nn.Module):
     """Segformer's logits at the size of its images."""
 
