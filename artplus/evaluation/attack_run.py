@@ -238,7 +238,7 @@ def _restored(z: Tensor, z_adv: Tensor, rows: Tensor) -> Tensor:
 
 
 def _target_classes(data: EvaluationData, y: Tree, seed: int) -> Tree:
-    """For each example a wrong class, uniformly drawn."""
+    """A wrong class for each example, uniformly drawn."""
     if data.classes is None or data.classes < 2:
         raise _Broken("is targeted, which needs a classifier of at least two classes")
     generator = torch.Generator().manual_seed(seeding.derived(seed, "aims"))

@@ -1,4 +1,4 @@
-"""What makes an evaluation this one: model, data, attacks and settings as named texts."""
+"""The identity of an evaluation: model, data, attacks and settings as named texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fingerprint(
     digest_of_data: str,
     settings: Mapping[str, Any],
 ) -> Fingerprint:
-    """Everything that decides what each attack does to each example.
+    """Everything that decides the result of each attack on each example.
 
     Args:
         data: Model and data.
@@ -39,7 +39,7 @@ def fingerprint(
             key[f"model.{name}"] += f" {digest(value)}"
     describe(data.model.task, "task", key)
     describe(data.model.forward, "forward", key, parts=_art)
-    if not module.state_dict():  # a model behind predict: known by what it says
+    if not module.state_dict():  # a model that only predicts: known by its predictions
         _, x, y, _ = data.batch(torch.arange(min(data.n, data.batch_size)))
         key["model.predictions"] = digest(data.score(x, y).predictions)
     key["data"], key["data.examples"] = digest_of_data, str(data.n)

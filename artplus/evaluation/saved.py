@@ -87,7 +87,7 @@ class Folder:
         except CheckpointError as error:
             what = "this folder" if path.name == HEAD else "that file alone"
             raise CheckpointError(
-                f"{error}. Remove {what}, and what it held is computed again."
+                f"{error}. Remove {what}, and its content is computed again."
             ) from error
 
 

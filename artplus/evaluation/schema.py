@@ -6,8 +6,8 @@ which JSON lacks, are the strings ``"inf"``, ``"-inf"`` and ``"nan"``; where tex
 ``{"float": "inf"}``. Arrays are lists of numbers, booleans in them 0 and 1, so that other tools can
 read them; arrays of float32 (pictures) are their shape and base64 of little-endian bytes.
 
-A file may come from anywhere. Decoding checks every type and looks no deeper than the types go. It
-ignores fields that it does not know, and a field that has a default may be missing.
+A file may come from anywhere. Decoding checks every type and reads no deeper than the types go. It
+ignores unknown fields, and a field that has a default may be missing.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _decode_array(data: Any, kind: Any) -> Any:
 
 
 def _scalar(kind: Any) -> Any:
-    """Of what an array type is."""
+    """The scalar type of an array type."""
     (scalar,) = get_args(get_args(kind)[1])
     return get_origin(scalar) or scalar
 

@@ -249,8 +249,8 @@ class Section:
         blocks: What it shows, in order.
         figures: Its key numbers by name, for other programs; finite.
         notes: What a reader should know: attack, radius, norm, n, seed, what was left out.
-        settings: Under which it was asked, by name, so that two sections can be told apart: the
-            fields of the analysis, and the report's ball and seed.
+        settings: Of the analysis, by name, so that two sections can be compared: its fields, and
+            the report's ball and seed.
     """
 
     name: str

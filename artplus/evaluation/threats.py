@@ -231,7 +231,7 @@ def _table(threats: Mapping[str, Report]) -> Section:
 
 
 def _worst(threats: Mapping[str, Report]) -> tuple[Names, Array | None]:
-    """For each example the attack that raised its loss most, and what was predicted under it."""
+    """The attack that raised each example's loss most, and the predictions under it."""
     reports = list(threats.values())
     names, codes, losses = ["", wording.CLEAN], [], []
     for threat, report in threats.items():
@@ -258,7 +258,7 @@ def _worst(threats: Mapping[str, Report]) -> tuple[Names, Array | None]:
 
 
 def _chosen(rows: Sequence[Any], choice: Array) -> Array:
-    """Of each example the value in the row that ``choice`` names."""
+    """Each example's value from the row given by ``choice``."""
     return np.stack(rows)[choice, np.arange(len(choice))]
 
 

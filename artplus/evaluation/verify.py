@@ -1,4 +1,4 @@
-"""Did an attack keep the rules? Ball, range and mask, in double precision."""
+"""Whether an attack kept the rules: ball, range and mask, in double precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNIT = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True)
 class Measured:
-    """What one batch of attacked examples shows; all ``(batch,)``, on the CPU.
+    """Measurements of a batch of attacked examples; all ``(batch,)``, on the CPU.
 
     Attributes:
         lengths: Length of each perturbation, float64.
@@ -40,14 +40,14 @@ class Measured:
 
 
 def verify(x: Tensor, x_adv: Tensor, *, eps: Budget, norm: float, space: Region) -> Measured:
-    r"""Measure what an attack made of tensors of inputs; see :func:`measure`."""
+    """Measure attacked inputs that are tensors; see :func:`measure`."""
     return measure(x, x_adv, eps=eps, ball=geometry(norm), region=space)
 
 
 def verify_in(
     space: Space, model: LossModel, x: Tree, x_adv: Tree, *, eps: Budget, norm: float
 ) -> Measured:
-    """Measure what an attack made of inputs of any form, in the space's own coordinates.
+    """Measure attacked inputs of any form, in the coordinates of the space.
 
     Lengths are in the unit of ``eps``, which a space can make relative.
     """
@@ -72,8 +72,8 @@ def measure(z: Tensor, z_adv: Tensor, *, eps: Budget, ball: Geometry, region: Re
     ``x`` itself, which matters for a small radius at large inputs (1 on a scale of 0 to 255).
 
     Args:
-        z: ``(batch, ...)``, what was attacked.
-        z_adv: Shaped like ``z``, what came back; finite.
+        z: ``(batch, ...)``, clean.
+        z_adv: The same under attack; finite.
         eps: Radius that the attack is judged by.
         ball: Its norm, over an example or each token.
         region: Range and mask.

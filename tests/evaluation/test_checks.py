@@ -318,7 +318,7 @@ class Scripted:
     """A probe whose attacks fool given numbers of 40 examples, by radius."""
 
     right_or_wrong = True
-    gradients = torch.ones(40, 1)
+    gradients = torch.ones(40)
 
     def __init__(self, half, one, two, four):
         self.fooled_at = {0.5: half, 2: two, 4: four}
@@ -350,7 +350,7 @@ class Rivals:
     """A probe of 40 examples whose attacks fool given numbers of them."""
 
     right_or_wrong = True
-    gradients = torch.ones(40, 1)
+    gradients = torch.ones(40)
 
     def __init__(self, white, noise, black):
         self.white_box, self.noise = torch.arange(40) < white, torch.arange(40) < noise

@@ -138,7 +138,7 @@ def segmentation() -> Case:
 
 
 def detection() -> Case:
-    images = [torch.rand(3, 5 + k % 3, 6 + k % 2) for k in range(10)]
+    images = [torch.rand(3, 5 + k // 3, 6 + k % 2) for k in range(10)]
     targets = [
         {"boxes": torch.rand(1 + k % 2, 4), "labels": torch.randint(3, (1 + k % 2,))}
         for k in range(10)

@@ -1,4 +1,4 @@
-"""What an analysis is given, what it returns, and how it is found by name."""
+"""Analyses: their input, their result, and their registry."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject(Setting):
-    """What an analysis looks into: the setting, and what the attacks did.
+    """The input of an analysis: the setting, and what the attacks did.
 
     Attributes:
         report: The report so far, without sections.
@@ -144,7 +144,7 @@ class Subject(Setting):
         return cls(report=report, **known)
 
     def sample(self, index: torch.Tensor) -> str:
-        """For notes: how many examples these are, and the seed."""
+        """The number of examples and the seed, for notes."""
         return f"the first {len(index)} of {self.report.n} examples; seed {self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What several analyses measure: attacked examples, nearest mistakes, shares with intervals."""
+"""Measurements of several analyses: attacked examples, nearest mistakes, shares."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def known_mistakes(subject: Subject, index: Tensor, norm: float) -> Distances:
             continue
         robust = result.correct if result.fooled is None else ~result.fooled
         if robust is not None:
-            # Where each attack saw only survivors, what an earlier one fooled lies within that
-            # one's radius, and a later attack's must not stand for it unless it is smaller.
+            # If each attack was run only on survivors, an example that an earlier attack fooled
+            # counts as wrong under a later one, whose radius says nothing about it.
             fooled = ~robust[rows] & (np.isinf(distances) | (not report.only_survivors))
             distances[fooled] = np.minimum(distances[fooled], result.eps)
     return distances
@@ -154,7 +154,7 @@ def with_before(values: Mapping[Model, float], unit: Unit) -> str:
 
 
 def unlike_before(setting: Setting) -> str:
-    """What to add to a note where :func:`known_mistakes` counts for the judged model alone."""
+    """Addition to a note where :func:`known_mistakes` counts for the judged model alone."""
     if setting.before is None:
         return ""
     return ", which saw the model after only: the line before may be too high beside it"

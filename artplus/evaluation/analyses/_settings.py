@@ -1,4 +1,4 @@
-"""The settings of an analysis as short texts, so that two sections can be told apart."""
+"""The settings of an analysis as short texts, so that two sections can be compared."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Curves, Section
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-"""Of the report's radius: close around it, then on until no example is robust."""
+"""Multiples of the report's radius: close around it, then on until no example is robust."""
 
 
 @register_analysis("epsilon_curve")
@@ -212,7 +212,7 @@ class EpsilonCurve(BaseAnalysis):
 
 
 def _rows(index: Tensor, part: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Where the positions ``part`` are in ``index``, which ascends."""
+    """Rows of the positions ``part`` in ``index``, which ascends."""
     return np.asarray(torch.searchsorted(index, part))
 
 

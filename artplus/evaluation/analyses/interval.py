@@ -24,7 +24,7 @@ from artplus.interval_bounds import layers, margins
 from artplus.spaces import InputSpace
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Of the report's radius: interval bounds of a network not trained for them hold near 0 only."""
+"""Shares of the report's radius; bounds of a network not trained for them hold near 0 only."""
 
 ROUNDING = 1e-5
 """The model computes in single precision: relative room for its rounding."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 LEVEL = 0.01
-"""Of the one-sided test: it takes seven examples if none goes the other way."""
+"""Level of the one-sided test: it takes seven examples if none goes the other way."""
 
 
 def outdone(strong: Tensor, weak: Tensor) -> tuple[int, bool]:

@@ -123,20 +123,20 @@ class Probe:
 
     @cached_property
     def gradients(self) -> Tensor | None:
-        """``(m, *input)`` gradients of the loss at the inputs; ``None`` if there is no graph."""
+        """``(m,)`` L1 norms of the loss' gradients at the inputs; ``None`` if there is no graph."""
         try:
             return self.over(self._gradient, "gradients")
         except ConfigurationError:
             return None
 
     def _gradient(self, x: Tree, y: Tree, space: Space) -> Tensor:
-        """Gradient of the model's own loss at ``x``, which attacks climb by default."""
+        """Norm of the gradient of the model's own loss, which attacks climb by default."""
         model = self.data.model
 
         def judge(z: Tensor) -> tuple[Tensor, Tensor]:
             return model.loss(model(space.insert(x, z)), y), z
 
-        return look(judge, space.lift(model, x))[2]
+        return look(judge, space.lift(model, x))[2].flatten(1).abs().sum(1)
 
     def fooled_by(self, attack: Attack, name: str) -> Tensor:
         """``(m,)`` booleans: which examples ``attack`` fools inside the rules."""
