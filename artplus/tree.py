@@ -25,7 +25,7 @@ Tree = Any
 
 
 class Node:
-    """A tree of a class of its own: it names its members and can be built anew from others."""
+    """Base class of trees that are neither tensors nor containers: they name their members."""
 
     def members(self) -> dict[Any, Tree]:
         """Its members by name, each with the same batch axis."""

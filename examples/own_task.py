@@ -43,7 +43,7 @@ class Compass(nn.Module):
         return torch.rad2deg(torch.atan2(*self.layers(x).unbind(1))) % 360
 
 
-torch.manual_seed(0)  # pictures of a blurred needle's end, whose direction is to be told
+torch.manual_seed(0)  # pictures of the blurred tip of a needle, at angle y
 y = torch.rand(2000) * 360
 radians, axis = torch.deg2rad(y)[:, None], torch.linspace(-1, 1, 12)
 across, up = axis - 0.7 * radians.cos(), axis - 0.7 * radians.sin()

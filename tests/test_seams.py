@@ -72,7 +72,7 @@ def looks(source: str) -> Iterator[tuple[int, str]]:
 
 def test_nothing_else_looks_inside():
     """Each exception has its reason, and none is left over."""
-    found, used = [], set()
+    violations, used = [], set()
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
         if name.startswith(INSIDE):
@@ -80,10 +80,10 @@ def test_nothing_else_looks_inside():
         for line, text in looks(path.read_text(encoding="utf-8")):
             used.add(name)
             if name not in REASONS:
-                found.append(f"{name}:{line}: {text}")
-    assert not found, (
+                violations.append(f"{name}:{line}: {text}")
+    assert not violations, (
         "inputs, targets and predictions are trees: use artplus.tree (size, take, leaves), or let "
-        "the task or the space do it\n" + "\n".join(found)
+        "the task or the space do it\n" + "\n".join(violations)
     )
     assert used == REASONS.keys(), "an exception that is no longer needed"
 

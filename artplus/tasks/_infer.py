@@ -43,10 +43,10 @@ BY_CRITERION: dict[type[nn.Module], str] = {
 
 
 def task_of(module: nn.Module, criterion: Any = None) -> Task:
-    """The task that a model's name and loss tell, before any data is seen.
+    """The task that the model's class name and its loss imply, before any data is read.
 
-    A loss over classes is a classification's, as is none at all. A loss that nothing is known of
-    is taken for that of a regression, whose predictions are neither right nor wrong.
+    A loss over classes, or none, implies a classification. An unknown loss implies a regression,
+    whose predictions are neither right nor wrong.
     """
     for child in inwards(module):
         config = getattr(child, "config", None)
@@ -64,6 +64,9 @@ def task_of(module: nn.Module, criterion: Any = None) -> Task:
                     options["zero_infinity"] = bool(getattr(config, "ctc_zero_infinity", False))
                 elif name == "segmentation":
                     options["classes_last"] = end == "ForTokenClassification"
+                    ignored = getattr(config, "semantic_loss_ignore_index", None)
+                    if criterion is None and ignored is not None:
+                        criterion = nn.CrossEntropyLoss(ignore_index=int(ignored))
                 return make_task(name, criterion, **options)
     return task_for(criterion)
 

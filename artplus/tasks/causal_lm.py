@@ -30,7 +30,7 @@ class CausalLM(Task):
     over its tokens, and it weighs by their number, so the batch's mean is over tokens.
 
     Attributes:
-        criterion: Cross-entropy unless told otherwise.
+        criterion: Cross-entropy by default.
         classes: Size of the vocabulary, where known.
     """
 

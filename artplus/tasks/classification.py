@@ -24,7 +24,7 @@ class Classification(Task):
     """Predictions are logits ``(batch, classes)``; targets class numbers or rows of probabilities.
 
     Attributes:
-        criterion: Cross-entropy unless told otherwise.
+        criterion: Cross-entropy by default.
         classes: Number of classes, where known.
     """
 

@@ -54,7 +54,7 @@ class CTC(Task):
            sequence data with recurrent neural networks", ICML 2006.
 
     Attributes:
-        criterion: ``torch.nn.CTCLoss`` unless told otherwise; each loss is divided by the number of
+        criterion: ``torch.nn.CTCLoss`` by default; each loss is divided by the number of
             its labels, torch's ``mean``. A loss of your own is called with a mapping of ``logits``
             and ``lengths``, and the targets.
         classes: Number of symbols, where known.

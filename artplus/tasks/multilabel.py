@@ -25,7 +25,7 @@ class Multilabel(Task):
     An example is right if every label is.
 
     Attributes:
-        criterion: Binary cross-entropy on logits unless told otherwise.
+        criterion: Binary cross-entropy on logits by default.
         classes: Number of labels, where known.
     """
 

@@ -22,7 +22,7 @@ class Regression(Task):
     """Predictions and targets are numbers, ``(batch,)`` or ``(batch, ...)``.
 
     Attributes:
-        criterion: Squared error unless told otherwise.
+        criterion: Squared error by default.
         measured: Whether targets are numbers like the predictions, so that errors can be squared.
     """
 

@@ -32,7 +32,7 @@ class Segmentation(Task):
     model's own.
 
     Attributes:
-        criterion: Cross-entropy unless told otherwise; ``CrossEntropyLoss(ignore_index=255)``.
+        criterion: Cross-entropy by default; ``CrossEntropyLoss(ignore_index=255)``.
         classes: Number of classes, where known.
         classes_last: Whether the last axis of the logits holds the classes; ``None`` tells it from
             the shapes of the first logits and targets.

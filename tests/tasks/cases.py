@@ -117,8 +117,8 @@ class Case:
     Attributes:
         model: Made anew, with dropout.
         data: Of so many examples.
-        task: Name of the task, as it should be told.
-        given: ``task=`` of a call; the loss of the model is not always known.
+        task: Name of the task.
+        argument: ``task=`` of the calls; ``"auto"`` where the task can be inferred.
         space: What is perturbed.
         eps: Radius in L2.
         options: More of ``artplus.fit`` and ``artplus.evaluate``.
@@ -130,7 +130,7 @@ class Case:
     task: str
     space: Space
     eps: float
-    given: str | Task = "auto"
+    argument: str | Task = "auto"
     options: dict[str, Any] = field(default_factory=dict)
     divergent: bool = True
 
@@ -139,7 +139,7 @@ class Case:
 
     def judged(self, model: nn.Module, **options: Any) -> Any:
         """Evaluated under the attack on what it was trained on."""
-        settings = {"task": self.given, "space": self.space, **self.options, **options}
+        settings = {"task": self.argument, "space": self.space, **self.options, **options}
         return artplus.evaluate(
             model, self.data(N), attacks=[self.attack()], progress=False, **settings
         )
@@ -174,7 +174,7 @@ CASES = {
     "detector by boxes": Case(
         lambda p: Detector("boxes", dropout=p),
         scenes, "detection", InputSpace(0.0, 1.0), 0.2,
-        given=Detection(normalised_by="boxes"), divergent=False,
+        argument=Detection(normalised_by="boxes"), divergent=False,
     ),
 }  # fmt: skip
 
@@ -186,7 +186,7 @@ def rows(columns: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         row = {name: column[k] for name, column in columns.items()}
         mask = row.pop("attention_mask", None)
         length = int(row["lengths"]) if mask is None else int(mask.sum())
-        if mask is None:  # labels have a length of their own
+        if mask is None:  # labels are padded by themselves
             row["labels"] = row["labels"][row["labels"] >= 0]
         examples.append({name: v[:length] if v.ndim else v for name, v in row.items()})
     return examples
@@ -212,7 +212,7 @@ def train(case: Case, *, dropout: float = 0.0, **options: Any) -> tuple[nn.Modul
     settings: dict[str, Any] = {
         "loss": "mix",
         "attack": case.attack(random_start=False),
-        "task": case.given,
+        "task": case.argument,
         "space": case.space,
         "epochs": 2,
         "batch_size": 8,

@@ -32,20 +32,20 @@ def words(blank: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("blank", [0, 2])
-@pytest.mark.parametrize("given", ["criterion", "option"])
-def test_the_batch_mean_is_the_criterion(blank, given):
+@pytest.mark.parametrize("how", ["criterion", "option"])
+def test_the_batch_mean_is_the_criterion(blank, how):
     """Torch's ``mean``: each loss over its number of labels; every example weighs alike."""
     criterion, p, y = nn.CTCLoss(blank=blank), recognised(), words(blank)
-    task = make_task("ctc", criterion) if given == "criterion" else CTC(blank=blank)
+    task = make_task("ctc", criterion) if how == "criterion" else CTC(blank=blank)
     assert task.blank == blank and task.weights(y) is None
 
-    def own(rows: slice) -> Tensor:
+    def reference(rows: slice) -> Tensor:
         lengths = (y[rows] >= 0).sum(1)
         steps = p["logits"][rows].float().log_softmax(-1).transpose(0, 1)
         return criterion(steps, y[rows].clamp_min(0), p["lengths"][rows], lengths)
 
-    torch.testing.assert_close(batch_mean(task, p, y), own(slice(N)))
-    alone = torch.stack([own(slice(k, k + 1)) for k in range(N)])
+    torch.testing.assert_close(batch_mean(task, p, y), reference(slice(N)))
+    alone = torch.stack([reference(slice(k, k + 1)) for k in range(N)])
     torch.testing.assert_close(task.loss(p, y), alone)
 
 

@@ -70,7 +70,7 @@ def test_batches_are_taken_in_their_order(name, kind):
 
 
 def test_the_collator_of_transformers():
-    """Dynamic padding of ids and of labels, by the library's own hand."""
+    """Dynamic padding of ids and of labels, by the library itself."""
     transformers = pytest.importorskip("transformers")
 
     class Tokenizer(transformers.PreTrainedTokenizerBase):
@@ -100,7 +100,7 @@ def test_every_form_of_the_data_is_judged_alike(name, kind):
 
     def judged(data: Any) -> Any:
         attacks = [case.attack(random_start=False)]
-        options = {"task": case.given, "space": case.space, "progress": False, **case.options}
+        options = {"task": case.argument, "space": case.space, "progress": False, **case.options}
         return artplus.evaluate(model, data, attacks=attacks, **options)
 
     one, other = judged(columns), judged(form(kind, columns))

@@ -1,4 +1,4 @@
-"""Every kind of model through the same door: trained, interrupted, split, dealt out, judged."""
+"""Every kind of model trained, interrupted, in parts, on two processes, and judged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_it_is_hardened_and_judged(case: Case, loss: str) -> None:
     assert history["loss"][-1] < history["loss"][0]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].given == "auto"])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].argument == "auto"])
 def test_the_task_by_name_is_the_one_that_is_inferred(name: str) -> None:
     """Weights are the same to the bit."""
     case = CASES[name]
@@ -81,7 +81,7 @@ class Language(nn.Module):
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_labels_that_are_the_ids_are_those_of_the_next_token(shifted: bool) -> None:
-    """Labels shifted by hand are taken as they are: each position has its own."""
+    """Labels shifted by hand are taken as they are: none is shifted again."""
     data = cases.language(cases.N)
     if shifted:
         data["labels"] = data["labels"].roll(-1, 1)

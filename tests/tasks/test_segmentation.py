@@ -114,8 +114,8 @@ def test_a_vocabulary_has_no_overlaps():
     assert list(task.bind(logits(2, 4, 1001), labels(9, 2, 4)).metrics()) == ["pixel_accuracy"]
 
 
-def test_the_axis_of_the_classes_is_told_by_the_first_shapes():
-    """Then it stays: a later batch with as many tokens as classes is no riddle."""
+def test_the_axis_of_the_classes_is_inferred_from_the_first_shapes():
+    """Then it stays fixed, also for a batch with as many tokens as classes."""
     task, y = make_task("segmentation"), labels(C, N, C)
     last = task.bind(logits(N, H, C), labels(C, N, H))
     second = task.bind(logits(N, C, H), labels(C, N, H))

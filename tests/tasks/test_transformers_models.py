@@ -1,4 +1,4 @@
-"""Models of Transformers: the task is told by their class, and its loss is theirs."""
+"""Models of Transformers: their class tells the task, whose loss equals theirs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_is_the_models(name):
-    """With padding, to rounding; found by the class's name and by the task's name alike."""
+    """With padding, to rounding; the task is inferred from the class, or named."""
     module, x, y = case(name)
     module.eval()
     with torch.no_grad():
@@ -175,7 +175,8 @@ def test_logits_of_a_lower_resolution_are_refused_with_the_remedy():
     x, y = torch.rand(2, 3, 16, 16), torch.randint(3, (2, 16, 16))
     y[0, :5] = 255
     model = as_loss_model(module)
-    assert model.task == Segmentation(classes_last=False)
+    assert isinstance(model.task, Segmentation) and model.task.classes_last is False
+    assert model.task.criterion.ignore_index == 255  # from the configuration
     with torch.no_grad():
         with pytest.raises(UnsupportedEstimatorError, match="Scale its output up in a wrapper"):
             model.task.bind(model({"pixel_values": x}), y)
@@ -185,8 +186,8 @@ def test_logits_of_a_lower_resolution_are_refused_with_the_remedy():
         torch.testing.assert_close(batch_mean(wrapped.task, wrapped(x), y), expected)
 
 
-def test_as_many_tokens_as_labels_are_no_riddle():
-    """A token classifier has its classes last, whatever its sentences' length."""
+def test_a_sentence_with_as_many_tokens_as_classes():
+    """A token classifier has its classes in the last axis at every length."""
     module, x, y = case("bert tokens")
     x, y = {key: value[:, :3] for key, value in x.items()}, y[:, :3].contiguous()
     model = as_loss_model(module.eval())

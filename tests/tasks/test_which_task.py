@@ -37,7 +37,7 @@ LOSSES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("loss", "task"), LOSSES, ids=[repr(loss) for loss, _ in LOSSES])
-def test_the_loss_tells_the_task(loss, task):
+def test_the_loss_implies_the_task(loss, task):
     """As it does for a model of which nothing else is known."""
     assert task_for(loss).name == task
     assert as_loss_model(nn.Linear(2, 2), loss).task.name == task
