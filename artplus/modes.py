@@ -14,6 +14,9 @@ from artplus import convolution, keras_modules
 
 Flags = list[tuple[nn.Module, bool]]
 
+_WRAPPED = ("_orig_mod", "module", "base_model", "model")
+"""Attributes under which wrappers hold a module."""
+
 
 def flags(module: nn.Module) -> Flags:
     """The train/eval flag of every sub-module, for :func:`restore`."""
@@ -25,6 +28,17 @@ def restore(saved: Flags) -> None:
     for child, training in saved:
         if child.training is not training:  # setting an attribute of a module is slow
             child.training = training
+
+
+def unwrapped(module: nn.Module) -> Iterator[nn.Module]:
+    """The module, then those inside wrappers such as DDP's, PEFT's and ``torch.compile``'s."""
+    inner: nn.Module | None = module
+    while inner is not None:
+        yield inner
+        attributes = [getattr(inner, name, None) for name in _WRAPPED]
+        # Transformers' innermost models are their own base model.
+        modules = [m for m in attributes if isinstance(m, nn.Module) and m is not inner]
+        inner = modules[0] if modules else None
 
 
 @contextmanager

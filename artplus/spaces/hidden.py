@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError
+from artplus.modes import unwrapped
 from artplus.spaces._base import Space
 from artplus.tree import Node, Tree, leaves
 
@@ -206,7 +207,7 @@ def _perturbed(module: nn.Module, hooks: Hooks, x: Perturbed) -> Any:
 
 def parameters(module: nn.Module) -> tuple[str, ...]:
     """Names of the arguments of a module's forward pass, through wrappers that pass all on."""
-    for child in _inwards(module):
+    for child in unwrapped(module):
         names = [
             name
             for name, p in inspect.signature(child.forward).parameters.items()
@@ -215,16 +216,6 @@ def parameters(module: nn.Module) -> tuple[str, ...]:
         if names:
             return tuple(names)
     return ()
-
-
-def _inwards(module: nn.Module) -> Iterator[nn.Module]:
-    """The module, and those inside wrappers such as PEFT's or DDP's."""
-    yield module
-    for name in ("_orig_mod", "module", "base_model", "model"):
-        inside = getattr(module, name, None)
-        if isinstance(inside, nn.Module):
-            yield from _inwards(inside)
-            return
 
 
 def output_shapes(hooks: Hooks, model: Any, inputs: Tree) -> tuple[torch.Size, ...]:

@@ -12,6 +12,7 @@ from artplus.criterion import Criterion
 from artplus.criterion import criterion as as_criterion
 from artplus.errors import ConfigurationError, UnsupportedEstimatorError
 from artplus.mapped import Rows
+from artplus.modes import unwrapped
 from artplus.tasks._base import Task, logits_of, make_task
 from artplus.tasks.classification import Classification
 from artplus.tree import Tree, leaves
@@ -48,7 +49,7 @@ def task_of(module: nn.Module, criterion: Any = None) -> Task:
     A loss over classes, or none, implies a classification. An unknown loss implies a regression,
     whose predictions are neither right nor wrong.
     """
-    for child in inwards(module):
+    for child in unwrapped(module):
         config = getattr(child, "config", None)
         for end, name in BY_NAME.items():
             if type(child).__name__.endswith(end):
@@ -151,21 +152,3 @@ def check_name(task: Any) -> None:
     if not isinstance(task, str):
         raise ConfigurationError(f"task must be 'auto', a registered name or a Task, got {task!r}")
     make_task(task)
-
-
-def inwards(module: nn.Module) -> list[nn.Module]:
-    """The module, and those inside wrappers such as PEFT's or DDP's."""
-    layers = [module]
-    while True:
-        inner = next(
-            (
-                child
-                for name in ("_orig_mod", "module", "base_model", "model")
-                if isinstance(child := getattr(layers[-1], name, None), nn.Module)
-                and child is not layers[-1]
-            ),
-            None,
-        )
-        if inner is None or len(layers) > 5:
-            return layers
-        layers.append(inner)

@@ -14,8 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
+from artplus.modes import unwrapped
 from artplus.tasks._base import Task, register_task
-from artplus.tasks._infer import inwards
 from artplus.tree import Tree, device_of, size
 
 
@@ -88,7 +88,7 @@ class Detection(Task):
 
     def calling(self, module: nn.Module) -> AbstractContextManager[Any] | None:
         """Torchvision's detectors give losses in train mode only."""
-        ready = module.training or any(hasattr(child, "config") for child in inwards(module))
+        ready = module.training or any(hasattr(child, "config") for child in unwrapped(module))
         return None if ready else _losses_in_eval(module)
 
     def weights(self, targets: Tree) -> Tensor | None:

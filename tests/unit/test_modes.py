@@ -301,3 +301,23 @@ def test_random_state_rewinds_the_stream(device):
     stream.set(after)
     assert torch.equal(torch.rand(3, device=device), second[0])
     assert torch.equal(torch.rand(3), second[1])
+
+
+def test_wrappers_are_looked_through():
+    """From the outside in, by the attributes of DDP, PEFT and torch.compile; a cycle ends."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, name: str, inner: nn.Module) -> None:
+            super().__init__()
+            setattr(self, name, inner)
+
+    class Innermost(nn.Linear):
+        @property
+        def base_model(self) -> nn.Module:
+            return self
+
+    core = Innermost(2, 2)
+    peft = Wrapper("base_model", Wrapper("model", core))
+    outer = Wrapper("module", peft)
+    assert list(modes.unwrapped(outer)) == [outer, peft, peft.base_model, core]
+    assert list(modes.unwrapped(nn.Sequential(core)))[1:] == []
