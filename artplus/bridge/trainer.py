@@ -57,9 +57,7 @@ class AdversarialTrainerPlus(Trainer):
             ``PyTorchRegressor``, with an optimizer.
         attacks: One ART (or artplus) attack or several; ``None`` is PGD from ``eps`` and ``norm``,
             10 steps of ``eps / 4``, random start.
-        loss: Registered name (:func:`artplus.list_losses`) or an ``Objective``.
-        lam: λ, a number >= 0 or a schedule of the fraction of training done; ``None`` is the
-            default of the loss: 1 for ``mix``, 6 for ``trades``, 5 for ``mart``, ...
+        loss, lam, label_smoothing, class_weight, attack_share: See :func:`artplus.make_method`.
         eps: Radius of the default attack, in the units of x. With a loss that needs no attack, or
             attacks without a radius, it is the radius of validation.
         norm: ``numpy.inf``, 2 or 1.
@@ -69,26 +67,9 @@ class AdversarialTrainerPlus(Trainer):
             divergence), and attacks that cannot do so are refused. With ``"attack"`` it maximises
             the estimator's loss, or its own.
         mask: Zero where inputs must not change; broadcasts over one input.
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
-        class_weight: ``(nb_classes,)`` numbers >= 0, the weights of examples by class.
-        attack_share: Share of each batch to attack, in (0, 1]; see
-            :class:`~artplus.training.Method`.
-        scheduler: A torch scheduler of ``classifier.optimizer``, or a factory
-            ``(optimizer, total_steps) -> scheduler``.
-        scheduler_interval: ``"batch"``, ``"epoch"`` or ``"auto"``; see
-            :class:`~artplus.training.callbacks.LearningRate`.
-        callbacks: :mod:`artplus.training.callbacks`, such as ``EMA()``, ``EarlyStopping()`` or
-            ``GradientClipping(1.0)``. An ``EpsWarmup`` replaces the default one, which ramps a
-            large radius (>= 5 % of the clip range) up over the first quarter of training.
-        step: The training step on a batch: ``AWP()``, ``Free()`` of
-            :mod:`artplus.training.steps`, or your own.
-        engine: Where training runs: ``"auto"``, ``"torch"``, ``"ddp"``, ``"fsdp2"``,
-            ``"accelerate"``, an ``Engine`` or an ``Accelerator``; under ``torchrun`` or
-            ``accelerate launch`` the default uses their processes.
-        precision: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"auto"``: the fastest one on the first
-            batch that gives the results of fp32.
-        compile: ``torch.compile`` attack and step; ``"auto"`` does so if it saves time overall.
-        seed: Two runs with the same seed are identical on the same device.
+        scheduler, scheduler_interval, callbacks, step, seed: See
+            :class:`~artplus.training.Run`.
+        engine, precision, compile: See :func:`~artplus.training.engines.as_engine`.
         verbose: Show a progress bar with live loss, clean and adversarial accuracy.
 
     Raises:
@@ -197,8 +178,7 @@ class AdversarialTrainerPlus(Trainer):
             validation_data: ``(x, y)`` or a loader. After each epoch clean and robust accuracy are
                 measured, the latter with a different attack than in training.
             keep_best: With validation, restore the weights of the best epoch at the end.
-            micro_batch: Most examples in one forward and backward pass; the gradient is still that
-                of the whole batch. ``None`` is the whole batch, halved if memory runs out.
+            micro_batch: See :class:`~artplus.training.Run`.
             resume: Continue from a checkpoint, or from the newest in a folder, that a
                 :class:`~artplus.training.callbacks.Checkpoint` of the same run wrote;
                 :class:`~artplus.training.Resume` also says what to do if there is none.
