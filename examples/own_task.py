@@ -1,17 +1,15 @@
-"""A task of your own: directions in degrees, where 359 and 1 are neighbours.
+"""A task of your own, in four methods: directions in degrees, where 359 and 1 are neighbours."""
 
-Squared error calls the gap between them 358. Hardening, attacks and the report know no more of this
-task than its four methods say.
-"""
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import artplus
 from artplus import Metric, Task
 
 
-def off(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def off(a: Tensor, b: Tensor) -> Tensor:
     """Degrees between two directions, from 0 to 180."""
     return 180 - ((a - b) % 360 - 180).abs()
 
@@ -20,26 +18,26 @@ def off(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 class Directions(Task):
     """Predictions and targets are degrees ``(batch,)``; up to 15 degrees off is right."""
 
-    def loss(self, predictions, targets):
+    def loss(self, predictions: Any, targets: Any) -> Tensor:
         return 1 - torch.deg2rad(predictions - targets).cos()
 
-    def divergence(self, reference, predictions, targets, *, of="kl"):
+    def divergence(self, reference: Any, predictions: Any, targets: Any, **_: Any) -> Tensor:
         return 1 - torch.deg2rad(predictions - reference).cos()  # what TRADES keeps small
 
-    def correct(self, predictions, targets):
+    def correct(self, predictions: Any, targets: Any) -> Tensor:
         return off(predictions, targets) <= 15
 
-    def metrics(self):
+    def metrics(self) -> dict[str, Metric]:
         mean = Metric(lambda p, y: off(p, y)[:, None], lambda rows: float(rows.mean()), False)
         return {"degrees_off": mean}
 
 
 class Compass(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(144, 64), nn.ReLU(), nn.Linear(64, 2))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return torch.rad2deg(torch.atan2(*self.layers(x).unbind(1))) % 360
 
 
@@ -49,7 +47,7 @@ radians, axis = torch.deg2rad(y)[:, None], torch.linspace(-1, 1, 12)
 across, up = axis - 0.7 * radians.cos(), axis - 0.7 * radians.sin()
 x = 0.8 * torch.exp(-4 * (across[:, None, :] ** 2 + up[:, :, None] ** 2))
 x += 0.2 * torch.rand_like(x)
-threat = {"eps": 0.05, "bounds": (0, 1), "task": "directions", "progress": False}
+threat: dict[str, Any] = {"eps": 0.05, "bounds": (0, 1), "task": "directions", "progress": False}
 
 for name, lam in {"plain": 0.0, "hardened": 2.0}.items():
     model = Compass()
