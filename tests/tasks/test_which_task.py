@@ -36,7 +36,7 @@ LOSSES: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "task"), LOSSES, ids=[repr(loss) for loss, _ in LOSSES])
+@pytest.mark.parametrize(("loss", "task"), LOSSES)
 def test_the_loss_implies_the_task(loss, task):
     """As it does for a model of which nothing else is known."""
     assert task_for(loss).name == task
