@@ -60,8 +60,7 @@ def make_space(
             return None
         bounds = (0.0, 1.0)  # what loaders normalise are images in [0, 1]
     low, high = parse_bounds(bounds)
-    held = None if mask is None else torch.as_tensor(mask).float()
-    return InputSpace(low, high, held, normalization=normalization)
+    return InputSpace(low, high, _mask(mask), normalization=normalization)
 
 
 def parse_bounds(bounds: Any) -> tuple[float | Tensor | None, float | Tensor | None]:
@@ -124,6 +123,23 @@ def infer(values: Inputs) -> tuple[tuple[float, float] | None, str]:
         "alone. Give bounds=(low, high) if there is a range, or normalization=(mean, std) if the "
         "data has been normalised"
     )
+
+
+def inferred_space(x: Tree, mask: Any = None) -> tuple[InputSpace, str]:
+    """Inputs within the usual range that ``x`` lies in, and a sentence that names the range.
+
+    Args:
+        x: Inputs; of a list of images the first is looked at.
+        mask: Zero where an input must not change.
+    """
+    column = InputSpace().floats(x)
+    limits, note = infer(column[0][None] if isinstance(column, list) else column)
+    low, high = limits or (None, None)
+    return InputSpace(low, high, _mask(mask)), note
+
+
+def _mask(mask: Any) -> Tensor | None:
+    return None if mask is None else torch.as_tensor(mask).float()
 
 
 def check_range(inputs: Tree, space: InputSpace, name: str = "x") -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from artplus.attacks._base import Judge, column, look, own_loss, take
-from artplus.attacks._problem import Problem, detached
+from artplus.attacks._problem import Problem
 from artplus.attacks._remaining import Remaining
 from artplus.errors import ConfigurationError
 from artplus.geometry import Eps
-from artplus.tree import Tree
+from artplus.tree import Tree, detach
 
 WORTH = 0.125
 """Share of a batch that must be done before the batch is made smaller. Doing so recomputes what
@@ -125,7 +125,7 @@ def _judge(problem: Problem) -> Judge:
                 "loss never computes it; leave patience out"
             )
         predictions = model.task.predictions(outputs[0], x_adv, model.module)
-        fooled = problem.fooled(detached(predictions))
+        fooled = problem.fooled(detach(predictions))
         return (-values if problem.targeted else values), fooled
 
     return judge

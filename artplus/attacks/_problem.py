@@ -25,7 +25,7 @@ from artplus.errors import ConfigurationError
 from artplus.geometry import Eps, Geometry, Retraction, clip
 from artplus.model import LossModel
 from artplus.spaces import Region, Space
-from artplus.tree import Tree
+from artplus.tree import Tree, detach
 from artplus.tree import take as take_rows
 
 
@@ -137,7 +137,7 @@ class Problem:
         predictions = self.predict(z)
         loss = self.model.task.loss if self.loss is None else self.loss
         values = loss(predictions, self.targets)
-        fooled = self.fooled(detached(predictions))
+        fooled = self.fooled(detach(predictions))
         return (-values if self.targeted else values), fooled
 
     def look(self, z: Tensor, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,9 +206,20 @@ class Problem:
             )
 
 
-def detached(tree: Tree) -> Tree:
-    """Predictions detached from the graph; other than tensors they are returned as they are."""
-    return tree.detach() if isinstance(tree, Tensor) else tree
+def ball_of(space: Space, eps: Budget, norm: float) -> Geometry:
+    """The geometry of an attack's norm in a space.
+
+    Raises:
+        ConfigurationError: for a norm that the space has not, or a relative radius in a space whose
+            clean point is zero.
+    """
+    if space.hidden and isinstance(eps, Relative):
+        raise ConfigurationError(
+            "Relative(c) is a share of the norm of the input, and a hidden perturbation starts at "
+            "zero, so the radius would be zero. Use relative=True of the space: a multiple of the "
+            "mean row norm."
+        )
+    return space.geometry(norm)
 
 
 def make_problem(
@@ -230,13 +241,8 @@ def make_problem(
         ConfigurationError: for a radius that does not fit the inputs, or a relative one in a space
             whose clean point is zero.
     """
-    if space.hidden and isinstance(eps, Relative):
-        raise ConfigurationError(
-            "Relative(c) is a share of the norm of the input, and a hidden perturbation starts at "
-            "zero, so the radius would be zero. Use relative=True of the space: a multiple of the "
-            "mean row norm."
-        )
-    z0, ball = space.lift(model, x), space.geometry(norm)
+    ball = ball_of(space, eps, norm)
+    z0 = space.lift(model, x)
     space, unit = space.on(z0), space.unit(model)
     return Problem(
         model=model,

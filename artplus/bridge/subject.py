@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from artplus import _checks, modes
-from artplus.bounds import UNBOUNDED, Bounds, infer, make_space
+from artplus.bounds import UNBOUNDED, Bounds, inferred_space, make_space
 from artplus.bridge import predict_only
 from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
@@ -224,9 +224,7 @@ def _module(model: LossModel, x: Any, y: Any, options: Options, *, infers: bool)
     space = make_space(options.space, options.bounds, options.normalization, options.mask)
     notes: list[str] = []
     if space is None:
-        column = InputSpace().floats(inputs)
-        limits, explanation = infer(column[0][None] if isinstance(column, list) else column)
-        space = make_space(None, limits, mask=options.mask) or InputSpace()
+        space, explanation = inferred_space(inputs, options.mask)
         notes.append(explanation[0].upper() + explanation[1:] + ".")
     return Subject(model, inputs, labels, space, name, None, notes=notes)
 

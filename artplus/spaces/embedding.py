@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError, DataError
-from artplus.geometry import Geometry, geometry
 from artplus.spaces._base import Model, Per
-from artplus.spaces.hidden import Perturbed, attached, token_mask
+from artplus.spaces.hidden import Hooks, token_mask
+from artplus.spaces.hidden_space import HiddenSpace, check_per, named
 from artplus.spaces.region import Region
 from artplus.tree import Tree
 
@@ -20,7 +20,7 @@ IDS = ("input_ids", "decoder_input_ids", "ids", "tokens")
 
 
 @dataclass(frozen=True)
-class EmbeddingSpace:
+class EmbeddingSpace(HiddenSpace):
     r"""Add a float32 perturbation to the output of the embedding layer [Miyato17]_.
 
     .. math:: f(E[t] + \delta), \qquad \|\delta\| \le \epsilon
@@ -78,15 +78,6 @@ class EmbeddingSpace:
         object.__setattr__(self, "special_tokens", tuple(self.special_tokens))
         check_per(self.per)
 
-    @property
-    def hidden(self) -> bool:
-        """True: the perturbation is added inside the model."""
-        return True
-
-    def geometry(self, norm: float | str) -> Geometry:
-        """The norm's geometry over a sequence, or over each token."""
-        return geometry(norm, self.per)
-
     def lift(self, model: Model, inputs: Tree) -> Tensor:
         """Zeros ``(batch, tokens, dimension)``."""
         ids = self._ids(inputs)
@@ -94,37 +85,20 @@ class EmbeddingSpace:
         dimension = _dimension(site)
         return torch.zeros(*ids.shape, dimension, device=ids.device)
 
-    def insert(self, inputs: Tree, z: Tensor) -> Perturbed:
-        """The inputs with ``z`` beside them."""
-        return Perturbed(inputs, z, self)
-
-    def extract(self, perturbed: Tree) -> Tensor:
-        """What is added to the embedding."""
-        return delta_of(perturbed)
-
     def region(self, inputs: Tree, z: Tensor) -> Region:
         """No bounds; a mask of padding and special tokens, ``(batch, tokens, 1)``."""
         mask = token_mask(inputs, self._ids(inputs), self.special_tokens)
         return Region(mask=None if mask is None else mask.unsqueeze(-1).to(z))
 
-    def on(self, z: Tensor) -> EmbeddingSpace:
-        """Itself: it has no bounds, and its mask comes with the inputs."""
-        return self
-
-    def unit(self, model: Model) -> float:
-        """The mean norm of the embedding's rows for a relative radius, else 1."""
-        if not self.relative:
-            return 1.0
-        with attached(model.module, self) as hooks:
-            if hooks.unit is None:
-                weight = getattr(hooks.sites[0], "weight", None)
-                if not isinstance(weight, Tensor):
-                    raise ConfigurationError(
-                        "relative=True needs an embedding with a weight matrix, got "
-                        f"{type(hooks.sites[0]).__name__}; give an absolute radius"
-                    )
-                hooks.unit = float(weight.detach().float().norm(dim=1).mean())
-            return hooks.unit
+    def measured(self, hooks: Hooks) -> float:
+        """The mean norm of the embedding's rows."""
+        weight = getattr(hooks.sites[0], "weight", None)
+        if not isinstance(weight, Tensor):
+            raise ConfigurationError(
+                "relative=True needs an embedding with a weight matrix, got "
+                f"{type(hooks.sites[0]).__name__}; give an absolute radius"
+            )
+        return float(weight.detach().float().norm(dim=1).mean())
 
     def sites(self, module: nn.Module) -> tuple[nn.Module, ...]:
         """The embedding layer."""
@@ -148,14 +122,6 @@ class EmbeddingSpace:
             "perturbed by InputSpace, other layers by LatentSpace."
         )
 
-    def take(self, rows: slice | Tensor, inputs: Tree) -> EmbeddingSpace:
-        """Itself: masks come with the inputs."""
-        return self
-
-    def width(self) -> float | None:
-        """``None``: embeddings are unbounded."""
-        return None
-
     def _ids(self, inputs: Tree) -> Tensor:
         if isinstance(inputs, Tensor):
             ids: object = inputs
@@ -176,49 +142,6 @@ class EmbeddingSpace:
                 )
             )
         return ids
-
-
-def check_per(per: str) -> None:
-    """Refuse another granularity than ``"example"`` and ``"token"``."""
-    if per not in ("example", "token"):
-        raise ConfigurationError(
-            f"per must be 'example' (one radius for a whole sequence) or 'token' (one for each "
-            f"token), got {per!r}; a radius means nothing without it"
-        )
-
-
-def delta_of(perturbed: Tree) -> Tensor:
-    """The perturbation of hidden states.
-
-    Raises:
-        DataError: for anything but a :class:`~artplus.spaces.hidden.Perturbed`.
-    """
-    if not isinstance(perturbed, Perturbed):
-        raise DataError(
-            f"expected inputs with a hidden perturbation, got {type(perturbed).__name__}"
-        )
-    return perturbed.delta
-
-
-def named(module: nn.Module, name: str) -> nn.Module:
-    """The sub-module whose qualified name is, or ends in, ``name``.
-
-    Wrappers such as PEFT's put prefixes before names, so the end is enough if it is unique.
-
-    Raises:
-        ConfigurationError: if there is none, or several.
-    """
-    modules: dict[str, nn.Module] = dict(module.named_modules())
-    if name in modules:
-        return modules[name]
-    matches = [full for full in modules if full.endswith(f".{name}")]
-    if len(matches) == 1:
-        return modules[matches[0]]
-    what = "no module" if not matches else f"{len(matches)} modules ({', '.join(matches[:4])})"
-    raise ConfigurationError(
-        f"{type(module).__name__} has {what} called {name!r}. Its first level: "
-        f"{', '.join(n for n in modules if n and '.' not in n)}; see model.named_modules()."
-    )
 
 
 def _dimension(site: nn.Module) -> int:

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError
-from artplus.geometry import Geometry, geometry
 from artplus.spaces._base import Model, Per
-from artplus.spaces.embedding import check_per, delta_of, named
-from artplus.spaces.hidden import Perturbed, attached, output_shapes, token_mask
+from artplus.spaces.hidden import Hooks, attached, output_shapes, token_mask
+from artplus.spaces.hidden_space import HiddenSpace, check_per, named
 from artplus.spaces.region import Region
 from artplus.tree import Tree, device_of
 
 
 @dataclass(frozen=True)
-class LatentSpace:
+class LatentSpace(HiddenSpace):
     r"""Add a float32 perturbation to the output of one or several layers [Sheshadri24]_.
 
     .. math:: h_l \leftarrow h_l + \delta_l, \qquad \|\delta\| \le \epsilon
@@ -65,15 +64,6 @@ class LatentSpace:
         if not layers:
             raise ConfigurationError("LatentSpace needs at least one layer, as ['layer1']")
 
-    @property
-    def hidden(self) -> bool:
-        """True: the perturbation is added inside the model."""
-        return True
-
-    def geometry(self, norm: float | str) -> Geometry:
-        """The norm's geometry over an example, or over each token."""
-        return geometry(norm, self.per)
-
     def lift(self, model: Model, inputs: Tree) -> Tensor:
         """Zeros in the shape of the layers' outputs."""
         with attached(model.module, self) as hooks:
@@ -93,14 +83,6 @@ class LatentSpace:
             shape = torch.Size((shape[0], len(shapes), *shape[1:]))
         return torch.zeros(shape, device=device_of(inputs))
 
-    def insert(self, inputs: Tree, z: Tensor) -> Perturbed:
-        """The inputs with ``z`` beside them."""
-        return Perturbed(inputs, z, self)
-
-    def extract(self, perturbed: Tree) -> Tensor:
-        """What is added to the hidden states."""
-        return delta_of(perturbed)
-
     def region(self, inputs: Tree, z: Tensor) -> Region:
         """No bounds; a mask of padded tokens where the outputs have one row a token."""
         mask = token_mask(inputs, None, ())
@@ -110,18 +92,9 @@ class LatentSpace:
         mask = mask.unsqueeze(-1).to(z)
         return Region(mask=mask if z.ndim == 3 else mask.unsqueeze(1).expand(z.shape))
 
-    def on(self, z: Tensor) -> LatentSpace:
-        """Itself: it has no bounds, and its mask comes with the inputs."""
-        return self
-
-    def unit(self, model: Model) -> float:
-        """The mean row norm of the outputs for a relative radius, else 1."""
-        if not self.relative:
-            return 1.0
-        with attached(model.module, self) as hooks:
-            if hooks.unit is None:
-                raise ConfigurationError("lift the inputs first: the unit is measured on them")
-            return hooks.unit
+    def measured(self, hooks: Hooks) -> float:
+        """Refused: :meth:`lift` measures the outputs' rows."""
+        raise ConfigurationError("lift the inputs first: the unit is measured on them")
 
     def sites(self, module: nn.Module) -> tuple[nn.Module, ...]:
         """The layers."""
@@ -129,14 +102,6 @@ class LatentSpace:
             named(module, layer) if isinstance(layer, str) else _numbered(module, layer)
             for layer in self.layers
         )
-
-    def take(self, rows: slice | Tensor, inputs: Tree) -> LatentSpace:
-        """Itself: masks come with the inputs."""
-        return self
-
-    def width(self) -> float | None:
-        """``None``: hidden states are unbounded."""
-        return None
 
 
 def _numbered(module: nn.Module, number: int) -> nn.Module:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from artplus import distributed, modes
+from artplus.bounds import inferred_space
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.spaces.hidden import Hooks, parameters
 from artplus.training.columns import with_targets
 from artplus.training.data import Arrays, Prepare, Source, TensorPair, batches
-from artplus.training.method import Method, check_radii, inferred_space
+from artplus.training.method import Method, check_radii
 from artplus.training.probe import first, infer_task
 from artplus.tree import Tree
 

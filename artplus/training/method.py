@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from artplus import _checks, modes
 from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstOf, members
-from artplus.bounds import Bounds, check_radius, infer, make_space
+from artplus.attacks._problem import Problem, make_problem
+from artplus.bounds import Bounds, check_radius, inferred_space, make_space
 from artplus.criterion import mean
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.functional import other_class, smooth_labels, weights_by_class
@@ -127,6 +128,10 @@ class Method:
             object.__setattr__(self, "_inferred", inferred)
         return inferred
 
+    def problem(self, model: LossModel, x: Tree, y: Tree, attack: Attack) -> Problem:
+        """The problem of one of the method's attacks on a batch, for its ball and region."""
+        return make_problem(model, x, y, eps=attack.eps, norm=attack.norm, space=self.bound(x))
+
     def attacks(self, progress: float) -> bool:
         """Whether this step needs adversarial examples: not at λ = 0 if there is a fixed term."""
         objective = self.objective
@@ -233,11 +238,11 @@ class Method:
         def context(x_adv: Tree) -> Context:
             return Context(model, x, x_adv, y, space=space, progress=progress)
 
-        stream = modes.RandomState(device_of(x), model.module)
-        before = stream.get() if len(x_advs) > 1 else ()
-        terms = [self.objective.terms(context(x_advs[0]))]
         if len(x_advs) == 1:
-            return terms[0]
+            return self.objective.terms(context(x_advs[0]))
+        stream = modes.RandomState(device_of(x), model.module)
+        before = stream.get()
+        terms = [self.objective.terms(context(x_advs[0]))]
         # As in one step: all attacks share the dropout masks, and the clean batch updates
         # BatchNorm statistics once.
         with ExitStack() as stack:
@@ -362,14 +367,6 @@ def _refuse_disagreement(objective: Objective, attack: Attack | Combination) -> 
                 "maximise the model's own loss: inner='attack' in AdversarialTrainerPlus, "
                 "dataclasses.replace(objective, inner=None) elsewhere."
             )
-
-
-def inferred_space(x: Tree) -> tuple[InputSpace, str]:
-    """Inputs within the usual range that ``x`` lies in, and a sentence that names the range."""
-    column = InputSpace().floats(x)
-    values = column[0][None] if isinstance(column, list) else column
-    limits, note = infer(values)
-    return InputSpace(*(limits or (None, None))), note
 
 
 def check_radii(attack: Attack | Combination, space: InputSpace, x: Tree) -> None:

@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from artplus import modes
-from artplus.attacks import Relative, members
+from artplus.attacks import members
+from artplus.attacks._problem import ball_of
 from artplus.errors import ConfigurationError, DataError
 from artplus.model import LossModel
 from artplus.spaces import Space, attached
@@ -176,12 +177,7 @@ def _refuse_method(model: LossModel, method: Method) -> None:
                 )
     if method.attack is not None and space is not None and space.hidden:
         for attack in members(method.attack, 0):
-            if isinstance(attack.eps, Relative):
-                raise ConfigurationError(
-                    "Relative(c) is a share of the input's own norm, and a hidden perturbation "
-                    "starts at zero; use relative=True of the space"
-                )
-            space.geometry(attack.norm)  # refuses L1 per token
+            ball_of(space, attack.eps, attack.norm)
     if task.over_classes:
         if method.label_smoothing and not task.soft:
             raise ConfigurationError(

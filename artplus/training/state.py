@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import distributed
+from artplus import distributed, modes
 from artplus.model import LossModel
 from artplus.spaces.hidden import Hooks
 from artplus.training.data import Batch
@@ -134,6 +134,7 @@ class State:
         descend: Fills ``.grad`` in place of the plain backward pass while another step wraps this
             one, see :class:`~artplus.training.steps.AWP`; ``None`` is the plain pass.
         frozen: The frozen weights.
+        streams: The random streams that forward passes draw from.
         fingerprint: Settings that identify the run; its checkpoints hold them too.
         resumed: The checkpoint that the run continues from.
     """
@@ -166,11 +167,13 @@ class State:
     hooks: Hooks | None = None
     descend: Callable[..., Any] | None = None
     frozen: Frozen = field(init=False)
+    streams: modes.RandomState = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.engine.prepared:
             self.engine.prepare(self.model, self.optimizer)
         self.frozen = Frozen(self.model.module)
+        self.streams = modes.RandomState(self.generator.device, self.model.module)
 
     @property
     def total_steps(self) -> int | None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from artplus import _checks, distributed
 from artplus.attacks import APGD, PGD
 from artplus.attacks._base import column
-from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
 from artplus.training.callbacks._base import Callback
 from artplus.training.data import Batch
@@ -124,14 +123,7 @@ class WarmStart(Callback):
         attack = state.method.attack
         if fresh or self._deltas is None or not isinstance(attack, (PGD, APGD)):
             return None
-        problem = make_problem(
-            state.engine.attacked,
-            batch.x,
-            batch.y,
-            eps=attack.eps,
-            norm=attack.norm,
-            space=state.method.bound(batch.x),
-        )
+        problem = state.method.problem(state.engine.attacked, batch.x, batch.y, attack)
         x = problem.z0
         delta = self._deltas[batch.index.to(x.device)].to(x.dtype)
         return problem.insert(problem.retraction()(x + delta))

@@ -101,7 +101,7 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
         with region("artplus: backward"):
             engine.backward(loss)
         return StepOutput(
-            loss.detach(), _detached(terms.clean), _detached(terms.adversarial), crafted.rows
+            loss.detach(), detach(terms.clean), detach(terms.adversarial), crafted.rows
         )
     weights = method.weights(engine.trained, batch.y)
     count_here = torch.tensor(float(n), device=device_of(batch.x))
@@ -125,8 +125,8 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
             with region("artplus: backward"):
                 engine.backward(summed)
         loss += summed.detach()
-        clean.append(_detached(terms.clean))
-        adversarial.append(_detached(terms.adversarial))
+        clean.append(detach(terms.clean))
+        adversarial.append(detach(terms.adversarial))
     # The meter counts examples: a process with fewer of them gets a larger loss for each.
     loss *= examples / (distributed.world_size() * n)
     return StepOutput(loss, _concat(clean), _concat(adversarial), crafted.rows)
@@ -177,10 +177,6 @@ def _add(meter: Meter, name: str, correct: Tensor | None) -> None:
     """Add to the meter; ``None`` is a task whose predictions are not right or wrong."""
     if correct is not None:
         meter.add(name, correct)
-
-
-def _detached(predictions: Tree) -> Tree:
-    return None if predictions is None else detach(predictions)
 
 
 def _concat(parts: list[Tree]) -> Tree:

@@ -15,7 +15,7 @@ from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Crafted, Gradients, Step, StepOutput, add_gradient
 from artplus.training.steps.standard import standard
-from artplus.tree import detach, device_of
+from artplus.tree import detach
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,13 @@ class AWP:
     ) -> dict[Tensor, Tensor]:
         """The perturbation of each weight tensor."""
         module = state.model.module
-        stream = modes.RandomState(device_of(batch.x), module)
-        before = stream.get()
+        before = state.streams.get()
         state.optimizer.zero_grad(set_to_none=True)
         # Only the pass that moves the weights may leave a gradient in the examples of Free.
         detached = replace(crafted, x_advs=tuple(map(detach, crafted.x_advs)))
         with modes.frozen_batchnorm_stats(module):
             plain(state, batch, detached)
-        stream.set(before)
+        state.streams.set(before)
         perturbation: dict[Tensor, Tensor] = {}
         for weight in module.parameters():
             grad = weight.grad

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from artplus import _checks, modes
 from artplus.attacks import PGD
-from artplus.attacks._problem import make_problem
 from artplus.errors import ConfigurationError
 from artplus.training.data import Batch
 from artplus.training.state import State
@@ -53,22 +52,14 @@ class Free:
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One batch; see :data:`~artplus.training.steps.Step`."""
         attack = _attack(state)
-        space = state.method.bound(batch.x)
         with state.engine.attacking(), modes.attack_mode(state.model.module):
-            problem = make_problem(
-                state.engine.attacked,
-                batch.x,
-                batch.y,
-                eps=attack.eps,
-                norm=attack.norm,
-                space=space,
-            )
+            problem = state.method.problem(state.engine.attacked, batch.x, batch.y, attack)
         x, region, retract = problem.z0, problem.region, problem.retraction()
         delta = self._carried(state, x)
         for replay in range(self.replays):
             z = retract(x + region.restrict(delta)).detach().requires_grad_(True)
             state.optimizer.zero_grad(set_to_none=True)
-            output = descend(state, batch, Crafted((space.insert(batch.x, z),)))
+            output = descend(state, batch, Crafted((problem.insert(z),)))
             grad = z.grad
             if grad is None:
                 raise ConfigurationError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from artplus import distributed, modes
+from artplus import distributed
 from artplus.errors import ConfigurationError
 from artplus.training.data import Batch
 from artplus.training.state import State
@@ -38,9 +38,8 @@ class RetryOnOOM:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""
-        streams = modes.RandomState(device_of(batch.x), state.model.module)
         while True:
-            before = _Volatile(state, streams)
+            before = _Volatile(state)
             try:
                 self.step(state, batch, gradients)
                 return
@@ -84,13 +83,13 @@ def ran_out(error: Exception) -> bool:
 class _Volatile:
     """A copy of what a failed step may have changed: random streams, buffers, the generator."""
 
-    def __init__(self, state: State, streams: modes.RandomState) -> None:
-        self._state, self._streams, self._random = state, streams, streams.get()
+    def __init__(self, state: State) -> None:
+        self._state, self._random = state, state.streams.get()
         self._generator, self.moves = state.generator.get_state(), state.moves
         self._buffers = [(b, b.detach().clone()) for b in state.model.module.buffers()]
 
     def restore(self) -> None:
-        self._streams.set(self._random)
+        self._state.streams.set(self._random)
         self._state.generator.set_state(self._generator)
         with torch.no_grad():
             for buffer, value in self._buffers:
