@@ -106,8 +106,15 @@ class Method:
             progress: Fraction of training done, for a scheduled λ.
             step: Number of the batch, for attacks that take turns.
             generator: Randomness of the attack.
+
+        Raises:
+            ConfigurationError: for a radius as wide as the range of inputs.
         """
         model = as_loss_model(model)
+        if self.attack is not None and "_checked" not in self.__dict__:
+            if isinstance(self.space, InputSpace):  # bound() checks an inferred one
+                check_radii(self.attack, self.space, take(x, slice(0, 1)))
+            object.__setattr__(self, "_checked", True)
         rows = self.chosen(x, generator)
         x_advs = self.craft(
             model, x, y, rows=rows, step=step, progress=progress, generator=generator
