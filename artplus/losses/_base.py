@@ -94,6 +94,9 @@ class Terms:
 
 TermsFunction = Callable[[Context], Terms]
 
+Counts = Callable[[Any], tuple[Tensor | None, Tensor | None]]
+"""``targets -> (fixed, scaled)``, each ``(batch,)`` booleans: which examples a term counts."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -115,6 +118,10 @@ class Objective:
             for inner losses whose gradient is zero there (TRADES' code uses 0.001).
         second_order: True if the terms contain gradients, so that training needs second
             derivatives.
+        counts: Which examples each term counts, from the targets, where the two differ: the fixed
+            term of semi-supervised training only those with a label, the scaled term of a language
+            model's only those with an answer to be avoided. Each term is then the mean over its own
+            examples, and only those of the scaled term are attacked. ``None`` is all for both.
     """
 
     name: str
@@ -128,6 +135,7 @@ class Objective:
     clean_pass: bool = True
     start_noise: float = 0.0
     second_order: bool = False
+    counts: Counts | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.lam):

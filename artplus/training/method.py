@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,30 @@ from artplus.losses import Context, Objective, Terms, Weight, make_loss
 from artplus.model import LossModel, as_loss_model
 from artplus.spaces import InputSpace, Space
 from artplus.tree import Tree, device_of, size, take
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """Factors of the terms of each example, ``(batch,)``; ``None`` is one.
+
+    Attributes:
+        fixed: Of the fixed term.
+        scaled: Of the term that λ multiplies.
+    """
+
+    fixed: Tensor | None = None
+    scaled: Tensor | None = None
+
+    def take(self, rows: slice) -> Emphasis:
+        """The factors of some examples."""
+        return Emphasis(*(None if f is None else f[rows] for f in (self.fixed, self.scaled)))
+
+
+NO_EMPHASIS = Emphasis()
+
+
+def _times(term: Tensor, factors: Tensor | None) -> Tensor:
+    return term if factors is None else term * factors.to(term)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +139,11 @@ class Method:
             if isinstance(self.space, InputSpace):  # bound() checks an inferred one
                 check_radii(self.attack, self.space, take(x, slice(0, 1)))
             object.__setattr__(self, "_checked", True)
-        rows = self.chosen(x, generator)
+        rows = self.chosen(x, y, generator)
         x_advs = self.craft(
             model, x, y, rows=rows, step=step, progress=progress, generator=generator
         )
-        terms = self.terms(model, x, x_advs, y, self.emphasis(x, rows), progress=progress)
+        terms = self.terms(model, x, x_advs, y, self.emphasis(model, y, rows), progress=progress)
         return self.reduce(model, terms, y, progress)
 
     def bound(self, x: Tree) -> Space:
@@ -146,20 +170,72 @@ class Method:
             return False
         return not objective.has_fixed_term or objective.weight(progress) > 0
 
-    def chosen(self, x: Tree, generator: torch.Generator | None = None) -> Tensor | None:
-        """Indices of the examples to attack; ``None``, without a random draw, if all are."""
-        n = size(x)
+    def chosen(self, x: Tree, y: Tree, generator: torch.Generator | None = None) -> Tensor | None:
+        """Indices of the examples to attack; ``None``, without a random draw, if all are.
+
+        They are a random ``attack_share`` of those that the scaled term counts. Where it counts
+        none, the first example is attacked and not counted, so that every process makes the same
+        number of forward passes.
+        """
+        rows = self._scaled_rows(y)
+        n = size(x) if rows is None else len(rows)
         count = max(1, round(self.attack_share * n))
         if count >= n:
-            return None
-        return torch.randperm(n, generator=generator, device=device_of(x))[:count]
+            return rows
+        chosen = torch.randperm(n, generator=generator, device=device_of(x))[:count]
+        return chosen if rows is None else rows[chosen]
 
-    def emphasis(self, x: Tree, rows: Tensor | None) -> Tensor | None:
-        """Factors that turn the batch mean of the scaled terms into the mean over ``rows``."""
-        if rows is None:
+    def _scaled_rows(self, y: Tree) -> Tensor | None:
+        """Indices of the examples that the scaled term counts; ``None`` is all."""
+        mask = None if self.objective.counts is None else self.objective.counts(y)[1]
+        if mask is None:
             return None
-        n = size(x)
-        return torch.zeros(n, device=device_of(x)).index_fill_(0, rows, n / len(rows))
+        rows = mask.nonzero()[:, 0]
+        return rows if len(rows) else rows.new_zeros(1)
+
+    def emphasis(
+        self,
+        model: LossModel,
+        y: Tree,
+        rows: Tensor | None,
+        pool: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> Emphasis:
+        r"""Factors that turn the batch mean of each term into the mean over its own examples.
+
+        .. math:: f_i = \frac{\sum_j w_j}{\sum_{j \in S} w_j} [i \in S]
+
+        where S is what the term counts, see :attr:`Objective.counts`; of the scaled term only what
+        is attacked, if only a share is.
+
+        Args:
+            model: What is trained.
+            y: Targets of the whole batch.
+            rows: Indices of the attacked examples, see :meth:`chosen`.
+            pool: Sums over all processes.
+        """
+        n, counts = size(y), self.objective.counts
+        if counts is None:
+            if rows is None:
+                return NO_EMPHASIS
+            factors = torch.zeros(n, device=device_of(y))
+            return Emphasis(scaled=factors.index_fill_(0, rows, n / len(rows)))
+        fixed, scaled = (
+            torch.ones(n, device=device_of(y)) if mask is None else mask.float()
+            for mask in counts(y)
+        )
+        if rows is not None:
+            scaled = scaled * torch.zeros_like(scaled).index_fill_(0, rows, 1.0)
+        weights = self.weights(model, y)
+        weights = torch.ones_like(fixed) if weights is None else weights.to(fixed)
+        whole, of_fixed, of_scaled = pool(
+            torch.stack([weights.sum(), (weights * fixed).sum(), (weights * scaled).sum()])
+        )
+        # Where a term counts nothing, every factor is zero whatever it is divided by.
+        tiny = torch.finfo(whole.dtype).tiny
+        return Emphasis(
+            fixed * (whole / of_fixed.clamp_min(tiny)),
+            scaled * (whole / of_scaled.clamp_min(tiny)),
+        )
 
     def craft(
         self,
@@ -223,17 +299,21 @@ class Method:
         x: Tree,
         x_advs: Sequence[Tree],
         y: Tree,
-        emphasis: Tensor | None = None,
+        emphasis: Emphasis = NO_EMPHASIS,
         *,
         progress: float = 0.0,
     ) -> Terms:
-        """The objective's terms averaged over ``x_advs``, the scaled ones times ``emphasis``."""
+        """The objective's terms averaged over ``x_advs``, times ``emphasis``."""
         terms = self._averaged(model, x, x_advs, y, progress)
         if self.objective.attacked and not self.attacks(progress):
             terms = replace(terms, adversarial=None)  # predictions for clean inputs
-        if emphasis is None or terms.fixed is None:
+        if terms.fixed is None:
             return terms
-        return replace(terms, scaled=terms.scaled * emphasis.to(terms.scaled))
+        return replace(
+            terms,
+            fixed=_times(terms.fixed, emphasis.fixed),
+            scaled=_times(terms.scaled, emphasis.scaled),
+        )
 
     def _averaged(
         self, model: LossModel, x: Tree, x_advs: Sequence[Tree], y: Tree, progress: float

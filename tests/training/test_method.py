@@ -236,3 +236,47 @@ def test_an_own_objective_needs_no_registration():
     torch.testing.assert_close(
         method.loss(model, X, Y), (F.cross_entropy(model(X), Y, reduction="none") ** 2).mean()
     )
+
+
+def counting(fixed, scaled, lam=2.0):
+    """An objective whose two terms count different examples."""
+
+    def terms(ctx):
+        clean, adversarial = ctx.pair()
+        return Terms(fixed=ctx.loss(clean), scaled=ctx.loss(adversarial))
+
+    return Objective("counting", terms, lam=lam, counts=lambda y: (fixed(y), scaled(y)))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_each_term_is_the_mean_over_its_own_examples(share):
+    """And only those of the scaled term are attacked."""
+    torch.manual_seed(0)
+    model, x, y = torch.nn.Linear(4, 3).double(), torch.rand(12, 4).double(), torch.arange(12) % 3
+    objective = counting(lambda y: y == 0, lambda y: y == 1)
+    attack = PGD(eps=0.3, steps=2, random_start=False)
+    method = make_method(objective, attack=attack, bounds=(0, 1), attack_share=share)
+    rows = method.chosen(x, y, torch.Generator().manual_seed(1))
+    assert set(y[rows].tolist()) == {1} and len(rows) == 4 * share
+    loss = method.loss(model, x, y, generator=torch.Generator().manual_seed(1))
+    (x_adv,) = method.craft(LossModel(model), x[rows], y[rows])
+    expected = F.cross_entropy(model(x)[y == 0], y[y == 0])
+    expected = expected + 2 * F.cross_entropy(model(x_adv), y[rows])
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_term_that_counts_nothing_is_zero():
+    """The gradient is that of the other term alone."""
+    model, x, y = torch.nn.Linear(4, 3), torch.rand(6, 4), torch.zeros(6, dtype=torch.long)
+
+    def terms(ctx):
+        clean, adversarial = ctx.pair()
+        return Terms(fixed=ctx.loss(clean), scaled=ctx.loss(adversarial))
+
+    objective = Objective("none", terms, counts=lambda y: (None, y == 1))
+    loss = make_method(objective, eps=0.1, bounds=(0, 1)).loss(model, x, y)
+    plain = F.cross_entropy(model(x), y)
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, model.weight), torch.autograd.grad(plain, model.weight)
+    )

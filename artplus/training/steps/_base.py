@@ -60,7 +60,7 @@ def craft(state: State, batch: Batch) -> Crafted:
     if size is not None and (method.slice_size is None or size < method.slice_size):
         method = replace(method, slice_size=size)
     with region("artplus: attack"), state.engine.attacking():
-        rows = method.chosen(batch.x, state.generator)
+        rows = method.chosen(batch.x, batch.y, state.generator)
         x_advs = method.craft(
             state.engine.attacked,
             batch.x,
@@ -91,7 +91,7 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     """
     method, engine, n = state.method, state.engine, len(batch)
     count, x_advs = parts(state, n), crafted.x_advs
-    emphasis = method.emphasis(batch.x, crafted.rows)
+    emphasis = method.emphasis(engine.trained, batch.y, crafted.rows, distributed.all_reduce)
     if count == 1 and distributed.world_size() == 1:
         with region("artplus: terms"):
             terms = method.terms(
@@ -116,10 +116,9 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
         with engine.accumulating(last=last, second_order=second):
             x, y = take(batch.x, rows), take(batch.y, rows)
             part = tuple(take(x_adv, rows) for x_adv in x_advs)
-            part_emphasis = None if emphasis is None else emphasis[rows]
             with region("artplus: terms"):
                 terms = method.terms(
-                    engine.trained, x, part, y, part_emphasis, progress=state.progress
+                    engine.trained, x, part, y, emphasis.take(rows), progress=state.progress
                 )
                 summed = method.total(engine.trained, terms, y, state.progress) * share
             with region("artplus: backward"):
