@@ -230,11 +230,10 @@ class Method:
         whole, of_fixed, of_scaled = pool(
             torch.stack([weights.sum(), (weights * fixed).sum(), (weights * scaled).sum()])
         )
-        # Where a term counts nothing, every factor is zero whatever it is divided by.
-        tiny = torch.finfo(whole.dtype).tiny
+        # Where a term counts nothing, its factors are zero whatever they are divided by.
         return Emphasis(
-            fixed * (whole / of_fixed.clamp_min(tiny)),
-            scaled * (whole / of_scaled.clamp_min(tiny)),
+            fixed * (whole / of_fixed.where(of_fixed > 0, torch.inf)),
+            scaled * (whole / of_scaled.where(of_scaled > 0, torch.inf)),
         )
 
     def craft(
