@@ -118,6 +118,8 @@ class Objective:
             for inner losses whose gradient is zero there (TRADES' code uses 0.001).
         second_order: True if the terms contain gradients, so that training needs second
             derivatives.
+        records: True if the terms or the inner loss record hidden states
+            (:func:`~artplus.spaces.recording`), which a compiled model does not allow.
         counts: Which examples each term counts, from the targets, where the two differ: the fixed
             term of semi-supervised training only those with a label, the scaled term of a language
             model's only those with an answer to be avoided. Each term is then the mean over its own
@@ -135,6 +137,7 @@ class Objective:
     clean_pass: bool = True
     start_noise: float = 0.0
     second_order: bool = False
+    records: bool = False
     counts: Counts | None = None
 
     def __post_init__(self) -> None:

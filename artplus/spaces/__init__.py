@@ -8,6 +8,7 @@ from artplus.spaces.hidden import attached as attached
 from artplus.spaces.hidden import run as run
 from artplus.spaces.input import InputSpace as InputSpace
 from artplus.spaces.latent import LatentSpace as LatentSpace
+from artplus.spaces.recording import recording as recording
 from artplus.spaces.region import Region as Region
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Region",
     "Space",
     "attached",
+    "recording",
     "run",
 ]

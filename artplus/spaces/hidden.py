@@ -76,7 +76,8 @@ class Hooks:
     def attach(self) -> None:
         """Set the hooks."""
         for k, site in enumerate(self.sites):
-            self.handles.append(site.register_forward_hook(self._hook(k)))
+            # Before other hooks, so that these see the perturbed output.
+            self.handles.append(site.register_forward_hook(self._hook(k), prepend=True))
 
     def detach(self) -> None:
         """Take the hooks away."""
@@ -104,17 +105,21 @@ class Hooks:
                 "pass, so one perturbation cannot be added to its output; choose a module that "
                 "runs once"
             )
-        self.outputs[k] = _states(output).detach()
+        self.outputs[k] = states_of(output).detach()
 
 
-def _states(output: Any) -> Tensor:
-    """The hidden states in what a module returns: itself, or the first of a tuple."""
+def states_of(output: Any) -> Tensor:
+    """The hidden states in what a module returns: itself, or the first of a tuple.
+
+    Raises:
+        ConfigurationError: if that is no float tensor.
+    """
     value = output[0] if isinstance(output, tuple) else output
     if isinstance(value, Mapping):
         value = next(iter(value.values()))
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ConfigurationError(
-            "a latent perturbation is added to a float tensor, but the module returns "
+            "hidden states are a float tensor, but the module returns "
             f"{type(output).__name__}; choose a module whose output is its hidden states"
         )
     return value

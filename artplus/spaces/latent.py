@@ -98,10 +98,19 @@ class LatentSpace(HiddenSpace):
 
     def sites(self, module: nn.Module) -> tuple[nn.Module, ...]:
         """The layers."""
-        return tuple(
-            named(module, layer) if isinstance(layer, str) else _numbered(module, layer)
-            for layer in self.layers
-        )
+        return layers_of(module, self.layers)
+
+
+def layers_of(module: nn.Module, layers: Sequence[str | int]) -> tuple[nn.Module, ...]:
+    """Sub-modules by name, or by number in the longest list of layers.
+
+    Raises:
+        ConfigurationError: for a layer that does not exist.
+    """
+    return tuple(
+        named(module, layer) if isinstance(layer, str) else _numbered(module, layer)
+        for layer in layers
+    )
 
 
 def _numbered(module: nn.Module, number: int) -> nn.Module:

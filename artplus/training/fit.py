@@ -243,7 +243,15 @@ def fit(
 
 
 def _refuse_compiled(engine: Engine, objective: Objective) -> None:
-    """Refuse second derivatives early: torch's compiler raises only in the middle of a step."""
+    """Refuse what torch's compiler cannot do, before any step.
+
+    Second derivatives raise only in the middle of a step; hooks of one pass are ignored silently.
+    """
+    if engine.compiles and objective.records:
+        raise ConfigurationError(
+            f"loss {objective.name!r} records hidden states by hooks, which a compiled model does "
+            "not run; leave out compile= (for an Accelerator its dynamo_backend)"
+        )
     if engine.compiles and objective.second_order:
         raise ConfigurationError(
             f"loss {objective.name!r} takes the gradient of a gradient, which torch.compile does "
