@@ -189,9 +189,9 @@ def run(module: nn.Module, x: Tree) -> Any:
     if isinstance(x, Perturbed):
         known = module.__dict__.get(_ATTRIBUTE)
         if known is not None and x.space in known:
-            return _perturbed(module, known[x.space], x)
+            return perturbed(module, known[x.space], x)
         with attached(module, x.space) as hooks:
-            return _perturbed(module, hooks, x)
+            return perturbed(module, hooks, x)
     if isinstance(x, Mapping):
         if any(name in x for name in RESERVED):
             x = {k: v for k, v in x.items() if k not in RESERVED or k in parameters(module)}
@@ -201,7 +201,8 @@ def run(module: nn.Module, x: Tree) -> Any:
     return module(x)
 
 
-def _perturbed(module: nn.Module, hooks: Hooks, x: Perturbed) -> Any:
+def perturbed(module: nn.Module, hooks: Hooks, x: Perturbed) -> Any:
+    """Call ``module``, which holds the hooks, or wraps what holds them, on perturbed inputs."""
     count = len(hooks.sites)
     hooks.deltas = (x.delta,) if count == 1 else x.delta.unbind(1)
     try:

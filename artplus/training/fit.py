@@ -87,7 +87,7 @@ def train(
             method=method,
             epochs=plan.epochs,
             batches_per_epoch=batch_count(source),
-            generator=torch.Generator(device).manual_seed(_process_seed(derived(seed, "attack"))),
+            generator=torch.Generator(device).manual_seed(process_seed(derived(seed, "attack"))),
             engine=engine,
             micro_batch=plan.micro_batch,
             examples=source.examples,
@@ -291,11 +291,11 @@ def _share_seed(seed: int, *, reseeds: bool) -> int:
     """The first process's seed; ``reseeds`` gives every other one its own streams, for dropout."""
     seed = int(distributed.all_gather(seed)[0])
     if reseeds and distributed.rank() > 0:
-        reseed(_process_seed(seed))
+        reseed(process_seed(seed))
     return seed
 
 
-def _process_seed(seed: int) -> int:
+def process_seed(seed: int) -> int:
     """``seed`` in the first process; in every other one a seed derived from it and the rank."""
     return seed if distributed.is_main() else derived(seed, f"process {distributed.rank()}")
 
