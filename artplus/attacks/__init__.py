@@ -21,7 +21,10 @@ from artplus.attacks.combine import members as members
 from artplus.attacks.fab import FAB as FAB
 from artplus.attacks.fmn import FMN as FMN
 from artplus.attacks.microbatched import Microbatched as Microbatched
+from artplus.attacks.noise import Noise as Noise
 from artplus.attacks.pgd import PGD as PGD
+from artplus.attacks.power_iteration import PowerIteration as PowerIteration
+from artplus.attacks.smart import SMARTAttack as SMARTAttack
 from artplus.attacks.square import Square as Square
 
 __all__ = [
@@ -40,7 +43,10 @@ __all__ = [
     "Relative",
     "Chain",
     "Microbatched",
+    "Noise",
+    "PowerIteration",
     "Problem",
+    "SMARTAttack",
     "Square",
     "WorstOf",
     "bim",

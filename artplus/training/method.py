@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from artplus import _checks, modes
-from artplus.attacks import APGD, PGD, Attack, Combination, Microbatched, WorstOf, members
+from artplus.attacks import (
+    APGD,
+    PGD,
+    Attack,
+    Combination,
+    Microbatched,
+    PowerIteration,
+    SMARTAttack,
+    WorstOf,
+    members,
+)
 from artplus.attacks._problem import Problem, make_problem
 from artplus.bounds import Bounds, check_radius, inferred_space, make_space
 from artplus.criterion import mean
@@ -400,7 +410,7 @@ class Method:
         return other_class(y, classes_of(model, x), g)
 
 
-_MICROBATCHED = (PGD, APGD, WorstOf)
+_MICROBATCHED = (PGD, APGD, PowerIteration, SMARTAttack, WorstOf)
 """Attacks that can work in slices: they run on the device and treat examples independently."""
 
 

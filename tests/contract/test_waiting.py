@@ -19,7 +19,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import artplus
-from artplus.attacks import APGD, FAB, FMN, PGD, Chain, Microbatched, Square, WorstOf
+from artplus.attacks import (
+    APGD,
+    FAB,
+    FMN,
+    PGD,
+    Chain,
+    Microbatched,
+    Noise,
+    PowerIteration,
+    SMARTAttack,
+    Square,
+    WorstOf,
+)
 from artplus.geometry import clip
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
@@ -95,6 +107,9 @@ ATTACKS: dict[str, Any] = {
     "apgd-draws": lambda n, **k: APGD(steps=n, loss="dlr", draws=2, **k),
     "apgd-t": lambda n, **k: APGD(steps=n, loss="targeted_dlr", targets=1, **k),
     "fmn": lambda n, **k: FMN(steps=n, **k),
+    "noise": lambda n, **k: Noise(**k),
+    "power-iteration": lambda n, **k: PowerIteration(steps=n, **k),
+    "smart": lambda n, **k: SMARTAttack(steps=n, **k),
     "worst": lambda n, **k: WorstOf([PGD(steps=n, **k), PGD(steps=n, **k)]),
     "sliced": lambda n, **k: Microbatched(PGD(steps=n, **k), 2),
     # Those whose examples leave.
