@@ -36,7 +36,7 @@ ORDER = [
     *("tree", "geometry", "functional", "modes", "interval_bounds", "criterion"),
     *("tasks", "spaces", "bounds", "model", "passes"),
     *("attacks", "losses", "evaluation", "training", "trainers"),
-    *("bridge", "reporting", "", "commands", "cli"),
+    *("huggingface", "bridge", "reporting", "", "commands", "cli"),
 ]
 # Neighbours that must not know each other although one stands before the other.
 STRANGERS = {("losses", "attacks"), ("evaluation", "losses")}
