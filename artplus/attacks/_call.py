@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,10 +32,8 @@ def as_problem(
 ) -> Iterator[Problem]:
     """The problem of a call; inside, the model is in evaluation mode and has its hooks."""
     model = as_loss_model(model)
-    with ExitStack() as stack:
-        stack.enter_context(modes.attack_mode(model.module))
-        if space.hidden:
-            stack.enter_context(attached(model.module, space))
+    hooks = attached(model.module, space) if space.hidden else nullcontext()
+    with modes.attack_mode(model.module), hooks:
         yield make_problem(
             model,
             x,

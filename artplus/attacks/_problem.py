@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -105,14 +106,20 @@ class Problem:
         loss, model, targets = self.loss, self.model, self.targets
         return lambda x_adv: loss(model(x_adv), targets)
 
+    @cached_property
+    def _loss_at(self) -> Callable[[Tensor], Tensor]:
+        """The loss as a function of ``z``."""
+        climb, insert, inputs = self.climb, self.space.insert, self.inputs
+        return lambda z: climb(insert(inputs, z))
+
     def value(self, z: Tensor) -> Tensor:
         """The value to maximise, ``(batch,)``."""
-        values = self.climb(self.space.insert(self.inputs, z))
+        values = self._loss_at(z)
         return -values if self.targeted else values
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The value and its gradient by ``z`` alone; one forward and one backward pass."""
-        values, slope = gradient(lambda z: self.climb(self.space.insert(self.inputs, z)), z)
+        values, slope = gradient(self._loss_at, z)
         return (-values, -slope) if self.targeted else (values, slope)
 
     def fooled(self, predictions: Tree) -> Tensor:

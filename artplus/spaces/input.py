@@ -95,6 +95,8 @@ class InputSpace(Region):
 
     def insert(self, inputs: Tree, z: Tensor) -> Tree:
         """The inputs with ``z`` in place of the perturbed column."""
+        if self.normalization is None and isinstance(inputs, Tensor):
+            return z
         if self.normalization is not None:
             mean, std = self._moments(z)
             z = (z - mean) / std
