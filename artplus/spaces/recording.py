@@ -40,6 +40,7 @@ def recording(module: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer
             hidden states.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> with recording(net, ["1"]) as states:
         ...     outputs = net(torch.rand(3, 4))

@@ -14,6 +14,8 @@ from artplus.tasks.classification import Classification as Classification
 from artplus.tasks.ctc import CTC as CTC
 from artplus.tasks.detection import Detection as Detection
 from artplus.tasks.multilabel import Multilabel as Multilabel
+from artplus.tasks.preference import Preference as Preference
+from artplus.tasks.preference_data import PreferenceCollator as PreferenceCollator
 from artplus.tasks.regression import Regression as Regression
 from artplus.tasks.segmentation import Segmentation as Segmentation
 
@@ -25,6 +27,8 @@ __all__ = [
     "Gap",
     "Metric",
     "Multilabel",
+    "Preference",
+    "PreferenceCollator",
     "Regression",
     "Segmentation",
     "Task",

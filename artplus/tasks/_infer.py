@@ -14,6 +14,7 @@ from artplus.errors import ConfigurationError, UnsupportedEstimatorError
 from artplus.mapped import Rows
 from artplus.modes import unwrapped
 from artplus.tasks._base import Task, logits_of, make_task
+from artplus.tasks.causal_lm import CausalLM
 from artplus.tasks.classification import Classification
 from artplus.tree import Tree, leaves
 
@@ -94,8 +95,10 @@ def refine(task: Task, module: nn.Module, inputs: Tree, outputs: Any, targets: T
     Changes a classification that was assumed for want of anything better: class numbers for each
     pixel or token are a segmentation's, or a language model's if they are the token ids themselves;
     rows of zeros and ones that do not sum to one, of several labels; numbers with fractions, a
-    regression's.
+    regression's. A language model with a mapping of targets is one of preferences.
     """
+    if isinstance(task, CausalLM) and isinstance(targets, Mapping):
+        return make_task("preference", task.criterion)
     if type(task) is not Classification or not isinstance(targets, Tensor):
         return task
     try:

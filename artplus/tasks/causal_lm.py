@@ -38,7 +38,7 @@ class CausalLM(Task):
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Mean over the tokens that count, ``(batch,)``."""
-        return self.criterion(_logits(predictions), targets[:, 1:])
+        return self.criterion(next_logits(predictions), targets[:, 1:])
 
     def weights(self, targets: Tensor) -> Tensor:
         """Number of tokens that count, ``(batch,)``."""
@@ -49,7 +49,7 @@ class CausalLM(Task):
         self, reference: Tensor, predictions: Tensor, targets: Tensor, *, of: Gap = "kl"
     ) -> Tensor:
         """The mean gap over the tokens that count."""
-        gaps = GAPS[of](_logits(reference), _logits(predictions))
+        gaps = GAPS[of](next_logits(reference), next_logits(predictions))
         return masked_mean(gaps, self.counts(targets))
 
     def counts(self, targets: Tensor) -> Tensor:
@@ -93,16 +93,16 @@ class CausalLM(Task):
 
     def _likelihood(self, predictions: Tensor, targets: Tensor) -> Tensor:
         counts, labels = self.counts(targets), targets[:, 1:]
-        surprise = cross_entropy(_logits(predictions), torch.where(counts, labels, 0))
+        surprise = cross_entropy(next_logits(predictions), torch.where(counts, labels, 0))
         return torch.stack([(surprise * counts).sum(1), counts.sum(1)], 1)
 
     def _right(self, predictions: Tensor, targets: Tensor) -> Tensor:
         counts = self.counts(targets)
-        right = (_logits(predictions).argmax(1) == targets[:, 1:]) & counts
+        right = (next_logits(predictions).argmax(1) == targets[:, 1:]) & counts
         return torch.stack([right.sum(1), counts.sum(1)], 1).float()
 
 
-def _logits(predictions: Tensor) -> Tensor:
+def next_logits(predictions: Tensor) -> Tensor:
     """``(batch, vocabulary, tokens - 1)``: what predicts the labels from the second on.
 
     Of a model in half precision in float32, as Transformers take their loss: over a vocabulary a
