@@ -11,6 +11,9 @@ import torch
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.mapped import Inputs, chunks
 
+UNLABELLED = -100
+"""The class number of an example without a label, as in torch's ``ignore_index``."""
+
 
 def nonnegative(name: str, value: float) -> float:
     """Return ``value`` as a float if it is a finite number >= 0."""
@@ -108,7 +111,14 @@ def inputs(
         )
 
 
-def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y") -> None:
+def class_labels(
+    y: torch.Tensor,
+    *,
+    n: int,
+    classes: int | None,
+    name: str = "y",
+    unlabelled: bool = False,
+) -> None:
     """Refuse class labels of a wrong count, shape, dtype or range.
 
     Args:
@@ -116,6 +126,7 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
         n: Number of inputs.
         classes: Number of classes, where known.
         name: How to call ``y`` in the message.
+        unlabelled: Whether -100 may stand for an example without a label.
 
     Raises:
         DataError: with the first reason found.
@@ -130,6 +141,11 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
                 f"{name} must hold whole class numbers (int64), got {y.dtype}. For a regression "
                 "wrap the model with PyTorchRegressor instead."
             )
+        if not unlabelled:
+            all_labelled(y, name)
+        y = y[y != UNLABELLED]
+        if len(y) == 0:
+            return
         if int(y.min()) < 0 or (classes is not None and int(y.max()) >= classes):
             upper = "" if classes is None else f"..{classes - 1}"
             raise DataError(
@@ -151,6 +167,22 @@ def class_labels(y: torch.Tensor, *, n: int, classes: int | None, name: str = "y
     else:
         raise DataError(
             f"{name} must be ({n},) class numbers or ({n}, classes) rows, got {tuple(y.shape)}"
+        )
+
+
+def all_labelled(y: torch.Tensor, name: str = "y") -> None:
+    """Refuse class numbers that mark examples without a label.
+
+    Raises:
+        DataError: with their number and the remedy.
+    """
+    missing = int((y == UNLABELLED).sum())
+    if missing:
+        raise DataError(
+            f"{missing} of {len(y)} labels in {name} are {UNLABELLED}, which marks an example "
+            "without a label. Only training with a loss that has a use for such examples takes "
+            "them, as loss='vat' does; they cannot be validated or evaluated. Leave them out, or "
+            "use that loss."
         )
 
 

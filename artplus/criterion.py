@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError, DataError
+from artplus.functional import weights_by_class
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -162,8 +163,8 @@ def _element_weights(
 ) -> Tensor | None:
     """Weights shaped like class numbers ``y``, or like rows ``y`` without their class axis.
 
-    ``None`` if all are equal. Negative labels exist only in maps of labels, since whole examples
-    are never padding, so a negative ``ignore_index`` does not apply to ``(batch,)`` labels.
+    ``None`` if all are equal. Whole examples are never padding, so a negative ``ignore_index`` does
+    not apply to ``(batch,)`` labels: there -100 marks an example without a label, which weighs one.
     """
     rows = y.is_floating_point()
     if ignore_index is not None and ignore_index < 0 and (rows or y.ndim == 1):
@@ -178,6 +179,8 @@ def _element_weights(
     valid = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     if class_weight is None:
         return valid.float()
+    if y.ndim == 1:
+        return weights_by_class(torch.where(valid, y, 0), class_weight) * valid
     return class_weight.to(y.device)[torch.where(valid, y, 0)] * valid
 
 

@@ -8,6 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from artplus._checks import UNLABELLED
+
+
+def labelled(y: object) -> Tensor | None:
+    """Which examples have a label, ``(batch,)`` booleans, by their class numbers.
+
+    ``None`` for other targets than class numbers ``(batch,)``, none of which lack a label.
+
+    Example:
+        >>> labelled(torch.tensor([2, -100]))
+        tensor([ True, False])
+    """
+    if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point():
+        return None
+    return y != UNLABELLED
+
 
 def class_index(y: Tensor) -> Tensor:
     """Class numbers ``(batch,)`` of labels given as numbers or as one-hot or soft rows."""
@@ -105,12 +121,22 @@ GAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def smooth_labels(y: Tensor, classes: int, smoothing: float) -> Tensor:
-    r"""Soft labels :math:`(1 - s)\,\mathrm{onehot}(y) + s / C`, ``(batch, classes)`` floats."""
-    rows = F.one_hot(y.long(), classes).float() if y.ndim == 1 else y.float()
-    return rows * (1 - smoothing) + smoothing / classes
+    r"""Soft labels :math:`(1 - s)\,\mathrm{onehot}(y) + s / C`, ``(batch, classes)`` floats.
+
+    Rows of zeros, whose cross-entropy is zero, for examples without a label.
+    """
+    if y.ndim == 2:
+        return y.float() * (1 - smoothing) + smoothing / classes
+    known = F.one_hot(y.long().clamp_min(0), classes).float()
+    return (known * (1 - smoothing) + smoothing / classes) * (y != UNLABELLED)[:, None]
 
 
 def weights_by_class(y: Tensor, class_weight: Tensor) -> Tensor:
-    """What each label weighs, ``(batch,)``; soft rows as their classes do on average."""
+    """What each label weighs, ``(batch,)``; soft rows as their classes do on average.
+
+    An example without a label weighs one.
+    """
     per_class = class_weight.to(y.device)
-    return y.to(per_class) @ per_class if y.ndim == 2 else per_class[y]
+    if y.ndim == 2:
+        return y.to(per_class) @ per_class
+    return torch.where(y == UNLABELLED, 1.0, per_class[y.clamp_min(0)])

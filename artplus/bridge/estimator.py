@@ -65,7 +65,7 @@ class EstimatorView:
         _checks.input_shape(tensor, self.input_shape, name)
         return tensor
 
-    def labels(self, y: Any, n: int, name: str = "y") -> Tensor:
+    def labels(self, y: Any, n: int, name: str = "y", *, unlabelled: bool = False) -> Tensor:
         """``y`` as class numbers, soft rows, or regression targets.
 
         Class labels may be whole numbers ``(n,)`` or ``(n, 1)``, one-hot or soft rows
@@ -82,13 +82,16 @@ class EstimatorView:
         if not self.model.task.over_classes:
             return _multi_hot(tensor, n, self.nb_classes, name)
         tensor = _class_numbers(tensor, self.nb_classes)
-        _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name)
+        _checks.class_labels(
+            tensor, n=n, classes=self.nb_classes, name=name, unlabelled=unlabelled
+        )
         return tensor
 
     def prepare(self, x: Any, y: Any) -> tuple[Inputs, Tensor]:
         """Checked inputs and labels of an array or batch."""
         inputs = self.inputs(x)
-        return inputs, self.labels(y, len(inputs))
+        # Whether the loss has a use for examples without a label is checked before training.
+        return inputs, self.labels(y, len(inputs), unlabelled=True)
 
 
 def view(estimator: Any) -> EstimatorView:

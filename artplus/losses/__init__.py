@@ -15,7 +15,10 @@ from artplus.losses.logit_pairing import logit_pairing as logit_pairing
 from artplus.losses.mart import mart as mart
 from artplus.losses.mix import mix as mix
 from artplus.losses.mse import mse as mse
+from artplus.losses.r3f import r3f as r3f
+from artplus.losses.smart import smart as smart
 from artplus.losses.trades import trades as trades
+from artplus.losses.vat import vat as vat
 
 __all__ = [
     "Context",
@@ -32,6 +35,9 @@ __all__ = [
     "mart",
     "mix",
     "mse",
+    "r3f",
     "register_loss",
+    "smart",
     "trades",
+    "vat",
 ]

@@ -124,6 +124,9 @@ class Objective:
             term of semi-supervised training only those with a label, the scaled term of a language
             model's only those with an answer to be avoided. Each term is then the mean over its own
             examples, and only those of the scaled term are attacked. ``None`` is all for both.
+        unlabelled: True if the objective has a use for examples without a label, which are marked
+            by the label -100 in a classification and which ``counts`` leaves out of the fixed term.
+            Other objectives are refused such data.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Objective:
     second_order: bool = False
     records: bool = False
     counts: Counts | None = None
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.lam):

@@ -35,10 +35,6 @@ def trades(*, lam: Weight = 6.0) -> Objective:
            accuracy", ICML 2019, https://arxiv.org/abs/1901.08573
     """
 
-    def inner(model: LossModel, x: Tree, y: Tree) -> Climb:
-        clean = detach(model(x))
-        return lambda x_adv: model.task.divergence(clean, model(x_adv), y)
-
     def terms(ctx: Context) -> Terms:
         clean, adversarial = ctx.pair()
         return Terms(
@@ -48,4 +44,17 @@ def trades(*, lam: Weight = 6.0) -> Objective:
             adversarial=adversarial,
         )
 
-    return Objective("trades", terms, lam=lam, inner=inner, divergent=True, start_noise=0.001)
+    return Objective(
+        "trades",
+        terms,
+        lam=lam,
+        inner=divergence_from_clean,
+        divergent=True,
+        start_noise=0.001,
+    )
+
+
+def divergence_from_clean(model: LossModel, x: Tree, y: Tree) -> Climb:
+    """The divergence from the prediction at ``x``, which is computed once."""
+    clean = detach(model(x))
+    return lambda x_adv: model.task.divergence(clean, model(x_adv), y)

@@ -69,11 +69,13 @@ def train(
     with allocator.keeping(), seeded(plan.seed) as seed, ExitStack() as stack:
         seed = _share_seed(seed, reseeds=plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
-        source = intake.batches(data, plan.batch_size, order, device)
+        unlabelled = method.objective.unlabelled
+        source = intake.batches(data, plan.batch_size, order, device, unlabelled=unlabelled)
         if infers:
             model, source = intake.with_inferred_task(model, source)
         method, notes = intake.with_inferred_bounds(method, source)
         model = probe(model, source, method)
+        intake.over_classes = model.task.over_classes
         hooks = None
         if method.space is not None and method.space.hidden:
             hooks = stack.enter_context(attached(model.module, method.space))

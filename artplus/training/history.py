@@ -18,7 +18,8 @@ class History:
 
     Keys, each present if it was measured: ``epoch``, ``lr``, ``lam``, ``eps_scale``, ``loss``,
     ``clean_accuracy``, ``adversarial_accuracy`` (on training batches, while the weights move),
-    ``val_clean_accuracy``, ``val_adversarial_accuracy``, ``seconds``.
+    ``adversarial_examples`` (how many the weights' gradient was taken at in a step, on average, of
+    all processes together), ``val_clean_accuracy``, ``val_adversarial_accuracy``, ``seconds``.
 
     Example:
         >>> history = History([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from artplus import distributed, modes
+from artplus import _checks, distributed, modes
 from artplus.bounds import inferred_space
+from artplus.functional import labelled
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.spaces.hidden import Hooks, parameters
@@ -17,7 +19,7 @@ from artplus.training.columns import with_targets
 from artplus.training.data import Arrays, Prepare, Source, TensorPair, batches
 from artplus.training.method import Method, check_radii
 from artplus.training.probe import first, infer_task
-from artplus.tree import Tree
+from artplus.tree import Tree, device_of
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Intake:
         # A function before the module, as an estimator's preprocessing, takes inputs as they are.
         self._arguments = parameters(model.module) if model.forward is None else ()
         self._gives_targets = model.task.in_model
+        self.over_classes = False
+        """Whether targets are known to be class numbers, so that -100 means no label."""
 
     def batches(
         self,
@@ -43,11 +47,16 @@ class Intake:
         batch_size: int,
         generator: torch.Generator | None,
         device: torch.device,
+        *,
+        unlabelled: bool = False,
     ) -> Source:
-        """Re-iterable batches of ``data``; see :func:`~artplus.training.data.batches`."""
+        """Re-iterable batches of ``data``; see :func:`~artplus.training.data.batches`.
+
+        With ``unlabelled`` a loader may give examples without a label.
+        """
         return batches(
             data,
-            self._prepared,
+            partial(self._prepared, unlabelled=unlabelled),
             batch_size=batch_size,
             generator=generator,
             device=device,
@@ -85,8 +94,12 @@ class Intake:
             check_radii(method.attack, method.space, x)
         return method, notes
 
-    def _prepared(self, x: Any, y: Any) -> tuple[Tree, Tree]:
+    def _prepared(self, x: Any, y: Any, *, unlabelled: bool) -> tuple[Tree, Tree]:
         inputs, targets = self.prepare(x, y)
+        # Targets that are on a GPU already are not looked at, since that would wait for it.
+        on_host = device_of(targets).type == "cpu"
+        if self.over_classes and not unlabelled and on_host and labelled(targets) is not None:
+            _checks.all_labelled(targets)
         if self._gives_targets:
             inputs = with_targets(inputs, targets, self._arguments)
         return inputs, targets

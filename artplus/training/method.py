@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class Emphasis:
 
 
 NO_EMPHASIS = Emphasis()
+NO_EXTRAS: Mapping[str, Tree] = MappingProxyType({})
 
 
 def _times(term: Tensor, factors: Tensor | None) -> Tensor:
@@ -311,9 +313,13 @@ class Method:
         emphasis: Emphasis = NO_EMPHASIS,
         *,
         progress: float = 0.0,
+        extras: Mapping[str, Tree] = NO_EXTRAS,
     ) -> Terms:
-        """The objective's terms averaged over ``x_advs``, times ``emphasis``."""
-        terms = self._averaged(model, x, x_advs, y, progress)
+        """The objective's terms averaged over ``x_advs``, times ``emphasis``.
+
+        ``extras`` go to :attr:`~artplus.losses.Context.extras`.
+        """
+        terms = self._averaged(model, x, x_advs, y, progress, extras)
         if self.objective.attacked and not self.attacks(progress):
             terms = replace(terms, adversarial=None)  # predictions for clean inputs
         if terms.fixed is None:
@@ -325,14 +331,20 @@ class Method:
         )
 
     def _averaged(
-        self, model: LossModel, x: Tree, x_advs: Sequence[Tree], y: Tree, progress: float
+        self,
+        model: LossModel,
+        x: Tree,
+        x_advs: Sequence[Tree],
+        y: Tree,
+        progress: float,
+        extras: Mapping[str, Tree],
     ) -> Terms:
         if self.label_smoothing:
             y = smooth_labels(y, classes_of(model, x), self.label_smoothing)
         space = InputSpace() if self.space is None else self.space
 
         def context(x_adv: Tree) -> Context:
-            return Context(model, x, x_adv, y, space=space, progress=progress)
+            return Context(model, x, x_adv, y, space=space, progress=progress, extras=extras)
 
         if len(x_advs) == 1:
             return self.objective.terms(context(x_advs[0]))

@@ -10,6 +10,7 @@ from artplus import modes
 from artplus.attacks import members
 from artplus.attacks._problem import ball_of
 from artplus.errors import ConfigurationError, DataError
+from artplus.functional import labelled
 from artplus.model import LossModel
 from artplus.spaces import Space, attached
 from artplus.spaces.hidden import output_shapes
@@ -57,9 +58,9 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             _check_sites(model, method.space, x)
     streams.set(before)
     model = model.with_task(model.task.bind(predictions, y))
-    check_labels(model, source, batch)
+    check_labels(model, source, batch, unlabelled=method.objective.unlabelled)
     _refuse_method(model, method)
-    losses = model.loss(predictions, y)
+    losses = model.loss(predictions, y if labelled(y) is None else y.clamp_min(0))
     n = size(x)
     if losses.shape != (n,):
         raise ConfigurationError(
@@ -147,14 +148,33 @@ def first(source: Arrays | Loaded, n: int = LOOK) -> Batch:
     return batch
 
 
-def check_labels(model: LossModel, source: Arrays | Loaded, batch: Batch | None = None) -> None:
+def check_labels(
+    model: LossModel,
+    source: Arrays | Loaded,
+    batch: Batch | None = None,
+    *,
+    unlabelled: bool = False,
+) -> None:
     """Refuse targets that do not fit the task: all targets of arrays, or a loader's first batch.
+
+    With ``unlabelled`` examples without a label are left out, but arrays need one label at least.
 
     Raises:
         DataError: for a wrong shape, dtype or range, or if the data is empty.
     """
     batch = batch or first(source)
-    model.task.check_targets(source.y if isinstance(source, Arrays) else batch.y)
+    targets = source.y if isinstance(source, Arrays) else batch.y
+    known = labelled(targets) if unlabelled else None
+    if known is not None and bool((~known).any()):
+        if not bool(known.any()):
+            if not isinstance(source, Arrays):
+                return
+            raise DataError(
+                f"none of the {len(targets)} examples has a label (all are -100), so there is "
+                "nothing to learn; give at least a few labels"
+            )
+        targets = targets[known]
+    model.task.check_targets(targets)
 
 
 def _refuse_method(model: LossModel, method: Method) -> None:

@@ -50,7 +50,7 @@ class Meter:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, values: Tensor) -> None:
-        """Add the ``(batch,)`` values; never synchronises with the device."""
+        """Add the ``(batch,)`` values, or none; never synchronises with the device."""
         total = values.detach().sum(dtype=torch.float32)
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + len(values)
@@ -64,7 +64,8 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """The means so far of this process; synchronises with the device."""
-        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        present = [name for name, count in self._counts.items() if count]
+        return {name: float(self._sums[name]) / self._counts[name] for name in present}
 
     def pool(self) -> dict[str, float]:
         """The means so far over all processes, which must all call it."""
@@ -74,7 +75,8 @@ class Meter:
         sums = [torch.stack([self._sums[n].double(), self._sums[n].new_tensor(self._counts[n])])
                 for n in names]  # fmt: skip
         pooled = distributed.all_reduce(torch.stack(sums).cpu())
-        return {n: float(pooled[i, 0] / pooled[i, 1]) for i, n in enumerate(names)}
+        rows = {n: row for n, row in zip(names, pooled, strict=True) if row[1] > 0}
+        return {n: float(row[0] / row[1]) for n, row in rows.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts, for a checkpoint."""
@@ -131,6 +133,8 @@ class State:
         examples: Number of examples in the data, where known.
         starts: Starting points of attacks, if a callback remembers them; else attacks choose.
         hooks: Those of a space inside the model, with the unit of its radius.
+        extras: Further values for the objective, by name, with one row an example of the present
+            batch: what :attr:`~artplus.losses.Context.extras` holds.
         descend: Fills ``.grad`` in place of the plain backward pass while another step wraps this
             one, see :class:`~artplus.training.steps.AWP`; ``None`` is the plain pass.
         frozen: The frozen weights.
@@ -165,6 +169,7 @@ class State:
     examples: int | None = None
     starts: Starts | None = None
     hooks: Hooks | None = None
+    extras: dict[str, Tree] = field(default_factory=dict)
     descend: Callable[..., Any] | None = None
     frozen: Frozen = field(init=False)
     streams: modes.RandomState = field(init=False)

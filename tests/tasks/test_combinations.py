@@ -33,7 +33,7 @@ def refusal(loss: str, name: str) -> str | None:
     """What is said of an objective that cannot serve."""
     if loss in ("mart", "hinge") and name not in LABELLED:
         return "compares class probabilities of one label an example"
-    if loss in ("trades", "mse", "logit_pairing") and name in DETECTORS:
+    if artplus.make_loss(loss).divergent and name in DETECTORS:
         return "no divergence between predictions"
     if loss == "input_gradient" and name == "recogniser":
         return "takes the gradient of a gradient, which torch cannot take here"

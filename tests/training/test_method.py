@@ -12,7 +12,7 @@ from torch import nn
 from artplus import make_method
 from artplus.attacks import APGD, PGD, Average, Cycle, WorstOf
 from artplus.errors import ConfigurationError, UnknownNameError
-from artplus.losses import Objective, Terms, list_losses
+from artplus.losses import Objective, Terms, list_losses, make_loss
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.tasks import task_for
@@ -34,9 +34,9 @@ def grads(model, loss):
 def test_average_is_the_mean_of_the_single_losses(name):
     """Value and gradient of two attacks are the mean of each alone."""
     model = nn.Linear(6, 3)
-    objective_start = {"trades": "noise", "mse": "noise"}.get(name)
+    starts_off = make_loss(name).start_noise > 0
     attacks = [fixed(0.02), fixed(0.05)]
-    if objective_start:  # their start off x is drawn, so the same generator for all
+    if starts_off:  # their start off x is drawn, so the same generator for all
         attacks = [PGD(eps=e, steps=1, step_size=0.0) for e in (0.02, 0.05)]
 
     def loss(attack):
@@ -44,7 +44,7 @@ def test_average_is_the_mean_of_the_single_losses(name):
         return make_method(name, attack=attack).loss(model, X, Y, generator=g)
 
     both, first = loss(Average(attacks)), loss(attacks[0])
-    if objective_start:
+    if starts_off:
         g = torch.Generator().manual_seed(0)
         torch.rand(X.shape, generator=g)  # what the first attack draws
         second = make_method(name, attack=attacks[1]).loss(model, X, Y, generator=g)

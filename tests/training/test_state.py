@@ -166,6 +166,7 @@ def test_a_fits_history_is_plain_data():
         "loss",
         "clean_accuracy",
         "adversarial_accuracy",
+        "adversarial_examples",
         "seconds",
         "eps_scale",
         "val_clean_accuracy",

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from artplus import distributed, modes
+from artplus.functional import labelled
 from artplus.training.data import Batch
 from artplus.training.profiling import region
-from artplus.training.state import Meter, State
+from artplus.training.state import State
 from artplus.tree import Tree, concat, detach, device_of, take
 
 Gradients = Callable[[], None]
@@ -31,10 +32,20 @@ class Crafted:
     Attributes:
         x_advs: One tree for each attack whose turn it is.
         rows: Indices of the attacked examples; ``None`` is all. The others are as in the batch.
+        attacked: Whether these are adversarial examples, and not the clean ones at λ = 0.
+        share: Share of this pass in the gradient of the step, for steps of several passes.
+        last: Whether no further pass of the step follows, so that processes may exchange gradients.
     """
 
     x_advs: tuple[Tree, ...]
     rows: Tensor | None = None
+    attacked: bool = True
+    share: float = 1.0
+    last: bool = True
+
+    def count(self, n: int) -> int:
+        """Number of adversarial examples for a batch of ``n``."""
+        return len(self.x_advs) * (n if self.rows is None else len(self.rows)) * self.attacked
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,14 @@ class StepOutput:
         clean: Predictions for ``x``, if the objective made them, else ``None``.
         adversarial: Predictions for the first ``x_adv``, likewise.
         rows: Indices of the attacked examples; ``None`` is all.
+        attacked: Number of adversarial examples that the gradient was taken at.
     """
 
     loss: Tensor
     clean: Tree
     adversarial: Tree
     rows: Tensor | None
+    attacked: int = 0
 
 
 def craft(state: State, batch: Batch) -> Crafted:
@@ -73,7 +86,7 @@ def craft(state: State, batch: Batch) -> Crafted:
         )
     if starts is not None:
         starts.found(state, batch, x_advs[0], rows)
-    return Crafted(x_advs, rows)
+    return Crafted(x_advs, rows, attacked=method.attacks(state.progress))
 
 
 def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
@@ -87,22 +100,28 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     .. math:: \sum_{p} \nabla_\theta \sum_{i \in p} w_i L_i \Big/ \sum_i w_i
 
     over parts p of at most ``state.micro_batch`` examples and over all processes, so that their
-    number changes only rounding, and BatchNorm, which normalises each part by itself.
+    number changes only rounding, and BatchNorm, which normalises each part by itself. It is
+    multiplied by the pass's share of the step.
     """
     method, engine, n = state.method, state.engine, len(batch)
-    count, x_advs = parts(state, n), crafted.x_advs
+    count, x_advs, attacked = parts(state, n), crafted.x_advs, crafted.count(n)
     emphasis = method.emphasis(engine.trained, batch.y, crafted.rows, distributed.all_reduce)
     if count == 1 and distributed.world_size() == 1:
         with region("artplus: terms"):
             terms = method.terms(
-                engine.trained, batch.x, x_advs, batch.y, emphasis, progress=state.progress
+                engine.trained,
+                batch.x,
+                x_advs,
+                batch.y,
+                emphasis,
+                progress=state.progress,
+                extras=state.extras,
             )
             loss = method.reduce(engine.trained, terms, batch.y, state.progress)
         with region("artplus: backward"):
-            engine.backward(loss)
-        return StepOutput(
-            loss.detach(), detach(terms.clean), detach(terms.adversarial), crafted.rows
-        )
+            engine.backward(loss if crafted.share == 1 else loss * crafted.share)
+        predictions = detach(terms.clean), detach(terms.adversarial)
+        return StepOutput(loss.detach(), *predictions, crafted.rows, attacked)
     weights = method.weights(engine.trained, batch.y)
     count_here = torch.tensor(float(n), device=device_of(batch.x))
     weight = count_here if weights is None else weights.sum().to(count_here)
@@ -112,23 +131,30 @@ def add_gradient(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
     loss, clean, adversarial = torch.zeros_like(share), [], []
     for k in range(count):
         rows = distributed.part(n, k, count)
-        last, second = k == count - 1, method.objective.second_order
+        last, second = crafted.last and k == count - 1, method.objective.second_order
+        extras = {name: take(value, rows) for name, value in state.extras.items()}
         with engine.accumulating(last=last, second_order=second):
             x, y = take(batch.x, rows), take(batch.y, rows)
             part = tuple(take(x_adv, rows) for x_adv in x_advs)
             with region("artplus: terms"):
                 terms = method.terms(
-                    engine.trained, x, part, y, emphasis.take(rows), progress=state.progress
+                    engine.trained,
+                    x,
+                    part,
+                    y,
+                    emphasis.take(rows),
+                    progress=state.progress,
+                    extras=extras,
                 )
                 summed = method.total(engine.trained, terms, y, state.progress) * share
             with region("artplus: backward"):
-                engine.backward(summed)
+                engine.backward(summed if crafted.share == 1 else summed * crafted.share)
         loss += summed.detach()
         clean.append(detach(terms.clean))
         adversarial.append(detach(terms.adversarial))
     # The meter counts examples: a process with fewer of them gets a larger loss for each.
     loss *= examples / (distributed.world_size() * n)
-    return StepOutput(loss, _concat(clean), _concat(adversarial), crafted.rows)
+    return StepOutput(loss, _concat(clean), _concat(adversarial), crafted.rows, attacked)
 
 
 def parts(state: State, n: int) -> int:
@@ -156,7 +182,9 @@ def measure(state: State, batch: Batch, output: StepOutput) -> None:
     """
     meter, model = state.meter, state.model
     meter.add("loss", output.loss.expand(len(batch)))
-    correct = model.task.correct
+    # One value a step; the meter averages over processes, and this is their sum.
+    total = output.attacked * distributed.world_size()
+    meter.add("adversarial_examples", output.loss.new_full((1,), total))
     with torch.no_grad():
         clean = output.clean
         due = "clean_accuracy" not in meter or state.step % CLEAN_EVERY == 0
@@ -164,18 +192,21 @@ def measure(state: State, batch: Batch, output: StepOutput) -> None:
             with state.engine.attacking(), modes.attack_mode(model.module):
                 clean = state.engine.attacked(batch.x)
         if clean is not None:
-            _add(meter, "clean_accuracy", correct(clean, batch.y))
+            _add(state, "clean_accuracy", clean, batch.y)
         if output.adversarial is not None:
             adversarial, y = output.adversarial, batch.y
             if output.rows is not None:
                 adversarial, y = take(adversarial, output.rows), take(y, output.rows)
-            _add(meter, "adversarial_accuracy", correct(adversarial, y))
+            _add(state, "adversarial_accuracy", adversarial, y)
 
 
-def _add(meter: Meter, name: str, correct: Tensor | None) -> None:
-    """Add to the meter; ``None`` is a task whose predictions are not right or wrong."""
-    if correct is not None:
-        meter.add(name, correct)
+def _add(state: State, name: str, predictions: Tree, y: Tree) -> None:
+    """Count what is right, of the examples with a label; nothing if a task has no right or wrong."""
+    correct = state.model.task.correct(predictions, y)
+    if correct is None:
+        return
+    known = labelled(y) if state.method.objective.unlabelled else None
+    state.meter.add(name, correct if known is None else correct[known])
 
 
 def _concat(parts: list[Tree]) -> Tree:
