@@ -63,7 +63,7 @@ def train(
     engine = plan.engine
     _refuse_compiled(engine, method.objective)
     device = engine.connect(model.module)
-    intake = Intake(prepare or TensorPair(method.space, _dtype(model.module)), model)
+    intake = Intake(prepare or TensorPair(method.space, dtype_of(model.module)), model)
     checkpoint = None if plan.resume is None else plan.resume.load()
     path, saved = checkpoint or (None, None)
     with allocator.keeping(), seeded(plan.seed) as seed, ExitStack() as stack:
@@ -302,6 +302,6 @@ def process_seed(seed: int) -> int:
     return seed if distributed.is_main() else derived(seed, f"process {distributed.rank()}")
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
+def dtype_of(module: nn.Module) -> torch.dtype:
     """Dtype of the weights, which inputs are converted to."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
