@@ -35,10 +35,9 @@ def unwrapped(module: nn.Module) -> Iterator[nn.Module]:
     inner: nn.Module | None = module
     while inner is not None:
         yield inner
-        attributes = [getattr(inner, name, None) for name in _WRAPPED]
-        # Transformers' innermost models are their own base model.
-        modules = [m for m in attributes if isinstance(m, nn.Module) and m is not inner]
-        inner = modules[0] if modules else None
+        # Registered sub-modules only: PEFT's layers pass attributes of what they wrap on.
+        modules = [inner._modules.get(name) for name in _WRAPPED]
+        inner = next((m for m in modules if m is not None), None)
 
 
 @contextmanager

@@ -9,13 +9,17 @@ from artplus.losses._base import list_losses as list_losses
 from artplus.losses._base import make_loss as make_loss
 from artplus.losses._base import register_loss as register_loss
 from artplus.losses.at import at as at
+from artplus.losses.capo import capo as capo
+from artplus.losses.cat import cat as cat
 from artplus.losses.hinge import hinge as hinge
 from artplus.losses.input_gradient import input_gradient as input_gradient
+from artplus.losses.lat import lat as lat
 from artplus.losses.logit_pairing import logit_pairing as logit_pairing
 from artplus.losses.mart import mart as mart
 from artplus.losses.mix import mix as mix
 from artplus.losses.mse import mse as mse
 from artplus.losses.r3f import r3f as r3f
+from artplus.losses.rerouting import rerouting as rerouting
 from artplus.losses.smart import smart as smart
 from artplus.losses.trades import trades as trades
 from artplus.losses.vat import vat as vat
@@ -27,8 +31,11 @@ __all__ = [
     "Terms",
     "Weight",
     "at",
+    "capo",
+    "cat",
     "hinge",
     "input_gradient",
+    "lat",
     "list_losses",
     "logit_pairing",
     "make_loss",
@@ -37,6 +44,7 @@ __all__ = [
     "mse",
     "r3f",
     "register_loss",
+    "rerouting",
     "smart",
     "trades",
     "vat",

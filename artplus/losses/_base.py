@@ -109,6 +109,7 @@ class Objective:
         inner: The loss that the attack maximises; ``None`` is the model's own.
         attacked: False if the objective needs no adversarial examples.
         over_classes: True if predictions must be class logits with one label per example.
+        task: Name of the only task that it serves; empty if it serves any.
         divergent: True if the task must have a divergence between predictions.
         has_fixed_term: False if λ multiplies every term, as in ``at``. Then λ = 0 is no training
             at all; otherwise it is plain training.
@@ -135,6 +136,7 @@ class Objective:
     inner: Inner | None = None
     attacked: bool = True
     over_classes: bool = False
+    task: str = ""
     divergent: bool = False
     has_fixed_term: bool = True
     clean_pass: bool = True

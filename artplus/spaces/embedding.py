@@ -80,14 +80,14 @@ class EmbeddingSpace(HiddenSpace):
 
     def lift(self, model: Model, inputs: Tree) -> Tensor:
         """Zeros ``(batch, tokens, dimension)``."""
-        ids = self._ids(inputs)
+        ids = self.ids(inputs)
         (site,) = self.sites(model.module)
         dimension = _dimension(site)
         return torch.zeros(*ids.shape, dimension, device=ids.device)
 
     def region(self, inputs: Tree, z: Tensor) -> Region:
         """No bounds; a mask of padding and special tokens, ``(batch, tokens, 1)``."""
-        mask = token_mask(inputs, self._ids(inputs), self.special_tokens)
+        mask = token_mask(inputs, self.ids(inputs), self.special_tokens)
         return Region(mask=None if mask is None else mask.unsqueeze(-1).to(z))
 
     def measured(self, hooks: Hooks) -> float:
@@ -122,7 +122,12 @@ class EmbeddingSpace(HiddenSpace):
             "perturbed by InputSpace, other layers by LatentSpace."
         )
 
-    def _ids(self, inputs: Tree) -> Tensor:
+    def ids(self, inputs: Tree) -> Tensor:
+        """The token ids, ``(batch, tokens)``.
+
+        Raises:
+            DataError: if the inputs hold none.
+        """
         if isinstance(inputs, Tensor):
             ids: object = inputs
         elif isinstance(inputs, tuple):

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from artplus.errors import ConfigurationError
 from artplus.modes import unwrapped
 from artplus.spaces._base import Space
-from artplus.tree import Node, Tree, leaves
+from artplus.tree import Node, Tree, device_of, first_tensor, leaves
 
 RESERVED = ("special_tokens_mask", "perturbation_mask", "lengths")
 """Columns that tell a space or a task what is padding and what may be perturbed. A module gets them
@@ -251,6 +252,30 @@ def output_shapes(hooks: Hooks, model: Any, inputs: Tree) -> tuple[torch.Size, .
             rows = [outputs[k].float().norm(dim=-1).mean() for k in range(len(hooks.sites))]
             hooks.unit = float(torch.stack(rows).mean())
     return hooks.shapes[key]
+
+
+def carry(x_adv: Tree, inputs: Tree) -> Tree:
+    """The perturbation of ``x_adv`` on other inputs, whose first tokens are the same.
+
+    It is cut to their length, or padded with zeros.
+
+    Args:
+        x_adv: Perturbed tokens; inputs without a perturbation leave ``inputs`` as they are.
+        inputs: As many other sequences.
+    """
+    if not isinstance(x_adv, Perturbed):
+        return inputs
+    longer = first_tensor(inputs).shape[1] - x_adv.delta.shape[-2]
+    return Perturbed(inputs, F.pad(x_adv.delta, (0, 0, 0, longer)), x_adv.space)
+
+
+def attended(inputs: Tree) -> Tensor:
+    """``(batch, tokens)`` booleans: which tokens are no padding."""
+    mask: Tensor | None = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if mask is not None:
+        return mask != 0
+    shape = first_tensor(inputs).shape[:2]
+    return torch.ones(shape, dtype=torch.bool, device=device_of(inputs))
 
 
 def token_mask(inputs: Tree, ids: Tensor | None, special: tuple[int, ...]) -> Tensor | None:

@@ -113,14 +113,23 @@ def layers_of(module: nn.Module, layers: Sequence[str | int]) -> tuple[nn.Module
     )
 
 
-def _numbered(module: nn.Module, number: int) -> nn.Module:
-    """Layer ``number`` of the longest list of layers, a negative one from the end."""
+def numbered_layers(module: nn.Module) -> nn.ModuleList:
+    """The longest list of layers, the blocks of a Transformer.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise ConfigurationError(
-            f"layer {number} of {type(module).__name__}: it has no nn.ModuleList; name the layer"
+            f"{type(module).__name__} has no nn.ModuleList of layers to be numbered; name the layer"
         )
-    longest = max(lists, key=len)
+    return max(lists, key=len)
+
+
+def _numbered(module: nn.Module, number: int) -> nn.Module:
+    """Layer ``number`` of the longest list of layers, a negative one from the end."""
+    longest = numbered_layers(module)
     if not -len(longest) <= number < len(longest):
         raise ConfigurationError(
             f"layer {number}: the model's longest list of layers has {len(longest)}"

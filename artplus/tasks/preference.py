@@ -58,7 +58,7 @@ class Preference(Task):
 
     def loss(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Mean over the tokens of a row's own answer, negated if it is to be avoided."""
-        losses = self.surprise(predictions, targets["labels"])
+        losses = self.surprise(predictions, targets)
         return torch.where(targets["rejected"], -losses, losses)
 
     def weights(self, targets: Mapping[str, Tensor]) -> Tensor:
@@ -116,18 +116,18 @@ class Preference(Task):
 
     # What objectives ask
 
-    def surprise(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the tokens of an answer, ``(batch,)``."""
-        return self._sequence.loss(predictions, labels)
+    def surprise(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Mean cross-entropy over the tokens of a row's own answer, ``(batch,)``."""
+        return self._sequence.loss(predictions, targets["labels"])
 
     def likelihood_of_others(
-        self, predictions: Tensor, labels: Tensor, floor: float = -5.0
+        self, predictions: Tensor, targets: Mapping[str, Tensor], floor: float = -5.0
     ) -> Tensor:
         r"""Mean over an answer's tokens of :math:`\log (1 - p_t)`, ``(batch,)``, never positive.
 
         Tokens with :math:`\log p_t <` ``floor`` count as zero: they are unlikely enough.
         """
-        logits = next_logits(predictions)
+        logits, labels = next_logits(predictions), targets["labels"]
         counts = self._sequence.counts(labels)
         token = torch.where(counts, labels[:, 1:], 0)[:, None]
         whole = logits.logsumexp(1)
@@ -143,12 +143,12 @@ class Preference(Task):
         rows = targets["rejected"].nonzero()[:, 0]
         return rows if len(rows) else rows.new_zeros(1)
 
-    def chosen(self, targets: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Inputs of prompt and answer wanted, and their labels."""
+    def chosen(self, targets: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs of prompt and answer wanted, and their targets."""
         ids = targets["chosen"]
         real = ids >= 0
         inputs = {"input_ids": ids.clamp_min(0), "attention_mask": real.long()}
-        return inputs, targets["chosen_labels"]
+        return inputs, {"labels": targets["chosen_labels"]}
 
     def _refused(self, predictions: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         labels, utility = targets["labels"], ~targets["rejected"]

@@ -179,6 +179,11 @@ def check_labels(
 
 def _refuse_method(model: LossModel, method: Method) -> None:
     task, objective, space = model.task, method.objective, method.space
+    if objective.task and objective.task != task.name:
+        raise ConfigurationError(
+            f"loss {objective.name!r} serves task {objective.task!r} alone, but this model's is "
+            f"{task.name!r}; give task={objective.task!r} and data as that task needs it"
+        )
     if objective.over_classes and not task.over_classes:
         raise ConfigurationError(
             f"loss {objective.name!r} compares class probabilities of one label an example, but "
