@@ -8,7 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from artplus.errors import ConfigurationError
@@ -59,8 +61,11 @@ class TrainerEngine(Accelerate):
 
     @contextmanager
     def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
-        """The Trainer itself says when gradients are summed over processes."""
-        if second_order:  # the first backward pass would reshard what the second needs
+        """The Trainer says when gradients are summed over processes; here earlier passes wait."""
+        if not last and isinstance(self._wrapped, DistributedDataParallel):
+            with self._wrapped.no_sync():
+                yield
+        elif second_order:  # the first backward pass would reshard what the second needs
             with self.gathered():
                 yield
         else:
@@ -94,18 +99,20 @@ class TrainerEngine(Accelerate):
 class Accumulated:
     """Stands for the optimizer in a step: gradients belong to the Trainer, which clears them.
 
-    A step clears them before its first backward pass, when they are empty or hold those of earlier
-    batches of an accumulation. Cleared again within the batch, they would take these along.
+    The loss that they are the gradient of is kept beside them, for the Trainer's log. A step clears
+    both before its first backward pass, when the gradients are empty or hold those of
+    earlier batches of an accumulation. Cleared again within the batch, they would take these along.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self.cleared = False
-        self.accumulates = False
+        self._cleared = self._accumulates = False
+        self.loss = torch.zeros(())
 
     def begin(self, *, accumulates: bool) -> None:
         """Before each batch; ``accumulates`` if it is one of several in a step of the weights."""
-        self.cleared, self.accumulates = False, accumulates
+        self._cleared, self._accumulates = False, accumulates
+        self.loss = torch.zeros((), device=next(self._module.parameters()).device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing at first; then, within a batch, the gradients of that batch.
@@ -113,12 +120,13 @@ class Accumulated:
         Raises:
             ConfigurationError: if this would remove gradients of earlier batches.
         """
-        if self.cleared:
-            if self.accumulates:
+        if self._cleared:
+            if self._accumulates:
                 raise ConfigurationError(
                     "this step, as AWP, clears the gradients within a batch, which would remove "
                     "those of the other batches of an accumulation; use "
                     "gradient_accumulation_steps=1 with a larger batch"
                 )
             self._module.zero_grad(set_to_none=set_to_none)
-        self.cleared = True
+            self.loss = torch.zeros_like(self.loss)
+        self._cleared = True

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from artplus import modes
 from artplus.attacks import Attack
-from artplus.bounds import inferred_space
-from artplus.huggingface.hardening import Settings, bound_model
+from artplus.huggingface.settings import Batches, Settings
 from artplus.seeding import derived
-from artplus.spaces import Space, attached
+from artplus.spaces import attached
 from artplus.tree import device_of
 
 
@@ -33,32 +32,31 @@ class AttackedEvaluation:
     ) -> None:
         self._trainer, self._settings, self._attack = trainer, settings, attack
         self._unit = unit
-        self._space: Space | None = settings.method.space
+        self._batches: Batches | None = None
         self._generator: torch.Generator | None = None
         self._rows: list[Tensor] = []
 
     def add(self, inputs: Mapping[str, Any]) -> None:
         """Attack a batch, which is on the device, and keep what it adds to the figures."""
-        model, columns = bound_model(self._settings, self._trainer.model, inputs)
-        batch = columns(inputs)
-        device = device_of(batch.x)
+        if self._batches is None:
+            self._batches = Batches(self._settings, self._trainer.model, inputs)
+        batch, model, space = self._batches(inputs), self._batches.model, self._batches.method.space
+        assert space is not None  # the method's, or inferred from the first batch
         if self._generator is None:
             seed = derived(self._settings.seed, "evaluation")
-            self._generator = torch.Generator(device).manual_seed(seed)
-        if self._space is None:
-            self._space, _ = inferred_space(batch.x)
+            self._generator = torch.Generator(device_of(batch.x)).manual_seed(seed)
         with ExitStack() as stack:
             stack.enter_context(modes.attack_mode(model.module))
-            if self._space.hidden:
-                hooks = stack.enter_context(attached(model.module, self._space))
+            if space.hidden:
+                hooks = stack.enter_context(attached(model.module, space))
                 hooks.unit = self._unit if hooks.unit is None else hooks.unit
             with torch.enable_grad():
                 x_adv = self._attack(
-                    model, batch.x, batch.y, space=self._space, generator=self._generator
+                    model, batch.x, batch.y, space=space, generator=self._generator
                 )
             with torch.no_grad():
                 predictions = model(x_adv)
-            if self._space.hidden:
+            if space.hidden:
                 self._unit = hooks.unit
         losses = model.loss(predictions, batch.y).float()
         weights = model.task.weights(batch.y)

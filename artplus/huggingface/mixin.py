@@ -14,13 +14,14 @@ from artplus import checkpoint_io, distributed
 from artplus.attacks import Attack
 from artplus.errors import CheckpointError, ConfigurationError
 from artplus.huggingface.evaluation import AttackedEvaluation
-from artplus.huggingface.hardening import Hardening, Settings
+from artplus.huggingface.hardening import Hardening
 from artplus.huggingface.refusals import (
     refuse_order,
     refuse_reentrant,
     refuse_trainer,
     refuse_unknown,
 )
+from artplus.huggingface.settings import Settings
 from artplus.spaces.hidden import RESERVED, parameters
 from artplus.tasks import Task
 from artplus.training.callbacks import EpsWarmup

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from artplus.errors import ConfigurationError
-from artplus.huggingface.hardening import Settings
+from artplus.huggingface.settings import Settings
 from artplus.registry import did_you_mean
 
 OWN_LOSS = ("transformers.trainer", "trl.trainer.sft_trainer")
