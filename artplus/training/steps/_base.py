@@ -201,7 +201,7 @@ def measure(state: State, batch: Batch, output: StepOutput) -> None:
 
 
 def _add(state: State, name: str, predictions: Tree, y: Tree) -> None:
-    """Count what is right, of the examples with a label; nothing if a task has no right or wrong."""
+    """Count what is right of the labelled examples, if the task has right and wrong."""
     correct = state.model.task.correct(predictions, y)
     if correct is None:
         return

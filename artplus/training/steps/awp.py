@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from artplus import _checks, modes
+from artplus.errors import ConfigurationError
 from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Crafted, Gradients, Step, StepOutput, add_gradient
+from artplus.training.steps.free_lb import FreeLB
 from artplus.training.steps.standard import standard
+from artplus.training.steps.tavat import TAVAT
 from artplus.tree import detach
 
 
@@ -63,6 +66,11 @@ class AWP:
     def __post_init__(self) -> None:
         _checks.nonnegative("gamma", self.gamma)
         _checks.nonnegative("warmup", self.warmup)
+        if isinstance(self.inner, (FreeLB, TAVAT)):
+            raise ConfigurationError(
+                f"AWP clears the gradient before it takes its own, so {type(self.inner).__name__} "
+                "would lose that of its earlier passes; use either by itself, or AWP(inner=Free())"
+            )
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One step; see :data:`~artplus.training.steps.Step`."""

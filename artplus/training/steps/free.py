@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from artplus import _checks, modes
-from artplus.attacks import PGD
-from artplus.errors import ConfigurationError
+from artplus import _checks
 from artplus.training.data import Batch
 from artplus.training.state import State
 from artplus.training.steps._base import Crafted, Gradients, descend, measure, move
+from artplus.training.steps._passes import ball, gradient_of
 
 
 @dataclass(frozen=True)
@@ -51,27 +50,21 @@ class Free:
 
     def __call__(self, state: State, batch: Batch, gradients: Gradients) -> None:
         """One batch; see :data:`~artplus.training.steps.Step`."""
-        attack = _attack(state)
-        with state.engine.attacking(), modes.attack_mode(state.model.module):
-            problem = state.method.problem(state.engine.attacked, batch.x, batch.y, attack)
+        problem = ball(state, batch, "Free")
         x, region, retract = problem.z0, problem.region, problem.retraction()
         delta = self._carried(state, x)
         for replay in range(self.replays):
             z = retract(x + region.restrict(delta)).detach().requires_grad_(True)
             state.optimizer.zero_grad(set_to_none=True)
             output = descend(state, batch, Crafted((problem.insert(z),)))
-            grad = z.grad
-            if grad is None:
-                raise ConfigurationError(
-                    f"loss {state.method.objective.name!r} does not depend on adversarial "
-                    "examples, so there is nothing for Free to climb; use the ordinary step"
-                )
+            gradient = region.restrict(gradient_of(z, state, "Free"))
             with torch.no_grad():
-                direction = problem.ball.steepest(region.restrict(torch.nan_to_num(grad)))
+                direction = problem.ball.steepest(gradient)
                 delta = retract(z + problem.eps * direction) - x
             move(state, gradients)
             if replay == self.replays - 1:
-                measure(state, batch, output)
+                attacked = self.replays * output.attacked
+                measure(state, batch, replace(output, attacked=attacked))
         state.memory["free"] = self._kept(state, delta)
 
     @staticmethod
@@ -91,21 +84,3 @@ class Free:
             return delta.detach().clone()
         before[: len(delta)] = delta
         return before
-
-
-def _attack(state: State) -> PGD:
-    attack = state.method.attack
-    if not isinstance(attack, PGD):
-        raise ConfigurationError(
-            f"Free needs a radius and no attack of its own: give eps= and norm=, got {attack!r}"
-        )
-    for name, is_used in (
-        ("WarmStart", state.starts is not None),
-        ("attack_share", state.method.attack_share < 1),
-    ):
-        if is_used:
-            raise ConfigurationError(
-                f"Free carries its own perturbation and climbs it on every example, so {name} has "
-                "no meaning here; leave it out, or use the ordinary step"
-            )
-    return attack
