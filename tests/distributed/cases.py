@@ -129,6 +129,7 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
     **{
         name: (lambda engine, name=name: train(engine, **loss(name)))
         for name in artplus.list_losses()
+        if not make_loss(name).task
     },
     "accumulation": lambda engine: train(engine, micro_batch=4),
     "accumulation trades": lambda engine: train(engine, micro_batch=3, **loss("trades")),

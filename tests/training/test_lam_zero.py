@@ -24,6 +24,7 @@ ATTACKED = [
     if not name.startswith("doctest")
     and make_loss(name).attacked
     and make_loss(name).has_fixed_term
+    and not make_loss(name).task
 ]
 
 
