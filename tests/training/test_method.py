@@ -12,7 +12,7 @@ from torch import nn
 from artplus import make_method
 from artplus.attacks import APGD, PGD, Average, Cycle, WorstOf
 from artplus.errors import ConfigurationError, UnknownNameError
-from artplus.losses import Objective, Terms, list_losses, make_loss, make_loss
+from artplus.losses import Objective, Terms, list_losses, make_loss
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.tasks import task_for
