@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from artplus.errors import ConfigurationError
+from artplus.huggingface.accumulation import Accumulation
 from artplus.model import LossModel
 from artplus.spaces import run
 from artplus.spaces.hidden import Hooks, Perturbed, perturbed
@@ -33,15 +34,21 @@ class TrainerEngine(Accelerate):
         accelerator: The Trainer's.
         wrapped: The module that the Trainer calls: DDP's wrapper, the sharded module, or the bare
             one.
+        accumulation: The present step of the weights.
 
     Attributes:
+        loss: The present batch's share of the step's loss.
         hooks: Those of a space inside the model.
     """
 
     name = "transformers.Trainer"
 
-    def __init__(self, accelerator: Any, wrapped: nn.Module) -> None:
+    def __init__(
+        self, accelerator: Any, wrapped: nn.Module, accumulation: Accumulation | None = None
+    ) -> None:
         super().__init__(accelerator)
+        self.loss = torch.zeros(())
+        self._accumulation = accumulation or Accumulation()
         self.hooks: Hooks | None = None
         self._wrapped = wrapped
         self._root = wrapped if self._sharded else None  # type: ignore[assignment] # as there
@@ -57,7 +64,14 @@ class TrainerEngine(Accelerate):
 
     def begin(self) -> None:
         """Before each batch."""
-        self._moved = False
+        self._moved, self.loss = False, torch.zeros((), device=self.accelerator.device)
+
+    def backward(self, loss: Tensor) -> None:
+        """By the accelerator, as the batch's share of an accumulation."""
+        share = self._accumulation.share
+        loss = loss if share is None else loss * share
+        self.loss = self.loss + loss.detach()
+        super().backward(loss)
 
     @contextmanager
     def accumulating(self, *, last: bool, second_order: bool = False) -> Iterator[None]:
@@ -96,26 +110,23 @@ class TrainerEngine(Accelerate):
         return run(wrapped, x)
 
 
-class Accumulated:
-    """Stands for the optimizer in a step: gradients belong to the Trainer, which clears them.
+class Gradients:
+    """Stands for the optimizer in a step: gradients are the Trainer's to clear.
 
-    The loss that they are the gradient of is kept beside them, for the Trainer's log. A step clears
-    both before its first backward pass, when the gradients are empty or hold those of
-    earlier batches of an accumulation. Cleared again within the batch, they would take these along.
+    A step clears them before its first backward pass, when they are empty or hold those of earlier
+    batches of an accumulation. Cleared again within the batch, they would take these along.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, engine: TrainerEngine, module: nn.Module) -> None:
+        self._engine, self._module = engine, module
         self._cleared = self._accumulates = False
-        self.loss = torch.zeros(())
 
     def begin(self, *, accumulates: bool) -> None:
         """Before each batch; ``accumulates`` if it is one of several in a step of the weights."""
         self._cleared, self._accumulates = False, accumulates
-        self.loss = torch.zeros((), device=next(self._module.parameters()).device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing at first; then, within a batch, the gradients of that batch.
+        """Nothing at first; then the gradient of this batch, and its loss.
 
         Raises:
             ConfigurationError: if this would remove gradients of earlier batches.
@@ -128,5 +139,5 @@ class Accumulated:
                     "gradient_accumulation_steps=1 with a larger batch"
                 )
             self._module.zero_grad(set_to_none=set_to_none)
-            self.loss = torch.zeros_like(self.loss)
+            self._engine.loss = torch.zeros_like(self._engine.loss)
         self._cleared = True
