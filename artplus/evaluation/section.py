@@ -205,23 +205,30 @@ class Gallery(_Block):
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A text whose words carry weights.
+    """A text whose words carry weights, or were changed.
 
     Attributes:
         title: Short.
         tokens: The words, in order.
-        weights: One in [-1, 1] for each: its influence.
+        weights: One in [-1, 1] for each: its influence; 0 where only changes are shown.
         text: Further words under it.
+        before: What stood in the place of each word, ``""`` where nothing did; empty if nothing was
+            changed. A word that was left out is the token ``""``.
     """
 
     title: str
     tokens: tuple[str, ...]
     weights: tuple[float, ...]
     text: str = ""
+    before: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.weights):
             raise ConfigurationError(f"passage {self.title!r} needs one weight per token")
+        if len(self.before) not in {0, len(self.tokens)}:
+            raise ConfigurationError(
+                f"passage {self.title!r} needs a word before for each token, or none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

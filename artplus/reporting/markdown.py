@@ -201,12 +201,24 @@ def _thinned(cells: Cells) -> list[str]:
 
 
 def _passage(passage: Passage) -> str:
-    """The words, those with at least half the largest influence in bold."""
+    """The words, those of at least half the largest influence in bold, replaced ones crossed out."""
     words = [
-        f"**{escaped(token)}**" if abs(weight) >= 0.5 else escaped(token)
-        for token, weight in zip(passage.tokens, passage.weights, strict=True)
+        _changed(was, token)
+        if was != token
+        else f"**{escaped(token)}**"
+        if abs(weight) >= 0.5
+        else escaped(token)
+        for token, weight, was in zip(
+            passage.tokens, passage.weights, passage.before or passage.tokens, strict=True
+        )
     ]
     return f"> {' '.join(words)}\n>\n> — {escaped(passage.title)}. {escaped(passage.text)}".rstrip()
+
+
+def _changed(was: str, token: str) -> str:
+    """What stood there crossed out, then what stands there in bold."""
+    old, new = f"~~{escaped(was)}~~" if was else "", f"**{escaped(token)}**" if token else ""
+    return f"{old} {new}".strip()
 
 
 def _caption(text: str) -> list[str]:

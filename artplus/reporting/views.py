@@ -173,9 +173,25 @@ def _gallery(block: Gallery) -> dict[str, object]:
     return {"rows": rows, "small": small}
 
 
+@dataclass(frozen=True)
+class TokenView:
+    """A word of a text; ``was`` is what it replaced, ``None`` if it is unchanged."""
+
+    text: str
+    strength: str
+    weight: str
+    was: str | None
+
+
 def _passages(block: Passages) -> list[Any]:
     return [
-        (p, [(t, _strength(w), f"{w:+.2f}") for t, w in zip(p.tokens, p.weights, strict=True)])
+        (
+            p,
+            [
+                TokenView(t, _strength(w), f"{w:+.2f}", was if was != t else None)
+                for t, w, was in zip(p.tokens, p.weights, p.before or p.tokens, strict=True)
+            ],
+        )
         for p in block.passages
     ]
 

@@ -24,6 +24,7 @@ from artplus.evaluation.analyses.surface import LossSurface as LossSurface
 from artplus.evaluation.analyses.tokens import Tokens as Tokens
 from artplus.evaluation.analyses.transfer import Transfer as Transfer
 from artplus.evaluation.analyses.vulnerable import Vulnerable as Vulnerable
+from artplus.evaluation.analyses.words import Words as Words
 
 __all__ = [
     "Analysis",
@@ -44,6 +45,7 @@ __all__ = [
     "Tokens",
     "Transfer",
     "Vulnerable",
+    "Words",
     "list_analyses",
     "make_analysis",
     "register_analysis",

@@ -181,11 +181,11 @@ def _checked(
     if isinstance(texts, str):
         raise DataError("texts is a list of texts, got one: texts=[text]")
     originals = tuple(texts)
-    y = np.asarray(torch.as_tensor(labels).cpu())
-    if not originals or y.shape != (len(originals),) or y.dtype.kind not in "iu":
+    classes = np.asarray(torch.as_tensor(labels).cpu())
+    if not originals or classes.shape != (len(originals),) or classes.dtype.kind not in "iu":
         raise DataError(
             f"attacks need texts and a class number for each, got {len(originals)} texts and "
-            f"labels of shape {y.shape}, {y.dtype}"
+            f"labels of shape {classes.shape}, {classes.dtype}"
         )
     strange = next((k for k, text in enumerate(originals) if not isinstance(text, str)), None)
     if strange is not None:
@@ -196,16 +196,17 @@ def _checked(
             f"the tokenizer makes no token of text {empty[0]} ({originals[empty[0]]!r}); leave it "
             "out, or let the tokenizer add one"
         )
-    return originals, y.astype(np.int64)
+    return originals, classes.astype(np.int64)
 
 
 def _clean(model: TextModel, texts: tuple[str, ...], y: NDArray[np.int64]) -> TextResult:
-    logits = model.logits(texts)
-    if y.min() < 0 or y.max() >= logits.shape[1]:
+    scores = model.logits(texts)
+    count = scores.shape[1]
+    if y.min() < 0 or y.max() >= count:
         raise DataError(
-            f"labels must be class numbers in 0..{logits.shape[1] - 1}, got {y.min()} to {y.max()}"
+            f"labels must be class numbers in 0..{count - 1}, got {y.min()} to {y.max()}"
         )
-    predictions, correct = _judged(logits, y)
+    predictions, correct = _judged(scores, y)
     return TextResult(
         name="no attack",
         attacked=correct,
@@ -228,49 +229,48 @@ def _attacked(
     """Attack what is right, and predict what the attack returns."""
     index = np.flatnonzero(clean.correct)
     after, queries = list(texts), np.zeros(len(texts), dtype=np.int64)
-    predictions, correct = clean.predictions.copy(), clean.correct.copy()
+    answers, correct = clean.predictions.copy(), clean.correct.copy()
     if len(index):
-        originals = [texts[k] for k in index]
-        attempts = attack.run(model, originals, y[index].tolist(), seed=seed)
+        originals, classes = [texts[k] for k in index], y.take(index)
+        attempts = attack.run(model, originals, classes.tolist(), seed=seed)
         queries[index] = [attempt.queries for attempt in attempts]
         results = [attempt.text for attempt in attempts]
-        predictions[index], correct[index] = _judged(model.logits(results), y[index])
-        for k, result in zip(index, results, strict=True):
+        judged, correct[index] = _judged(model.logits(results), classes)
+        for k, result, predicted in zip(index, results, judged, strict=True):
             if not correct[k]:
-                after[k] = result
-            predictions[k] = predictions[k] if not correct[k] else clean.predictions[k]
+                after[k], answers[k] = result, predicted
     changed = [share_changed(old, new) for old, new in zip(texts, after, strict=True)]
     return TextResult(
         name=attack.name,
         attacked=clean.correct,
         correct=correct,
         texts=tuple(after),
-        predictions=predictions,
+        predictions=answers,
         changed=np.asarray(changed),
         queries=queries,
     )
 
 
-def _judged(logits: Tensor, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _judged(scores: Tensor, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Predicted classes, and whether they are right; what is not a number is wrong."""
-    predictions: NDArray[np.int64] = logits.argmax(1).numpy()
-    return predictions, (predictions == y) & ~torch.isnan(logits).any(1).numpy()
+    answers: NDArray[np.int64] = scores.argmax(1).numpy()
+    return answers, (answers == y) & ~torch.isnan(scores).any(1).numpy()
 
 
 def _worst(clean: TextResult, results: list[TextResult]) -> TextResult:
     """For each text the result of the first attack that broke it."""
-    texts, predictions = list(clean.texts), clean.predictions.copy()
+    texts, answers = list(clean.texts), clean.predictions.copy()
     correct, changed = clean.correct.copy(), clean.changed.copy()
     for result in results:
         for k in np.flatnonzero(result.broken & correct):
             texts[k], correct[k] = result.texts[k], False
-            predictions[k], changed[k] = result.predictions[k], result.changed[k]
+            answers[k], changed[k] = result.predictions[k], result.changed[k]
     return TextResult(
         name="worst of all",
         attacked=clean.correct,
         correct=correct,
         texts=tuple(texts),
-        predictions=predictions,
+        predictions=answers,
         changed=changed,
         queries=np.sum([result.queries for result in results], axis=0),
     )

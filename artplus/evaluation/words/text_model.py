@@ -94,7 +94,7 @@ class TextModel:
         rows: dict[int, Tensor] = {}
         with torch.no_grad():
             for index, inputs in self._batches(self.encode(texts)):
-                predictions = self._classes(self.model(inputs))
+                predictions = self._scores(inputs)
                 rows.update(zip(index, predictions.float().cpu(), strict=True))
         classes = len(next(iter(rows.values()))) if rows else 1
         unknown = torch.full((classes,), torch.nan)
@@ -111,12 +111,12 @@ class TextModel:
     def gradients(self, encodings: Sequence[Encoding], labels: Sequence[int]) -> list[Gradient]:
         """Of the margin at the output of the embedding, for each text."""
         grads: dict[int, Gradient] = {}
-        targets = torch.as_tensor(labels)
+        true = torch.as_tensor(labels)
         with attached(self.model.module, self.space), torch.enable_grad():
             for index, inputs in self._batches(encodings):
                 delta = self.space.lift(self.model, inputs).requires_grad_(True)
-                logits = self._classes(self.model(Perturbed(inputs, delta, self.space)))
-                margins = margin(logits, targets[index].to(logits.device))
+                logits = self._scores(Perturbed(inputs, delta, self.space))
+                margins = margin(logits, true[index].to(logits.device))
                 (found,) = torch.autograd.grad(margins.sum(), delta)
                 for k, row in zip(index, found, strict=True):
                     grads[k] = Gradient(ids_of(encodings[k]), row)
@@ -184,17 +184,15 @@ class TextModel:
     def _hugging_face(self) -> bool:
         return hasattr(self._base, "convert_ids_to_tokens")
 
-    def _classes(self, predictions: Tree) -> Tensor:
-        if not isinstance(predictions, Tensor) or predictions.ndim != 2:
+    def _scores(self, batch: Tree) -> Tensor:
+        """Logits ``(batch, classes)``."""
+        scores = self.model(batch)
+        if not isinstance(scores, Tensor) or scores.ndim != 2:
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ConfigurationError(
-                "attacks on texts need a classifier with logits (batch, classes), got "
-                + (
-                    f"shape {tuple(predictions.shape)}"
-                    if isinstance(predictions, Tensor)
-                    else type(predictions).__name__
-                )
+                f"attacks on texts need a classifier with logits (batch, classes), got {shape}"
             )
-        return predictions
+        return scores
 
     def _batches(self, encodings: Sequence[Encoding]) -> Iterator[tuple[list[int], Tree]]:
         lengths: dict[int, list[int]] = defaultdict(list)
