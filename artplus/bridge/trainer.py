@@ -20,6 +20,7 @@ from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import view
 from artplus.errors import ConfigurationError, DataError
 from artplus.losses import Objective, Weight, make_loss
+from artplus.spaces import Space
 from artplus.trainers import trainers
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
@@ -67,6 +68,7 @@ class AdversarialTrainerPlus(Trainer):
             divergence), and attacks that cannot do so are refused. With ``"attack"`` it maximises
             the estimator's loss, or its own.
         mask: Zero where inputs must not change; broadcasts over one input.
+        space: What is perturbed; ``None`` is the estimator's inputs within its ``clip_values``.
         scheduler, scheduler_interval, callbacks, step, seed: See
             :class:`~artplus.training.Run`.
         engine, precision, compile: See :func:`~artplus.training.engines.as_engine`.
@@ -103,6 +105,7 @@ class AdversarialTrainerPlus(Trainer):
         combine: Literal["cycle", "average", "worst"] = "cycle",
         inner: Literal["objective", "attack"] = "objective",
         mask: Any = None,
+        space: Space | None = None,
         label_smoothing: float = 0.0,
         class_weight: Any = None,
         attack_share: float = 1.0,
@@ -128,15 +131,19 @@ class AdversarialTrainerPlus(Trainer):
         attack = _combined(attacks, combine, classifier)
         order = _norm(norm)
         _refuse_contradiction(attack, eps, order)
-        space = self._view.space
         if mask is not None:
-            space = replace(space, mask=_mask(mask, self._view.input_shape))
+            if space is not None:
+                raise ConfigurationError(
+                    "give the mask to the space: space=InputSpace(low, high, mask); hidden spaces "
+                    "take theirs from the inputs"
+                )
+            space = replace(self._view.space, mask=_mask(mask, self._view.input_shape))
         self.method = make_method(
             objective,
             eps=eps if attack is None and objective.attacked else None,
             norm=order if attack is None and objective.attacked else np.inf,
             attack=attack,
-            space=space,
+            space=self._view.space if space is None else space,
             label_smoothing=label_smoothing,
             class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
             attack_share=attack_share,
@@ -255,7 +262,8 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
         name: One of :func:`artplus.list_trainers`.
         classifier: As for :class:`AdversarialTrainerPlus`.
         options: Arguments of the registered recipe (``eps``, ``norm``, ``lam``, ``steps``, ...) and
-            of :class:`AdversarialTrainerPlus`; ``callbacks`` are added to those of the recipe.
+            of :class:`AdversarialTrainerPlus`; ``callbacks`` are added to those of the recipe,
+            and ``space`` replaces its own.
 
     Raises:
         UnknownNameError: if no trainer has this name.
@@ -276,6 +284,8 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
         )
     recipe = trainers.make(name, **{k: v for k, v in options.items() if k in recipe_arguments})
     rest = {k: v for k, v in options.items() if k not in recipe_arguments and k != "callbacks"}
+    if recipe.space is not None:
+        rest = {"space": recipe.space} | rest
     return AdversarialTrainerPlus(
         classifier,
         recipe.attack,

@@ -11,6 +11,7 @@ from artplus.losses._base import register_loss as register_loss
 from artplus.losses.at import at as at
 from artplus.losses.capo import capo as capo
 from artplus.losses.cat import cat as cat
+from artplus.losses.creat import creat as creat
 from artplus.losses.hinge import hinge as hinge
 from artplus.losses.input_gradient import input_gradient as input_gradient
 from artplus.losses.lat import lat as lat
@@ -33,6 +34,7 @@ __all__ = [
     "at",
     "capo",
     "cat",
+    "creat",
     "hinge",
     "input_gradient",
     "lat",

@@ -18,7 +18,9 @@ from artplus.tasks import task_for
 NAMES = list_losses()
 ANY_TASK = [name for name in NAMES if not make_loss(name).task]
 # Their fixed term is the plain loss on the clean batch, so λ = 0 is plain training.
-PLAIN_AT_ZERO = ["hinge", "input_gradient", "mix", "mse", "r3f", "smart", "trades", "vat"]
+PLAIN_AT_ZERO = [
+    *("creat", "hinge", "input_gradient", "mix", "mse", "r3f", "smart", "trades", "vat"),
+]
 # The clean pass moves batch statistics, save where there is no clean pass.
 MOVED_BY = {name: "x" for name in NAMES} | {"at": "x_adv"}
 

@@ -20,7 +20,9 @@ from tests.toys import arrays, classifier, net, same, weights
 
 SEED, EPOCHS = 5, 3
 # Their fixed term is the plain loss at x.
-PLAIN_AT_ZERO = ["hinge", "input_gradient", "mix", "mse", "r3f", "smart", "trades", "vat"]
+PLAIN_AT_ZERO = [
+    *("creat", "hinge", "input_gradient", "mix", "mse", "r3f", "smart", "trades", "vat"),
+]
 
 
 def fixed_batches(n: int = 26, size: int = 8):

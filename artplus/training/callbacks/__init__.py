@@ -15,6 +15,7 @@ from artplus.training.callbacks.mlflow import MLflow as MLflow
 from artplus.training.callbacks.patience_ramp import PatienceRamp as PatienceRamp
 from artplus.training.callbacks.progress import Progress as Progress
 from artplus.training.callbacks.steps_ramp import StepsRamp as StepsRamp
+from artplus.training.callbacks.teacher import Teacher as Teacher
 from artplus.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from artplus.training.callbacks.tracking import Tracker as Tracker
 from artplus.training.callbacks.validation import Validation as Validation
@@ -40,6 +41,7 @@ __all__ = [
     "Progress",
     "StepsRamp",
     "StuckAtChance",
+    "Teacher",
     "TensorBoard",
     "Tracker",
     "Validation",
