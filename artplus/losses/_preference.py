@@ -50,7 +50,9 @@ def answers(ctx: Context) -> Answers:
     targets, rejected = take(ctx.y, rows), take(ctx.x_adv, rows)
     inputs, wanted_targets = task.chosen(targets)
     chosen = carry(rejected, inputs)
-    own, wanted = ctx.model.pair(ctx.x_adv, chosen)
+    # Without such rows the first row stands in for them, attacked: it counts as a clean one.
+    attacked = bool(counted_rows(targets)[1].any())
+    own, wanted = ctx.model.pair(ctx.x_adv if attacked else ctx.x, chosen)
     return Answers(rows, own, rejected, chosen, wanted, targets, wanted_targets)
 
 
