@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import artplus
 from artplus.attacks import PGD
-from artplus.losses import make_loss
+from artplus.losses import make_loss, smart
 from artplus.spaces import EmbeddingSpace, LatentSpace
 from artplus.training.callbacks import (
     EMA,
@@ -22,10 +22,12 @@ from artplus.training.callbacks import (
     Checkpoint,
     EpsWarmup,
     GradientClipping,
+    Teacher,
     WarmStart,
 )
 from artplus.training.engines import as_engine
-from artplus.training.steps import AWP, Free, standard
+from artplus.training.steps import AWP, Free, FreeLB, standard
+from tests.distributed import language
 
 N, FEATURES, CLASSES = 48, 6, 3
 
@@ -65,6 +67,12 @@ def data(n: int = N) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(n, FEATURES, generator=generator)
     return x, torch.randint(0, CLASSES, (n,), generator=generator)
+
+
+def unlabelled(n: int) -> tuple[Tensor, Tensor]:
+    """Two in three examples have no label, so that processes have different numbers of them."""
+    x, y = data(n)
+    return x, torch.where(torch.arange(n) % 3 == 0, y, -100)
 
 
 class Words(nn.Module):
@@ -131,6 +139,11 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
         for name in artplus.list_losses()
         if not make_loss(name).task
     },
+    **{
+        name: (lambda engine, name=name: train(engine, **language.options(name)))
+        for name in ("cat", "capo", "lat", "rerouting")
+    },
+    "cat accumulation": lambda engine: train(engine, micro_batch=3, **language.options("cat")),
     "accumulation": lambda engine: train(engine, micro_batch=4),
     "accumulation trades": lambda engine: train(engine, micro_batch=3, **loss("trades")),
     "awp": lambda engine: train(engine, step=AWP(0.05)),
@@ -140,6 +153,19 @@ CASES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "awp free": lambda engine: train(
         engine, step=AWP(0.05, inner=Free(2)), attack=PGD(eps=0.1), lr=0.02
     ),
+    "free lb": lambda engine: train(engine, step=FreeLB(3, start=0.0), attack=PGD(eps=0.1, norm=2)),
+    "free lb accumulation": lambda engine: train(
+        engine, step=FreeLB(3, start=0.0), attack=PGD(eps=0.1, norm=2), micro_batch=4
+    ),
+    "free lb, embedding": lambda engine: words(
+        engine, EmbeddingSpace(), attack=PGD(eps=0.3, norm=2), step=FreeLB(3, start=0.0)
+    ),
+    "teacher": lambda engine: train(
+        engine,
+        loss=replace(smart(mu=2.0), start_noise=0.0),
+        callbacks=[Teacher(0.9, early_decay=0.5)],
+    ),
+    "unlabelled": lambda engine: train(engine, data=unlabelled(40), **loss("vat")),
     "ema": lambda engine: train(engine, callbacks=[EMA(0.9)]),
     "clipping": lambda engine: train(engine, callbacks=[GradientClipping(0.05)]),
     "class weights": lambda engine: train(engine, class_weight=WEIGHTS),
