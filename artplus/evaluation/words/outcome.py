@@ -234,7 +234,11 @@ def _attacked(
         originals, classes = [texts[k] for k in index], y.take(index)
         attempts = attack.run(model, originals, classes.tolist(), seed=seed)
         queries[index] = [attempt.queries for attempt in attempts]
-        results = [attempt.text for attempt in attempts]
+        tokenised = model.encode([attempt.text for attempt in attempts])
+        results = [
+            attempt.text if len(ids_of(encoding)) else original  # nothing to predict
+            for attempt, encoding, original in zip(attempts, tokenised, originals, strict=True)
+        ]
         judged, correct[index] = _judged(model.logits(results), classes)
         for k, result, predicted in zip(index, results, judged, strict=True):
             if not correct[k]:

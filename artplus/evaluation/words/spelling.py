@@ -77,9 +77,10 @@ class Spelling:
         return replace(self, words=(*self.words[:k], word, *self.words[k + 1 :]))
 
     def without(self, k: int) -> Spelling:
-        """The same with word ``k`` left out, and one of the two gaps around it."""
+        """The same with word ``k`` left out, and the gap before it, or after the first word."""
+        gap = k or 1
         return Spelling(
-            (*self.words[:k], *self.words[k + 1 :]), (*self.gaps[:k], *self.gaps[k + 1 :])
+            (*self.words[:k], *self.words[k + 1 :]), (*self.gaps[:gap], *self.gaps[gap + 1 :])
         )
 
 

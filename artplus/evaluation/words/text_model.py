@@ -129,9 +129,9 @@ class TextModel:
         if not self._hugging_face:
             return [_columns(self.tokenizer(text)) for text in texts]
         options: dict[str, Any] = {}
-        if getattr(self._base, "model_max_length", 1e30) < 1e6:
+        if getattr(self.base, "model_max_length", 1e30) < 1e6:
             options["truncation"] = True
-        if offsets and getattr(self._base, "is_fast", False):
+        if offsets and getattr(self.base, "is_fast", False):
             options["return_offsets_mapping"] = True
         given = self.tokenizer.keywords if isinstance(self.tokenizer, partial) else {}
         columns = self.tokenizer(list(texts), **{**options, **given})
@@ -148,14 +148,14 @@ class TextModel:
             ConfigurationError: if neither a vocabulary is given nor the tokenizer has one.
         """
         known = self.vocabulary
-        if known is None and callable(getattr(self._base, "get_vocab", None)):
-            known = self._base.get_vocab()
+        if known is None and callable(getattr(self.base, "get_vocab", None)):
+            known = self.base.get_vocab()
         if known is None:
             raise ConfigurationError(
                 "replacing words needs to know the model's words: give vocabulary={word: id}, or "
                 "a tokenizer with get_vocab(), as those of transformers have"
             )
-        special = set(getattr(self._base, "all_special_ids", ()))
+        special = set(getattr(self.base, "all_special_ids", ()))
         marker = next((m for m in _MARKERS if sum(t.startswith(m) for t in known) > 1), None)
         words = {}
         for token, number in known.items():
@@ -173,8 +173,9 @@ class TextModel:
         """Whole words and their ids."""
         return {word: number for number, word in self.whole_words.items()}
 
-    @property
-    def _base(self) -> Any:
+    @cached_property
+    def base(self) -> Any:
+        """The tokenizer without options."""
         base: Any = self.tokenizer
         while isinstance(base, partial):
             base = base.func
@@ -182,7 +183,7 @@ class TextModel:
 
     @property
     def _hugging_face(self) -> bool:
-        return hasattr(self._base, "convert_ids_to_tokens")
+        return hasattr(self.base, "convert_ids_to_tokens")
 
     def _scores(self, batch: Tree) -> Tensor:
         """Logits ``(batch, classes)``."""
