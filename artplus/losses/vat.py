@@ -42,7 +42,7 @@ def vat(*, lam: Weight = 1.0) -> Objective:
 
     def terms(ctx: Context) -> Terms:
         clean, adversarial = ctx.pair()
-        known = labelled(ctx.y)
+        known = labelled(ctx.y) if ctx.task.over_classes else None
         if known is None:
             supervised = ctx.loss(clean)
         else:  # any class number serves where there is none, since it does not count

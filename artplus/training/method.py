@@ -226,6 +226,8 @@ class Method:
             pool: Sums over all processes.
         """
         n, counts = size(y), self.objective.counts
+        if self.objective.unlabelled and not model.task.over_classes:
+            counts = None  # -100 is a number like any other
         if counts is None:
             if rows is None:
                 return NO_EMPHASIS

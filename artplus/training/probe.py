@@ -60,7 +60,8 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     model = model.with_task(model.task.bind(predictions, y))
     check_labels(model, source, batch, unlabelled=method.objective.unlabelled)
     _refuse_method(model, method)
-    losses = model.loss(predictions, y if labelled(y) is None else y.clamp_min(0))
+    numbers = model.task.over_classes and labelled(y) is not None
+    losses = model.loss(predictions, y.clamp_min(0) if numbers else y)
     n = size(x)
     if losses.shape != (n,):
         raise ConfigurationError(
@@ -164,7 +165,7 @@ def check_labels(
     """
     batch = batch or first(source)
     targets = source.y if isinstance(source, Arrays) else batch.y
-    known = labelled(targets) if unlabelled else None
+    known = labelled(targets) if unlabelled and model.task.over_classes else None
     if known is not None and bool((~known).any()):
         if not bool(known.any()):
             if not isinstance(source, Arrays):

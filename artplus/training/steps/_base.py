@@ -205,7 +205,8 @@ def _add(state: State, name: str, predictions: Tree, y: Tree) -> None:
     correct = state.model.task.correct(predictions, y)
     if correct is None:
         return
-    known = labelled(y) if state.method.objective.unlabelled else None
+    classes = state.model.task.over_classes and state.method.objective.unlabelled
+    known = labelled(y) if classes else None
     state.meter.add(name, correct if known is None else correct[known])
 
 
