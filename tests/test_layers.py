@@ -34,7 +34,7 @@ ORDER = [
         "seeding",
     ),
     *("tree", "geometry", "functional", "modes", "interval_bounds", "criterion"),
-    *("tasks", "spaces", "bounds", "model", "passes"),
+    *("tasks", "encoders", "spaces", "bounds", "model", "passes"),
     *("attacks", "losses", "evaluation", "training", "trainers"),
     *("huggingface", "bridge", "reporting", "", "commands", "cli"),
 ]

@@ -12,6 +12,7 @@ from artplus.losses.at import at as at
 from artplus.losses.capo import capo as capo
 from artplus.losses.cat import cat as cat
 from artplus.losses.creat import creat as creat
+from artplus.losses.fare import fare as fare
 from artplus.losses.hinge import hinge as hinge
 from artplus.losses.input_gradient import input_gradient as input_gradient
 from artplus.losses.lat import lat as lat
@@ -35,6 +36,7 @@ __all__ = [
     "capo",
     "cat",
     "creat",
+    "fare",
     "hinge",
     "input_gradient",
     "lat",

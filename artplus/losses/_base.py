@@ -128,6 +128,7 @@ class Objective:
         unlabelled: True if the objective has a use for examples without a label, which are marked
             by the label -100 in a classification and which ``counts`` leaves out of the fixed term.
             Other objectives are refused such data.
+        supervised: False if the terms use no targets, so that data may be inputs alone.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Objective:
     records: bool = False
     counts: Counts | None = None
     unlabelled: bool = False
+    supervised: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.lam):

@@ -35,7 +35,7 @@ def reference(model: LossModel, frozen: nn.Module | None, loss: str) -> Iterator
         if frozen is None:
             stack.enter_context(_without_adapters(model.module, loss))
         else:
-            model = replace(model, module=frozen)
+            model = replace(model, module=frozen, forward=None)  # which calls the trained one
         stack.enter_context(modes.attack_mode(model.module))
         yield model
 

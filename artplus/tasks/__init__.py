@@ -13,6 +13,8 @@ from artplus.tasks.causal_lm import CausalLM as CausalLM
 from artplus.tasks.classification import Classification as Classification
 from artplus.tasks.ctc import CTC as CTC
 from artplus.tasks.detection import Detection as Detection
+from artplus.tasks.features import Features as Features
+from artplus.tasks.features import features_of as features_of
 from artplus.tasks.multilabel import Multilabel as Multilabel
 from artplus.tasks.preference import Preference as Preference
 from artplus.tasks.preference_data import PreferenceCollator as PreferenceCollator
@@ -24,6 +26,7 @@ __all__ = [
     "CausalLM",
     "Classification",
     "Detection",
+    "Features",
     "Gap",
     "Metric",
     "Multilabel",
@@ -32,6 +35,7 @@ __all__ = [
     "Regression",
     "Segmentation",
     "Task",
+    "features_of",
     "list_tasks",
     "logits_of",
     "make_task",

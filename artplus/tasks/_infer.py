@@ -28,8 +28,12 @@ BY_NAME = {
     "LMHeadModel": "causal_lm",
     "ForCTC": "ctc",
     "ForObjectDetection": "detection",
+    "VisionModel": "features",
+    "VisionModelWithProjection": "features",
+    "ImageFeatures": "features",
+    "ZeroShot": "classification",
 }
-"""How Transformers' class names end, and what such a model does."""
+"""How class names of Transformers and of our encoders end, and what such a model does."""
 
 BY_CRITERION: dict[type[nn.Module], str] = {
     nn.CTCLoss: "ctc",

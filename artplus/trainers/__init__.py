@@ -2,6 +2,7 @@
 
 import artplus.trainers.published as published
 import artplus.trainers.text as text
+import artplus.trainers.vision as vision
 from artplus.trainers._base import Recipe as Recipe
 from artplus.trainers._base import list_trainers as list_trainers
 from artplus.trainers._base import make_recipe as make_recipe
@@ -16,4 +17,5 @@ __all__ = [
     "register_trainer",
     "text",
     "trainers",
+    "vision",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from artplus.errors import DataError
+from artplus.errors import ArtplusWarning, DataError
 from artplus.spaces.hidden import RESERVED
 from artplus.training.tables import LABELS, pair
 from artplus.tree import Tree
@@ -60,6 +61,34 @@ def _of_columns(batch: Mapping[str, Any], arguments: Sequence[str]) -> tuple[Tre
     if len(inputs) == 1 and named[0] == arguments[0]:
         return inputs[named[0]], batch[label]
     return inputs, batch[label]
+
+
+def without_targets(batch: Any, arguments: Sequence[str] = ()) -> tuple[Tree, None]:
+    """The inputs of a batch, for objectives without targets; labels are left out with a warning.
+
+    Args:
+        batch: Inputs alone, or what :func:`split` takes.
+        arguments: As for :func:`split`.
+
+    Example:
+        >>> without_targets({"pixel_values": [0.5], "idx": 7}, ("pixel_values",))
+        ([0.5], None)
+    """
+    if isinstance(batch, Mapping):
+        label = next((name for name in LABELS if name in batch), None)
+        inputs, _ = split({**batch, label or LABELS[0]: None}, arguments)
+        ignored = label is not None
+    elif isinstance(batch, (tuple, list)) and batch:
+        inputs, ignored = batch[0], len(batch) > 1 and batch[1] is not None
+    else:
+        inputs, ignored = batch, False
+    if ignored:
+        warnings.warn(
+            "the loss uses no labels, so those in the data are ignored; give the inputs alone",
+            ArtplusWarning,
+            stacklevel=2,
+        )
+    return inputs, None
 
 
 def with_targets(x: Tree, y: Tree, arguments: Sequence[str]) -> Tree:

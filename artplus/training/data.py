@@ -21,9 +21,9 @@ from artplus.bounds import check_range
 from artplus.errors import CheckpointError, ConversionWarning, DataError
 from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.spaces import InputSpace, Space
-from artplus.training.columns import collate, split
+from artplus.training.columns import collate, split, without_targets
 from artplus.training.tables import is_table, rows_of
-from artplus.tree import Tree, leaves, size, take, to
+from artplus.tree import Tree, device_of, leaves, size, take, to
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,10 @@ class Loaded:
         *,
         device: torch.device,
         arguments: Sequence[str] = (),
+        supervised: bool = True,
     ) -> None:
         self._loader, self._prepare, self._device = loader, prepare, device
-        self._arguments = arguments
+        self._split = partial(split if supervised else without_targets, arguments=arguments)
 
     def __len__(self) -> int:
         if isinstance(self._loader, Sized):
@@ -256,7 +257,7 @@ class Loaded:
     def _batches(self, raw_batches: Iterator[Any]) -> Iterator[Batch]:
         is_shared = self._is_shared
         for raw in raw_batches:
-            x, y = self._prepare(*split(raw, self._arguments))
+            x, y = self._prepare(*self._split(raw))
             n = size(x)
             rows = slice(0, n) if is_shared else distributed.share(n)
             if rows.start == rows.stop:
@@ -315,6 +316,7 @@ def batches(
     generator: torch.Generator | None,
     device: torch.device,
     arguments: Sequence[str] = (),
+    supervised: bool = True,
 ) -> Source:
     """Return re-iterable batches of ``data``.
 
@@ -330,12 +332,18 @@ def batches(
         generator: Decides the order of arrays and data sets; ``None`` leaves them in order.
         device: Where batches of arrays go.
         arguments: Names of the arguments of the module's forward pass.
+        supervised: Without it ``data`` is inputs alone, as one array or of batches or rows; labels
+            are left out with a warning.
 
     Raises:
         DataError: if ``data`` is none of these, or is a one-shot iterator.
     """
-    loaded = partial(Loaded, prepare=prepare, device=device, arguments=arguments)
-    if isinstance(data, Mapping):
+    loaded = partial(
+        Loaded, prepare=prepare, device=device, arguments=arguments, supervised=supervised
+    )
+    if not supervised and isinstance(data, (Mapping, tuple, Tensor, np.ndarray)):
+        data = without_targets(data, arguments)
+    elif isinstance(data, Mapping):
         data = split(data, arguments)
     if isinstance(data, tuple) and len(data) == 2:
         x, y = prepare(*data)
@@ -363,7 +371,8 @@ def batches(
         return loaded(data)
     raise DataError(
         "data must be (x, y), a mapping of columns, a Dataset, a DataLoader or an iterable of "
-        f"batches, got {type(data).__name__}"
+        f"batches, got {type(data).__name__}; inputs alone suffice for losses without labels, such "
+        "as 'fare'"
     )
 
 
@@ -380,8 +389,11 @@ class TensorPair:
 
     def __call__(self, x: Any, y: Any) -> tuple[Tree, Tree]:
         """Both, converted and checked."""
-        inputs, targets = self._inputs(x), _targets(y)
+        inputs = self._inputs(x)
         n = size(inputs)
+        if y is None:  # inputs alone: targets of no columns
+            return inputs, torch.zeros(n, 0, device=device_of(inputs))
+        targets = _targets(y)
         if size_or_none(targets) != n:
             got = size_or_none(targets)
             raise DataError(f"x has {n} examples, y has {'one value' if got is None else got}")

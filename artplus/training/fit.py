@@ -33,7 +33,7 @@ from artplus.training.loop import run
 from artplus.training.method import Method, make_method
 from artplus.training.numerics import Compile, Numerics, Precision
 from artplus.training.plan import Run as Run
-from artplus.training.probe import check_optimizer, first, probe
+from artplus.training.probe import check_optimizer, first, probe, refuse_task
 from artplus.training.state import State
 from artplus.training.steps import RetryOnOOM, Step, standard
 
@@ -69,8 +69,16 @@ def train(
     with allocator.keeping(), seeded(plan.seed) as seed, ExitStack() as stack:
         seed = _share_seed(seed, reseeds=plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
-        unlabelled = method.objective.unlabelled
-        source = intake.batches(data, plan.batch_size, order, device, unlabelled=unlabelled)
+        if not infers:
+            refuse_task(model.task, method.objective)
+        source = intake.batches(
+            data,
+            plan.batch_size,
+            order,
+            device,
+            unlabelled=method.objective.unlabelled,
+            supervised=method.objective.supervised,
+        )
         if infers:
             model, source = intake.with_inferred_task(model, source)
         method, notes = intake.with_inferred_bounds(method, source)
@@ -154,7 +162,8 @@ def fit(
             is on.
         data: ``(x, y)``, a mapping of columns, a ``Dataset``, a ``DataLoader`` or a re-iterable of
             batches; a batch is a pair, or a mapping whose label column is ``labels``, ``label`` or
-            ``y`` and whose other columns are the module's keyword arguments.
+            ``y`` and whose other columns are the module's keyword arguments. A loss that uses no
+            labels (``fare``) takes inputs alone.
         optimizer: Of the model's parameters.
         loss: What is minimised: a name or an ``Objective``.
         criterion: The model's own loss; ``None`` is the task's usual one, cross-entropy in a

@@ -49,10 +49,12 @@ class Intake:
         device: torch.device,
         *,
         unlabelled: bool = False,
+        supervised: bool = True,
     ) -> Source:
         """Re-iterable batches of ``data``; see :func:`~artplus.training.data.batches`.
 
-        With ``unlabelled`` a loader may give examples without a label.
+        With ``unlabelled`` a loader may give examples without a label; without ``supervised`` there
+        are no targets at all.
         """
         return batches(
             data,
@@ -61,6 +63,7 @@ class Intake:
             generator=generator,
             device=device,
             arguments=self._arguments,
+            supervised=supervised,
         )
 
     def with_inferred_task(self, model: LossModel, source: Source) -> tuple[LossModel, Source]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import modes
@@ -11,10 +11,11 @@ from artplus.attacks import members
 from artplus.attacks._problem import ball_of
 from artplus.errors import ConfigurationError, DataError
 from artplus.functional import labelled
+from artplus.losses import Objective
 from artplus.model import LossModel
 from artplus.spaces import Space, attached
 from artplus.spaces.hidden import output_shapes
-from artplus.tasks import make_task
+from artplus.tasks import Task, make_task
 from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
@@ -58,11 +59,23 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             _check_sites(model, method.space, x)
     streams.set(before)
     model = model.with_task(model.task.bind(predictions, y))
-    check_labels(model, source, batch, unlabelled=method.objective.unlabelled)
+    if method.objective.supervised:
+        check_labels(model, source, batch, unlabelled=method.objective.unlabelled)
     _refuse_method(model, method)
-    numbers = model.task.over_classes and labelled(y) is not None
-    losses = model.loss(predictions, y.clamp_min(0) if numbers else y)
-    n = size(x)
+    if method.objective.supervised:
+        numbers = model.task.over_classes and labelled(y) is not None
+        losses = model.loss(predictions, y.clamp_min(0) if numbers else y)
+        _check_losses(losses, size(x))
+    if method.objective.divergent:
+        model.task.divergence(predictions, predictions, y)  # raises if the task has none
+    if method.objective.second_order:
+        _try_second_order(model, method, take(x, slice(0, 2)), take(y, slice(0, 2)))
+        streams.set(before)
+    return model
+
+
+def _check_losses(losses: Tensor, n: int) -> None:
+    """Refuse what is not one finite loss for each of n examples."""
     if losses.shape != (n,):
         raise ConfigurationError(
             f"the loss must give one value per example, ({n},), or a scalar mean; it gave "
@@ -73,12 +86,6 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
             "the loss is already NaN or infinite on the first examples, before any step. Are the "
             "model's weights finite, and the labels in the form that the loss expects?"
         )
-    if method.objective.divergent:
-        model.task.divergence(predictions, predictions, y)  # raises if the task has none
-    if method.objective.second_order:
-        _try_second_order(model, method, take(x, slice(0, 2)), take(y, slice(0, 2)))
-        streams.set(before)
-    return model
 
 
 def _check_sites(model: LossModel, space: Space, x: Tree) -> None:
@@ -178,13 +185,18 @@ def check_labels(
     model.task.check_targets(targets)
 
 
-def _refuse_method(model: LossModel, method: Method) -> None:
-    task, objective, space = model.task, method.objective, method.space
+def refuse_task(task: Task, objective: Objective) -> None:
+    """Refuse an objective that serves another task alone."""
     if objective.task and objective.task != task.name:
         raise ConfigurationError(
             f"loss {objective.name!r} serves task {objective.task!r} alone, but this model's is "
             f"{task.name!r}; give task={objective.task!r} and data as that task needs it"
         )
+
+
+def _refuse_method(model: LossModel, method: Method) -> None:
+    task, objective, space = model.task, method.objective, method.space
+    refuse_task(task, objective)
     if objective.over_classes and not task.over_classes:
         raise ConfigurationError(
             f"loss {objective.name!r} compares class probabilities of one label an example, but "

@@ -31,8 +31,8 @@ LOSSES = [name for name in artplus.list_losses() if not name.startswith("doctest
 
 def refusal(loss: str, name: str) -> str | None:
     """What is said of an objective that cannot serve."""
-    if artplus.make_loss(loss).task:
-        return "serves task 'preference' alone"
+    if task := artplus.make_loss(loss).task:
+        return f"serves task '{task}' alone"
     if loss in ("mart", "hinge") and name not in LABELLED:
         return "compares class probabilities of one label an example"
     if artplus.make_loss(loss).divergent and name in DETECTORS:
