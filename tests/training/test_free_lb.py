@@ -284,6 +284,20 @@ def test_hooks_see_one_move_a_batch() -> None:
     assert int(model[1].num_batches_tracked) == 3
 
 
+@pytest.mark.parametrize("step", [FreeLB(2), TAVAT(2), Free(2)])
+def test_batches_may_be_padded_to_different_lengths(step: Any) -> None:
+    """As a collator pads them, one batch by itself."""
+    (x, y), model = sentences(12), Words()
+    short = {name: column[8:, :4] for name, column in x.items()}
+    whole = {name: column[:8] for name, column in x.items()}
+    loader = [(whole, y[:8]), (short, y[8:])]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = fit(model, loader, optimizer, loss="at", eps=0.2, norm=2, space=EmbeddingSpace(),
+                  epochs=3, step=step, seed=0, progress=False)  # fmt: skip
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["adversarial_examples"] == [12.0] * 3
+
+
 @pytest.mark.parametrize("step", [FreeLB(3), TAVAT(2)])
 def test_resumed_is_uninterrupted(step: Any, tmp_path: Any) -> None:
     """To the bit, from every checkpoint, with dropout; TAVAT's table is in it."""
