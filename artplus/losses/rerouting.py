@@ -78,8 +78,10 @@ def rerouting(
         moved = [(states[k].float() - before[k].float()).norm(dim=-1) for k in every]
         alike = [F.cosine_similarity(states[k].float(), before[k].float(), -1) for k in targets]
         done = ctx.progress / 2
+        # Data parallelism waits for a gradient of every weight, also of those after the last layer.
+        unused = 0 * ctx.loss(own)
         return Terms(
-            fixed=alpha * done * _mean(moved, tokens),
+            fixed=alpha * done * _mean(moved, tokens) + unused,
             scaled=alpha * (1 - done) * _mean([c.clamp_min(0) for c in alike], tokens),
             clean=own,
         )

@@ -197,13 +197,21 @@ class Method:
         chosen = torch.randperm(n, generator=generator, device=device_of(x))[:count]
         return chosen if rows is None else rows[chosen]
 
+    def scales(self, y: Tree) -> bool:
+        """Whether the scaled term counts any of these examples."""
+        mask = self._scaled(y)
+        return mask is None or bool(mask.any())
+
     def _scaled_rows(self, y: Tree) -> Tensor | None:
         """Indices of the examples that the scaled term counts; ``None`` is all."""
-        mask = None if self.objective.counts is None else self.objective.counts(y)[1]
+        mask = self._scaled(y)
         if mask is None:
             return None
         rows = mask.nonzero()[:, 0]
         return rows if len(rows) else rows.new_zeros(1)
+
+    def _scaled(self, y: Tree) -> Tensor | None:
+        return None if self.objective.counts is None else self.objective.counts(y)[1]
 
     def emphasis(
         self,

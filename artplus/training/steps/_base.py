@@ -32,7 +32,8 @@ class Crafted:
     Attributes:
         x_advs: One tree for each attack whose turn it is.
         rows: Indices of the attacked examples; ``None`` is all. The others are as in the batch.
-        attacked: Whether these are adversarial examples, and not the clean ones at λ = 0.
+        attacked: Whether these are adversarial examples that count: not the clean ones at λ = 0,
+            nor the one that stands in where the scaled term counts none.
         share: Share of this pass in the gradient of the step, for steps of several passes.
         last: Whether no further pass of the step follows, so that processes may exchange gradients.
     """
@@ -86,7 +87,7 @@ def craft(state: State, batch: Batch) -> Crafted:
         )
     if starts is not None:
         starts.found(state, batch, x_advs[0], rows)
-    return Crafted(x_advs, rows, attacked=method.attacks(state.progress))
+    return Crafted(x_advs, rows, attacked=method.attacks(state.progress) and method.scales(batch.y))
 
 
 def descend(state: State, batch: Batch, crafted: Crafted) -> StepOutput:
@@ -195,8 +196,9 @@ def measure(state: State, batch: Batch, output: StepOutput) -> None:
             _add(state, "clean_accuracy", clean, batch.y)
         if output.adversarial is not None:
             adversarial, y = output.adversarial, batch.y
-            if output.rows is not None:
-                adversarial, y = take(adversarial, output.rows), take(y, output.rows)
+            rows = output.rows if output.attacked else slice(0, 0)  # each process adds its figure
+            if rows is not None:
+                adversarial, y = take(adversarial, rows), take(y, rows)
             _add(state, "adversarial_accuracy", adversarial, y)
 
 
