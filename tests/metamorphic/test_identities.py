@@ -13,7 +13,7 @@ from torch import nn
 
 from artplus import AdversarialTrainerPlus, LossModel, fit, make_method
 from artplus.attacks import PGD, Average
-from artplus.losses import list_losses
+from artplus.losses import list_losses, make_loss
 from artplus.seeding import derived
 from artplus.tasks import task_for
 from tests.toys import arrays, classifier, net, same, weights
@@ -88,7 +88,8 @@ def test_two_pass_losses_at_lam_zero_are_plain_training_bit_for_bit(name):
 def test_every_loss_with_a_clean_term_is_held_to_the_lam_zero_identity():
     """A built-in loss added later must join the list above, or be known to have another term."""
     known = {*PLAIN_AT_ZERO, "at", "mart", "logit_pairing"}
-    assert {n for n in list_losses() if not n.startswith("doctest")} == known
+    ours = [n for n in list_losses() if not n.startswith("doctest")]
+    assert {n for n in ours if not make_loss(n).task} == known
 
 
 def test_averaged_attacks_at_lam_zero_are_plain_training_too():
