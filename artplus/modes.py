@@ -46,8 +46,10 @@ def attack_mode(module: nn.Module) -> Iterator[None]:
 
     During the attack dropout is off and batch statistics are not updated. A layer that the user
     froze (``bn.eval()``) is still frozen afterwards. Recurrent layers on CUDA keep train mode,
-    which cuDNN needs for gradients, with their dropout switched off. Only gradients by the input
-    may be taken inside: see :mod:`artplus.convolution`.
+    which cuDNN needs for gradients, with their dropout switched off. So do Transformers' layers
+    that recompute activations (gradient checkpointing), which they do in train mode alone; what is
+    inside them is in evaluation mode. Only gradients by the input may be taken inside: see
+    :mod:`artplus.convolution`.
     """
     saved = flags(module)
     recurrent = [
@@ -60,12 +62,28 @@ def attack_mode(module: nn.Module) -> Iterator[None]:
             module.eval()
         for layer, _ in recurrent:
             layer.training, layer.dropout = True, 0.0
+        for child, training in saved:
+            if training and _recomputes(child):
+                child.training = True
         with convolution.one_channel(module):
             yield
     finally:
         restore(saved)
         for layer, dropout in recurrent:
             layer.dropout = dropout
+
+
+def _recomputes(module: nn.Module) -> bool:
+    """Whether train mode makes a layer recompute activations, and changes nothing else.
+
+    Layers that drop out themselves, by a rate among their attributes, are left in evaluation mode.
+    """
+    if not getattr(module, "gradient_checkpointing", False):
+        return False
+    if not hasattr(module, "_gradient_checkpointing_func"):
+        return False
+    rates = (v for k, v in vars(module).items() if "drop" in k and isinstance(v, (int, float)))
+    return not any(rates)
 
 
 @contextmanager
