@@ -71,8 +71,12 @@ class LossModel:
 
         Both passes draw the same dropout masks, so their difference is the perturbation's alone.
         Running batch statistics and the random stream move with ``x`` only: with the second term
-        weighted by zero, training is plain training to the last bit.
+        weighted by zero, training is plain training to the last bit; ``x_adv`` is then ``x`` itself
+        and costs nothing.
         """
+        if x_adv is x:
+            clean = self(x)
+            return clean, clean
         if not any(child.training for child in self.module.modules()):
             return self(x), self(x_adv)
         stream = modes.RandomState(tree_device(x), self.module)
