@@ -12,7 +12,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import BaseAnalysis, Setting, Subject, register_analysis
 from artplus.evaluation.analyses._measure import with_before
-from artplus.evaluation.section import Cell, Model, Passage, Passages, Section, Table
+from artplus.evaluation.section import Model, Passage, Passages, Section, Table
 from artplus.evaluation.words import TextAttack, TextOutcome, TextResult, WordSubstitution
 from artplus.evaluation.words.outcome import attack_texts
 from artplus.evaluation.words.spelling import differences
@@ -109,7 +109,8 @@ class Words(BaseAnalysis):
         return self.section(
             _summary(outcomes, beside),
             (
-                *(_table(outcome, model) for model, outcome in outcomes.items()),
+                *(_accuracies(outcome, model) for model, outcome in outcomes.items()),
+                *(_efforts(outcome, model) for model, outcome in outcomes.items()),
                 *(
                     _passages(outcome.attacks[name], outcome, places, subject, model)
                     for name in after.attacks
@@ -169,9 +170,7 @@ class Words(BaseAnalysis):
         n, result = outcome.clean.n, []
         whose = "given texts" if self.labels is not None else f"{subject.report.n} examples"
         result.append(
-            f"The first {n} of the {whose}; seed {subject.seed}. Intervals: 95 %, Wilson. Success: "
-            "share of the texts right without the attack that are wrong under it. Words changed: "
-            "mean share in these. Queries: mean number of texts that the model was asked about. A "
+            f"The first {n} of the {whose}; seed {subject.seed}. Intervals: 95 %, Wilson. A "
             "stronger search can only lower the accuracies."
         )
         if any(isinstance(a, WordSubstitution) for a in self.attacks or (WordSubstitution(),)):
@@ -212,24 +211,34 @@ def _summary(outcomes: Mapping[Model, TextOutcome], beside: float | None) -> str
     )
 
 
-def _table(outcome: TextOutcome, model: Model) -> Table:
+def _accuracies(outcome: TextOutcome, model: Model) -> Table:
     return Table(
-        columns=("attack", "accuracy", "interval", "n", "success", "words changed", "queries"),
-        units=("text", "percent", "text", "count", "percent", "percent", "number"),
-        rows=tuple(_row(result, result is outcome.clean) for result in outcome.results),
+        columns=("attack", "accuracy", "interval", "n"),
+        units=("text", "percent", "text", "count"),
+        rows=tuple(
+            (result.name, result.accuracy, wording.interval(result.interval), result.n)
+            for result in outcome.results
+        ),
         caption="Accuracy on texts without an attack, under each attack, and for each text under "
         "the worst of them.",
         model=model,
     )
 
 
-def _row(result: TextResult, clean: bool) -> tuple[Cell, ...]:
-    attack = (
-        (None, None, None) if clean else (result.success, result.mean_changed, result.mean_queries)
+def _efforts(outcome: TextOutcome, model: Model) -> Table:
+    return Table(
+        columns=("attack", "success", "words changed", "queries"),
+        units=("text", "percent", "percent", "number"),
+        rows=tuple(
+            (result.name, result.success, result.mean_changed, result.mean_queries)
+            for result in outcome.results
+            if result is not outcome.clean
+        ),
+        caption="Success: share of the texts right without the attack that are wrong under it. "
+        "Words changed: mean share in these. Queries: mean number of texts that the model was "
+        "asked about.",
+        model=model,
     )
-    return (
-        result.name, result.accuracy, wording.interval(result.interval), result.n, *attack
-    )  # fmt: skip
 
 
 def _passages(

@@ -23,7 +23,7 @@ STOP_WORDS = frozenset(
     "what's let's there's".split()
 )
 """English function words and negations, which attacks leave alone: another one changes the meaning
-or the grammar, not the choice of words. So do [Jin20]_ and [Yoo21]_, with NLTK's list.
+or the grammar, not the choice of words.
 """
 
 

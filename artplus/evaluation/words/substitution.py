@@ -30,8 +30,8 @@ class WordSubstitution:
     In each round the ``tries`` replacements of the greatest gain are put into the text, the text
     is tokenised again and the model asked; the one that raises the margin most is kept. It ends
     when the prediction is wrong, when no replacement helps, or when the budget is spent. Only
-    words that are one token are replaced, and only by whole words: no pieces, no special tokens,
-    no function words and negations.
+    words that are one token are replaced, and only by whole words: no pieces, no special tokens.
+    Function words and negations are left alone, as in [Jin20]_.
 
     Neighbours are near in a *fixed* embedding, that of ``embeddings=`` of :func:`attack_texts`. A
     model that was trained adversarially moves its own embedding, and with it what counts as near:
@@ -42,7 +42,7 @@ class WordSubstitution:
     Args:
         share: Share of the words that may be replaced, rounded up; 0.1 in [Yoo21]_.
         least: Words that may be replaced in a short text all the same; 4 in [Yoo21]_.
-        candidates: Neighbours of a word; 50 in [Li21]_.
+        candidates: Neighbours of a word; 50 in [Li21b]_.
         similarity: Least cosine of a neighbour. The rows of all-MiniLM-L6-v2 are nearer than 0.5
             to 2.4 words on average, mostly other forms ("transfer", "transfers") and words of like
             meaning; there 0.8 leaves 13 % of the words any neighbour.
@@ -58,7 +58,7 @@ class WordSubstitution:
            classification", ACL 2018, https://arxiv.org/abs/1712.06751
         .. [Yoo21] Yoo and Qi, "Towards improving adversarial training of NLP models", Findings of
            EMNLP 2021, https://arxiv.org/abs/2109.00544
-        .. [Li21] Li et al., "Searching for an effective defender: benchmarking defense against
+        .. [Li21b] Li et al., "Searching for an effective defender: benchmarking defense against
            adversarial word substitution", EMNLP 2021, https://arxiv.org/abs/2108.12777
         .. [Mrksic16] Mrkšić et al., "Counter-fitting word vectors to linguistic constraints",
            NAACL 2016, https://arxiv.org/abs/1603.00892

@@ -70,7 +70,7 @@ class Typos:
            recognition", ACL 2019, https://arxiv.org/abs/1905.11268
     """
 
-    words: int = 2
+    words: int = 1
     variants: int = 4
     places: int = 4
     kinds: tuple[Typo, ...] = ("swap", "drop", "key", "insert")
