@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -51,7 +52,7 @@ class TrainerEngine(Accelerate):
         self._accumulation = accumulation or Accumulation()
         self.hooks: Hooks | None = None
         self._wrapped = wrapped
-        self._root = wrapped if self._sharded else None  # type: ignore[assignment] # as there
+        self._root = wrapped if isinstance(wrapped, FSDPModule) else None
         self._moved = False
 
     def prepare(self, model: LossModel, optimizer: Optimizer) -> None:
