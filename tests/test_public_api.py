@@ -110,7 +110,7 @@ def test_help_is_light():
 
 PACKAGES = [
     "artplus", "artplus.attacks", "artplus.evaluation", "artplus.evaluation.analyses",
-    "artplus.losses", "artplus.reporting", "artplus.spaces", "artplus.tasks",
+    "artplus.huggingface", "artplus.losses", "artplus.reporting", "artplus.spaces", "artplus.tasks",
     "artplus.training", "artplus.training.callbacks", "artplus.training.steps",
 ]  # fmt: skip
 """Whose public names are the user's."""

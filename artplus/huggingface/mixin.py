@@ -91,7 +91,7 @@ class AdversarialTrainerMixin(Base):  # type: ignore[misc] # the class after it,
         >>> trainer.train()                                                 # doctest: +SKIP
     """
 
-    _signature_columns: list[str] | None
+    _signature_columns: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

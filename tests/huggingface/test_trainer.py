@@ -21,7 +21,7 @@ from artplus.attacks import PGD
 from artplus.losses import Objective, Terms
 from artplus.spaces import EmbeddingSpace, LatentSpace
 from artplus.training.callbacks import EpsWarmup
-from artplus.training.steps import AWP, FreeLB
+from artplus.training.steps import AWP, TAVAT, FreeLB
 from tests.huggingface.runs import (
     EPOCHS,
     RATE,
@@ -65,6 +65,7 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "pixels, with the default warm-up": ("vit", {"loss": "mart", "eps": 0.2}),
     "awp": ("bert", {"loss": "mix", **TEXT, "step": AWP(gamma=0.05)}),
     "freelb": ("bert", {"loss": "at", **TEXT, "step": FreeLB(3)}),
+    "tavat": ("bert", {"loss": "at", **TEXT, "step": TAVAT(3)}),
     "half of the examples, scheduled": (
         "bert",
         {"loss": "mix", **TEXT, "attack_share": 0.5, "lam": lambda done: 2 * done},
