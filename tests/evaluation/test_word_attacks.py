@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from artplus import fingerprint
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import wilson
 from artplus.evaluation.words import Attempt, TextModel, Typos, WordSubstitution, attack_texts
@@ -468,6 +470,21 @@ def test_shares_of_changed_words() -> None:
     assert share_changed("pay bill", "pay the bill") == 1 / 3
     assert Spelling.of("pay my bill").without(1).text == "pay bill"
     assert Spelling.of("pay, my bill!").without(0).text == "my bill!"
+
+
+def test_words_to_keep() -> None:
+    """The user's list replaces the default one; settings are told apart by their text alone."""
+    model = Bag(seed=2)
+    everything = [word.upper() for word in WORDS]
+    for attack in (WordSubstitution(similarity=-1.0, keep=everything), Typos(keep=everything)):
+        assert not attacked(model, TEXTS, attack).worst.broken.any()
+        assert fingerprint.text(attack) == fingerprint.text(
+            type(attack)(**{**vars(attack), "keep": set(everything)})
+        )
+    function_words = WordSubstitution(similarity=-1.0, keep=(), tries=50)
+    outcome = attacked(model, ["the very not"], function_words)
+    assert outcome.attacks["word substitution"].queries[0] > 3
+    assert "very" not in fingerprint.text(WordSubstitution()) + fingerprint.text(Typos())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -25,6 +25,11 @@ STOP_WORDS = frozenset(
 """English function words and negations, which attacks leave alone: another one changes the meaning
 or the grammar, not the choice of words.
 """
+
+
+def kept(words: Collection[str] | None) -> frozenset[str]:
+    """Words to leave alone, in lower case; ``None`` is :data:`STOP_WORDS`."""
+    return STOP_WORDS if words is None else frozenset(word.lower() for word in words)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from artplus.errors import ConfigurationError
 from artplus.evaluation.words._base import Attempt
 from artplus.evaluation.words._search import Change, Node, climb
 from artplus.evaluation.words.neighbours import Neighbours
-from artplus.evaluation.words.spelling import STOP_WORDS, Spelling
+from artplus.evaluation.words.spelling import Spelling, kept
 from artplus.evaluation.words.text_model import Encoding, Gradient, TextModel, ids_of
 
 
@@ -48,7 +48,7 @@ class WordSubstitution:
             meaning; there 0.8 leaves 13 % of the words any neighbour.
         tries: Replacements that the model is asked about in each round.
         beam: Texts that each round goes on with; 1 is greedy.
-        keep: Words left alone, in lower case.
+        keep: Words left alone; default: English function words and negations.
 
     Raises:
         ConfigurationError: for settings out of range.
@@ -72,7 +72,7 @@ class WordSubstitution:
     similarity: float = 0.5
     tries: int = 8
     beam: int = 1
-    keep: Collection[str] = STOP_WORDS
+    keep: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= _checks.nonnegative("share", self.share) <= 1:
@@ -84,6 +84,8 @@ class WordSubstitution:
         _checks.count("least", self.least, least=0)
         for name in ("candidates", "tries", "beam"):
             _checks.count(name, getattr(self, name))
+        if self.keep is not None:  # in one order, so that equal settings are equal texts
+            object.__setattr__(self, "keep", tuple(sorted(self.keep)))
 
     @property
     def name(self) -> str:
@@ -124,12 +126,13 @@ class WordSubstitution:
         self, node: Node, places: Mapping[int, int], gradient: Gradient, neighbours: Neighbours
     ) -> list[Change]:
         """Replacements of each word that may still be replaced, with their first-order gains."""
+        keep = kept(self.keep)
         changes: list[tuple[int, str]] = []
         positions: list[int] = []
         new: list[int] = []
         for k, place in places.items():
             word = node.spelling.words[k]
-            if k in node.changed or word.lower() in self.keep:
+            if k in node.changed or word.lower() in keep:
                 continue
             for number, other in neighbours.of(int(gradient.ids[place]), word):
                 changes.append((k, other))

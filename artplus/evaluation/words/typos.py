@@ -13,7 +13,7 @@ from artplus import _checks, seeding
 from artplus.errors import ConfigurationError
 from artplus.evaluation.words._base import Attempt
 from artplus.evaluation.words._search import Change, Node, climb
-from artplus.evaluation.words.spelling import STOP_WORDS, Spelling
+from artplus.evaluation.words.spelling import Spelling, kept
 from artplus.evaluation.words.text_model import TextModel
 
 Typo = Literal["swap", "drop", "key", "insert"]
@@ -60,7 +60,7 @@ class Typos:
             of a QWERTY keyboard instead, or ``"insert"`` a letter. The last two are for
             letters a to z.
         shortest: Letters that a word needs to get an error; 4 in the paper.
-        keep: Words left alone, in lower case.
+        keep: Words left alone; default: English function words and negations.
 
     Raises:
         ConfigurationError: for a count below one or an unknown kind.
@@ -75,13 +75,15 @@ class Typos:
     places: int = 4
     kinds: tuple[Typo, ...] = ("swap", "drop", "key", "insert")
     shortest: int = 4
-    keep: Collection[str] = STOP_WORDS
+    keep: Collection[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("words", "variants", "places"):
             _checks.count(name, getattr(self, name))
         _checks.count("shortest", self.shortest, least=3)
         object.__setattr__(self, "kinds", tuple(self.kinds))
+        if self.keep is not None:  # in one order, so that equal settings are equal texts
+            object.__setattr__(self, "keep", tuple(sorted(self.keep)))
         unknown = [kind for kind in self.kinds if kind not in get_args(Typo)]
         if unknown or not self.kinds:
             raise ConfigurationError(
@@ -132,11 +134,12 @@ class Typos:
         self, model: TextModel, texts: list[Spelling], labels: Sequence[int]
     ) -> tuple[list[list[int]], list[int]]:
         """Words that may get an error, the most important first, and what it cost to know."""
+        keep = kept(self.keep)
         places = [
             [
                 k
                 for k, word in enumerate(text.words)
-                if word.isalpha() and len(word) >= self.shortest and word.lower() not in self.keep
+                if word.isalpha() and len(word) >= self.shortest and word.lower() not in keep
             ]
             for text in texts
         ]
