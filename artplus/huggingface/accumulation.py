@@ -42,25 +42,25 @@ class Accumulation:
     batches: int = 0
     steps: int = 0
 
-    def open(self, method: Method, model: LossModel, targets: Sequence[Tree]) -> None:
+    def open(self, method: Method, model: LossModel, labels: Sequence[Tree]) -> None:
         """Begin a step of the weights.
 
         Args:
             method: Says what the terms count.
             model: Its task says what examples weigh.
-            targets: Of each batch.
+            labels: The targets of each batch.
 
         Raises:
             ConfigurationError: for a random share of examples that a term counts by itself, of
                 which later batches are not drawn yet.
         """
-        if len(targets) > 1 and method.objective.counts is not None and method.attack_share < 1:
+        if len(labels) > 1 and method.objective.counts is not None and method.attack_share < 1:
             raise ConfigurationError(
                 f"loss {method.objective.name!r} counts the examples of each term, and "
                 "attack_share draws from them batch by batch, so their number in an accumulation "
                 "is not known; use gradient_accumulation_steps=1, or leave out attack_share"
             )
-        sums = torch.stack([_sums(method, model, y) for y in targets])
+        sums = torch.stack([_sums(method, model, y) for y in labels])
         self.sums = distributed.all_reduce(sums)
         self.steps += 1
 
