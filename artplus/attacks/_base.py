@@ -112,8 +112,7 @@ def check_part(owner: object, attack: object) -> None:
 
 def own_loss(model: LossModel, x: Tree, y: Tree) -> Climb:
     """The default inner loss, the model's own :math:`l(f(x'), y)`."""
-    loss = model.task.loss
-    return lambda x_adv: loss(model(x_adv), y)
+    return lambda x_adv: model.loss(model(x_adv), y)
 
 
 def gradient(climb: Climb, z: Tensor) -> tuple[Tensor, Tensor]:

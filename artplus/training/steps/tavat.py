@@ -27,7 +27,7 @@ _TOKENS, _WHOLE = TokenL2(), L2()
 
 @dataclass(frozen=True)
 class TAVAT:
-    r"""Ascend a perturbation of the sentence and one of each token, kept by word [Li21]_.
+    r"""Ascend a perturbation of the sentence and one of each token, kept by word [LiQiu21]_.
 
     .. math:: \delta = \delta_\text{sentence} + \delta_\text{token}, \qquad
               \delta_\text{token}^{(0)} = T[\text{ids}] \, / \, \|T[\text{ids}]\|
@@ -56,7 +56,7 @@ class TAVAT:
             another norm than 2, an attack other than PGD, or inside ``AWP``.
 
     References:
-        .. [Li21] Li and Qiu, "TAVAT: token-aware virtual adversarial training for language
+        .. [LiQiu21] Li and Qiu, "TAVAT: token-aware virtual adversarial training for language
            understanding", AAAI 2021, https://arxiv.org/abs/2004.14543
     """
 
