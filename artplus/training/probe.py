@@ -178,10 +178,10 @@ def check_labels(
             if not isinstance(source, Arrays):
                 return
             raise DataError(
-                f"none of the {len(targets)} examples has a label (all are -100), so there is "
+                f"none of the {size(targets)} examples has a label (all are -100), so there is "
                 "nothing to learn; give at least a few labels"
             )
-        targets = targets[known]
+        targets = take(targets, known)
     model.task.check_targets(targets)
 
 
