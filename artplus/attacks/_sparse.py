@@ -74,6 +74,21 @@ def _counts(steps: int) -> list[tuple[float, int]]:
     return [*early, (_PHASES[-1][0], steps - sum(count for _, count in early))]
 
 
+def random_start(problem: Problem) -> Tensor:
+    """Gaussian noise at ``z0``, projected on the largest ball and the region, as the authors start.
+
+    A point drawn uniformly from the ball spreads its length over all features, so that every
+    restart would start near ``z0``; the projection of noise leaves the few features drawn largest.
+    The noise is as wide as the range of valid values, 1 in the authors' code, and ``eps`` wide
+    where that is unbounded.
+    """
+    z0, region = problem.z0, problem.region
+    width = region.width()
+    noise = torch.randn(z0.shape, generator=problem.generator, dtype=z0.dtype, device=z0.device)
+    noise = region.restrict(noise * (problem.eps if width is None else width))
+    return projection(z0, _PHASES[0][0] * problem.eps, region)(z0 + noise)
+
+
 @dataclass
 class _Track:
     """The state of a run; every tensor has one row per example."""

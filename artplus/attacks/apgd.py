@@ -34,19 +34,22 @@ class APGD(BaseAttack):
     loss.
 
     Differs from the authors' code: (1) the start is uniform in the ball, as in ART, not on its
-    surface; (2) the box is applied before the ball, as in ART, which in L2 wastes less of the
-    radius; (3) the checkpoints are the paper's, rounded up; (4) with ``draws`` the loss is averaged
-    too and an example is fooled if most draws are misclassified, where theirs takes both from the
-    last draw. Later restarts and targets run only on examples that are still robust.
+    surface (in L1 see below); (2) the box is applied before the ball, as in ART, which in L2 wastes
+    less of the radius; (3) the checkpoints are the paper's, rounded up; (4) with ``draws`` the loss
+    is averaged too and an example is fooled if most draws are misclassified, where theirs takes
+    both from the last draw. Later restarts and targets run only on examples that are still robust.
 
-    In L1 it is the sparse variant with decreasing radii [Croce21]_: 30 % of the steps in the ball
-    of ``3 * eps``, 30 % in that of ``2 * eps`` and the rest in the ball itself, each from the best
-    point of the one before. A step is split equally among the features of largest gradient: a fifth
-    of all features at first, then two thirds of the number that the best point changes. It is
-    followed by the exact projection on ball and box. Every 4 % of a ball's steps, an example whose
-    best point became sparser by 5 % returns to that point with the first step length; elsewhere the
-    step is divided by 1.5, to no less than a tenth of the first. There is no momentum. Differs from
-    the authors' code: the start is uniform in the ball, and the number of features is rounded down.
+    In L1 it is the sparse variant with decreasing radii [Croce21]_. A run starts from Gaussian
+    noise at ``x``, as wide as the range of valid values (where there is none, as ``eps``),
+    projected on the ball of ``3 * eps`` and the box. It spends 30 % of the steps in that ball, 30 %
+    in that of ``2 * eps`` and the rest in the ball itself, each from the best point of the one
+    before. A step is split equally among the features of largest gradient: a fifth of all features
+    at first, then two thirds of the number that the best point changes. It is followed by the exact
+    projection on ball and box. Every 4 % of a ball's steps, an example whose best point became
+    sparser by 5 % returns to that point with the first step length; elsewhere the step is divided
+    by 1.5, to no less than a tenth of the first. There is no momentum. Differs from the authors'
+    code: (1) the first steps change a fifth of all features, as in the paper, where theirs change
+    two thirds of the number that the start changes; (2) the number of features is rounded down.
 
     Args:
         eps: Radius, in the units of ``x``: a number, an array per feature (L∞), or
@@ -68,7 +71,7 @@ class APGD(BaseAttack):
             fooled (up to the rounding of smaller batches) in less time, but the result is the first
             mistake, not the one of largest loss. It is for ensembles, which only count mistakes.
             With an inner loss no example counts as fooled, so none leaves.
-        random_start: Start at a random point of the ball instead of at ``x``.
+        random_start: Start at a random point instead of at ``x``.
         targeted: ``y`` holds targets, and the loss towards them is minimised.
 
     Raises:
@@ -159,7 +162,9 @@ class APGD(BaseAttack):
     def _first(self, problem: Problem, start: Tensor | None) -> Tensor:
         if start is not None:
             return start
-        return problem.random_point() if self.random_start else problem.z0
+        if not self.random_start:
+            return problem.z0
+        return _sparse.random_start(problem) if problem.ball.order == 1 else problem.random_point()
 
     def _runs(self, problem: Problem) -> Iterator[tuple[Tensor | None, Tensor | None]]:
         """Target classes ``(batch,)`` and start of every run; a user's start is for the first."""

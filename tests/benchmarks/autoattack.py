@@ -2,14 +2,17 @@
 
     python -m tests.benchmarks.autoattack --data ../shared/data --output autoattack.json
 
-For each model and norm: ``standard`` and the authors' AutoAttack (the package ``pyautoattack``;
-left out where that is not installed) at the same settings, batch size and number of threads, in
-turn on chunks of one batch, so that whatever else the machine does hits both alike; then
-``standard`` and ``quick`` likewise; then ``standard`` and ART's ``AutoAttack`` at ART's defaults,
-on fewer images, since that takes long; the authors' once more with another seed, which tells how
-much of a difference is the draw's; FAB alone, which draws nothing; and in L2 ``standard`` without
-what makes it stronger than theirs, with two seeds, which tells how much is due to that. Times are
-seconds of the processor, of this process alone.
+For each model and norm: ``standard`` and the authors' AutoAttack (the package ``pyautoattack``, or
+``autoattack`` of their repository; left out where neither is installed) at the same settings, batch
+size and number of threads, in turn on chunks of one batch, so that whatever else the machine does
+hits both alike; then ``standard`` and ``quick`` likewise; then ``standard`` and ART's
+``AutoAttack`` at ART's defaults, on fewer images, since that takes long; the authors' once more
+with another seed, which tells how much of a difference is the draw's; APGD on cross-entropy and FAB
+alone; and in L2 ``standard`` without what makes it stronger than theirs, with two seeds, which
+tells how much is due to that. Times are seconds of the processor, of this process alone. In L1 with
+the authors' alone:
+
+    python -m tests.benchmarks.autoattack --models standard --norms 1 --n 250 --parts authors apgd
 
 Every chunk is written to the output file at once, and weights are kept beside it: a stopped run
 goes on where it was. Several runs on different ``--models`` need outputs of their own, which
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -44,7 +48,7 @@ from artplus.evaluation.suites import Suite, make_suite
 from artplus.model import LossModel
 from tests.benchmarks.nets import mnist_net
 
-NORMS = {"inf": np.inf, "2": 2.0}
+NORMS = {"inf": np.inf, "2": 2.0, "1": 1.0}
 BATCH, RATE = 128, 5e-3
 
 
@@ -102,11 +106,15 @@ def certified(options: argparse.Namespace) -> nn.Module:
 
 SUBJECTS = {
     "standard": Subject(
-        trained("standard", "at", PGD(eps=0.0, steps=1), 3), {"inf": 0.3, "2": 1.5}
+        trained("standard", "at", PGD(eps=0.0, steps=1), 3), {"inf": 0.3, "2": 1.5, "1": 8.0}
     ),
-    "linf": Subject(trained("linf", "at", PGD(eps=0.3, steps=7), 8), {"inf": 0.3, "2": 1.5}),
-    "l2": Subject(trained("l2", "at", PGD(eps=2.0, norm=2, steps=5), 5), {"inf": 0.3, "2": 2.0}),
-    "certified": Subject(certified, {"inf": 0.1, "2": 1.5}),
+    "linf": Subject(
+        trained("linf", "at", PGD(eps=0.3, steps=7), 8), {"inf": 0.3, "2": 1.5, "1": 8.0}
+    ),
+    "l2": Subject(
+        trained("l2", "at", PGD(eps=2.0, norm=2, steps=5), 5), {"inf": 0.3, "2": 2.0, "1": 8.0}
+    ),
+    "certified": Subject(certified, {"inf": 0.1, "2": 1.5, "1": 8.0}),
 }
 
 Run = Callable[[Tensor, Tensor], np.ndarray]
@@ -157,6 +165,12 @@ def their_fab(net: nn.Module, eps: float, norm: float, batch: int) -> Run:
     return suite(net, {"fab_t": _TheirFAB(eps=eps, norm=norm)}, eps, norm, batch)
 
 
+def cross_entropy(net: nn.Module, eps: float, norm: float, batch: int) -> Run:
+    """APGD on cross-entropy alone, as it is in ``standard``."""
+    attacks = make_suite("standard", Threat(eps=eps, norm=norm, classes=10, shape=(1, 28, 28)))
+    return suite(net, {"apgd_ce": attacks["apgd_ce"]}, eps, norm, batch)
+
+
 def their_way(net: nn.Module, eps: float, batch: int, seed: int = 0) -> Run:
     """``standard`` without what makes it stronger in L2 than the authors'.
 
@@ -181,11 +195,13 @@ def authors(
     net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0, only: str | None = None
 ) -> Run | None:
     """The authors' standard AutoAttack, or one of its attacks; ``None`` where not installed."""
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError:
+    for package in ("pyautoattack", "autoattack"):
+        if importlib.util.find_spec(package):
+            AutoAttack = importlib.import_module(package).AutoAttack
+            break
+    else:
         return None
-    kind = {np.inf: "Linf", 2.0: "L2"}[norm]
+    kind = {np.inf: "Linf", 2.0: "L2", 1.0: "L1"}[norm]
 
     def run(x: Tensor, y: Tensor) -> np.ndarray:
         attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard")
@@ -278,13 +294,14 @@ def joined(chunks: list[dict[str, Any]], name: str) -> tuple[np.ndarray, float]:
     return stood, sum(chunk[name]["cpu"] for chunk in chunks)
 
 
-PARTS = ("authors", "quick", "art", "again", "fab", "their way")
+PARTS = ("authors", "quick", "art", "again", "apgd", "fab", "their way")
 
 COMPARED = (
     ("authors", "standard", "authors", "authors"),
     ("quick", "standard", "quick", "quick"),
     ("art", "standard", "art", "ART"),
     ("authors", "authors", "again", "again"),
+    ("apgd", "APGD", "apgd", "their APGD"),
     ("fab", "FAB", "fab", "their FAB"),
     ("their way", "their way 0", "authors", "authors"),
     ("their way", "their way 1", "authors", "authors"),
@@ -340,6 +357,9 @@ def measure(options: argparse.Namespace) -> None:
             if "again" in options.parts and (peer := authors(net, eps, norm, batch, seed=1)):
                 few = slice(0, options.again_n)
                 side_by_side(ledger, key, "again", {"again": peer}, x[few], y[few], batch)
+            if "apgd" in options.parts and (peer := authors(net, eps, norm, batch, only="apgd-ce")):
+                runs = {"APGD": cross_entropy(net, eps, norm, batch), "their APGD": peer}
+                side_by_side(ledger, key, "apgd", runs, x, y, batch)
             if "fab" in options.parts and (peer := authors(net, eps, norm, batch, only="fab-t")):
                 runs = {"FAB": their_fab(net, eps, norm, batch), "their FAB": peer}
                 side_by_side(ledger, key, "fab", runs, x, y, batch)

@@ -95,6 +95,53 @@ def test_apgd_in_l1_is_the_papers_algorithm(net, batch) -> None:
     assert taken == {"sparser", "settled", "shortest"}, "else this shows little"
 
 
+def first_points(attack: APGD, x: Tensor, space: InputSpace, seed: int = 0) -> list[Tensor]:
+    """Where each run begins, by restart."""
+    points: list[Tensor] = []
+
+    def forward(z: Tensor) -> Tensor:
+        points.append(z.detach())
+        return z.flatten(1)[:, :CLASSES]
+
+    model, y = LossModel(nn.Linear(1, 1), forward=forward), x.flatten(1)[:, :CLASSES].argmax(1)
+    attack(model, x, y, space=space, generator=torch.Generator().manual_seed(seed))
+    runs = len(points) // attack.restarts
+    return points[::runs]
+
+
+def test_a_run_starts_from_projected_noise() -> None:
+    """As the authors start: N(0, 1) on every feature, projected on the ball of 3 eps and the box.
+
+    A point drawn uniformly from the ball moves no feature by more than a hundredth of eps, so that
+    every restart would repeat the first.
+    """
+    x = torch.rand(N, 1, 28, 28)
+    attack = APGD(eps=8.0, norm=1, steps=4, restarts=3, loss="ce")
+    y_stays = InputSpace(0.0, 1.0, (torch.arange(784) >= CLASSES).view(1, 28, 28).float())
+    starts = first_points(attack, x, y_stays)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    expected = projection(x, 24.0, BOX)(x + y_stays.restrict(noise))
+    torch.testing.assert_close(starts[0], expected)
+    for start in starts:
+        assert start.min() >= 0 and start.max() <= 1
+        torch.testing.assert_close(geometry(1).length(start - x), torch.full((N,), 24.0))
+        assert ((start - x).flatten(1).abs().amax(1) > 0.5).all()
+    moved = [(start != x).flatten(1) for start in starts]
+    both = (moved[0] & moved[1]).sum(1) / moved[0].sum(1)
+    assert (both < 0.5).all(), "restarts change other features"
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (None, None)])
+def test_the_start_scales_with_the_units(bounds) -> None:
+    """Pixels of [0, 255] start where those of [0, 1] do, and so do inputs without a range."""
+    x = torch.rand(N, *SHAPE).double()
+    large = [None if bound is None else 255 * bound for bound in bounds]
+    (small,) = first_points(APGD(eps=0.5, norm=1, steps=4), x, InputSpace(*bounds))
+    (big,) = first_points(APGD(eps=127.5, norm=1, steps=4), 255 * x, InputSpace(*large))
+    assert (small != x).any()
+    torch.testing.assert_close(big, 255 * small)
+
+
 def test_it_is_stronger_than_steps_of_one_feature(net) -> None:
     """More examples fall, and larger losses are met, than by PGD at the same number of steps."""
     x = torch.rand(60, *SHAPE).double()
