@@ -16,6 +16,7 @@ from artplus import modes, passes, seeding
 from artplus.attacks import Budget, Inner
 from artplus.attacks._base import scaled
 from artplus.bridge import art_compat, certified
+from artplus.bridge.text import TextClassifier, attacked
 from artplus.errors import ArtplusWarning, ConfigurationError, UnsupportedEstimatorError
 from artplus.functional import class_index
 from artplus.geometry import clip
@@ -113,6 +114,8 @@ class ArtAttack:
         generator: torch.Generator | None = None,
     ) -> Tree:
         """Return adversarial examples; see :class:`artplus.attacks.Attack`."""
+        if isinstance(self.attack.estimator, TextClassifier) and space.hidden:
+            return self._of_text(model, x, y, inner=inner, start=start, generator=generator)
         if not isinstance(space, InputSpace) or not isinstance(x, Tensor):
             raise ConfigurationError(
                 f"ART's {type(self.attack).__name__} takes arrays of floats; columns, ids and "
@@ -134,6 +137,17 @@ class ArtAttack:
             labels, mask = self._labels(model, inputs, y), self._mask(space, x)
             x_adv = torch.as_tensor(self._generate(inputs, labels, mask)).to(x)
         return self._without_nonfinite(clip(x + space.restrict(x_adv - x), space), x)
+
+    def _of_text(self, model: LossModel, x: Tree, y: Tree, **options: Any) -> Tree:
+        """Token ids with the perturbation that the attack finds in an array of embeddings."""
+
+        def generate(array: Tensor, free: Tensor) -> Tensor:
+            takes_mask = type(self.attack).__name__ in art_compat.TAKES_MASK
+            space = InputSpace(mask=free) if takes_mask else InputSpace()
+            x_adv: Tensor = self(model, array, y, space=space, **options)
+            return x_adv
+
+        return attacked(self.attack.estimator, x, generate)
 
     def _count_passes(self) -> AbstractContextManager[None]:
         """Counts passes at ART's wrapper modules, since ART never calls a ``Sequential`` itself."""

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from artplus import _checks
 from artplus.bridge import certified
+from artplus.bridge.text import TextClassifier
 from artplus.criterion import Criterion, LossFunction, criterion
 from artplus.errors import ConversionWarning, DataError, UnsupportedEstimatorError
 from artplus.keras_modules import as_torch
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import LossModel
-from artplus.spaces import InputSpace
+from artplus.spaces import EmbeddingSpace, InputSpace
 from artplus.tasks import Classification, Multilabel, Regression, Task
+from artplus.tree import Tree, size
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,38 @@ class EstimatorView:
         estimator: The estimator itself, unchanged.
         model: Maps raw inputs, in the range of ``clip_values``, to predictions, differentiably
             through the estimator's preprocessing. It has the estimator's loss per example.
-        space: The box of ``clip_values``.
+        space: The box of ``clip_values``; of a text classifier its embeddings.
         input_shape: Shape of one input.
         nb_classes: Number of classes; ``None`` for a regressor.
     """
 
     estimator: Any
     model: LossModel
-    space: InputSpace
+    space: InputSpace | EmbeddingSpace
     input_shape: tuple[int, ...]
     nb_classes: int | None
 
-    def inputs(self, x: Any, name: str = "x") -> Inputs:
+    def inputs(self, x: Any, name: str = "x") -> Tree:
         """``x`` as a checked float32 tensor ``(batch, *input_shape)``, or rows of a memory map.
+
+        Of a text classifier columns of token ids, each ``(batch, tokens)``.
 
         Raises:
             DataError: for a wrong shape or dtype, NaN, or values outside ``clip_values``.
         """
         tensor = self.shaped(x, name)
-        _checks.inputs(tensor, low=self.space.low, high=self.space.high, name=name)
+        if isinstance(self.space, InputSpace):
+            _checks.inputs(tensor, low=self.space.low, high=self.space.high, name=name)
         return tensor
 
-    def shaped(self, x: Any, name: str = "x") -> Inputs:
+    def shaped(self, x: Any, name: str = "x") -> Tree:
         """``x`` as from :meth:`inputs`, but without a check of its values.
 
         Raises:
             DataError: for a wrong shape or dtype.
         """
+        if isinstance(self.estimator, TextClassifier):
+            return self.estimator.embedded.columns_of(x)
         tensor = _float32(x, name)
         _checks.input_shape(tensor, self.input_shape, name)
         return tensor
@@ -82,26 +89,25 @@ class EstimatorView:
         if not self.model.task.over_classes:
             return _multi_hot(tensor, n, self.nb_classes, name)
         tensor = _class_numbers(tensor, self.nb_classes)
-        _checks.class_labels(
-            tensor, n=n, classes=self.nb_classes, name=name, unlabelled=unlabelled
-        )
+        _checks.class_labels(tensor, n=n, classes=self.nb_classes, name=name, unlabelled=unlabelled)
         return tensor
 
-    def prepare(self, x: Any, y: Any) -> tuple[Inputs, Tensor]:
+    def prepare(self, x: Any, y: Any) -> tuple[Tree, Tensor]:
         """Checked inputs and labels of an array or batch."""
         inputs = self.inputs(x)
         # Whether the loss has a use for examples without a label is checked before training.
-        return inputs, self.labels(y, len(inputs), unlabelled=True)
+        return inputs, self.labels(y, size(inputs), unlabelled=True)
 
 
 def view(estimator: Any) -> EstimatorView:
     """Return the :class:`EstimatorView` of an ART estimator that holds a torch module.
 
     Supported are ``PyTorchClassifier`` and subclasses, ``HuggingFaceClassifierPyTorch``,
-    ``PyTorchRegressor``, and the predictions of ART's certified estimators for points
-    (:mod:`artplus.bridge.certified`). In evaluation mode, predictions equal the estimator's own
-    without its postprocessing. Preprocessing is applied as in ART: the steps for fitting in train
-    mode, the steps for prediction in evaluation mode and therefore in attacks.
+    :class:`~artplus.bridge.text.TextClassifier`, ``PyTorchRegressor``, and the predictions of ART's
+    certified estimators for points (:mod:`artplus.bridge.certified`). In evaluation mode,
+    predictions equal the estimator's own without its postprocessing. Preprocessing is applied as
+    in ART: the steps for fitting in train mode, the steps for prediction in evaluation mode and
+    therefore in attacks.
 
     Raises:
         UnsupportedEstimatorError: for an estimator without a torch module, of another type, with
@@ -120,10 +126,11 @@ def view(estimator: Any) -> EstimatorView:
             f"{type(estimator).__name__} is not supported yet; supported are PyTorchClassifier, "
             "HuggingFaceClassifierPyTorch, their subclasses, and PyTorchRegressor"
         )
-    module = as_torch(estimator.model)
-    _refuse_overridden_sequential(module)
     classes = getattr(estimator, "nb_classes", None)
-    forward = _forward(estimator, module)
+    text = isinstance(estimator, TextClassifier)
+    module = estimator.embedded.module if text else as_torch(estimator.model)
+    _refuse_overridden_sequential(module)
+    forward = None if text else _forward(estimator, module)
     if classes is None:
         task: Task = Regression(criterion(estimator.loss))
     else:
@@ -240,8 +247,10 @@ def _on_rows(function: LossFunction, classes: int) -> LossFunction:
     return on_rows
 
 
-def _space(estimator: Any) -> InputSpace:
-    """The box of ``clip_values``; without them it is unbounded."""
+def _space(estimator: Any) -> InputSpace | EmbeddingSpace:
+    """The box of ``clip_values``; without them it is unbounded. Of text its embeddings."""
+    if isinstance(estimator, TextClassifier):
+        return estimator.embedded.space
     if estimator.clip_values is None:
         return InputSpace()
     low, high = (_bound(v) for v in estimator.clip_values)

@@ -17,6 +17,7 @@ from artplus.bounds import UNBOUNDED, Bounds, inferred_space, make_space
 from artplus.bridge import predict_only
 from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import as_numbers, binary_loss, two_logits, view
+from artplus.bridge.text import TextClassifier
 from artplus.criterion import Criterion
 from artplus.errors import ConfigurationError, DataError
 from artplus.mapped import Rows, as_inputs, as_tensor, is_mapped
@@ -120,7 +121,8 @@ def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
         x, y = gathered(data, y, parameters(model.module) if model.forward is None else ())
         return _module(model, x, y, options, infers=infers)
     options.refuse_beside(estimator)
-    x, y = gathered(data, y, ())
+    text = isinstance(estimator, TextClassifier)
+    x, y = gathered(data, y, parameters(estimator.embedded.module) if text else ())
     if isinstance(estimator, BaseEstimator) and not isinstance(
         getattr(estimator, "model", None), nn.Module
     ):
@@ -141,9 +143,9 @@ def subject_of(estimator: Any, data: Any, y: Any, options: Options) -> Subject:
         )
     estimator_view = view(estimator)
     inputs = estimator_view.shaped(x)  # judge checks their values
-    labels = estimator_view.labels(y, len(inputs))
+    labels = estimator_view.labels(y, size(inputs))
     notes = []
-    if estimator_view.space.low is None:
+    if isinstance(estimator_view.space, InputSpace) and estimator_view.space.low is None:
         notes.append(
             f"The estimator has no clip_values, so {UNBOUNDED}: attacks are limited by the radius "
             "alone."

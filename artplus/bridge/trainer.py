@@ -20,7 +20,7 @@ from artplus.bridge.attacks import as_attack
 from artplus.bridge.estimator import view
 from artplus.errors import ConfigurationError, DataError
 from artplus.losses import Objective, Weight, make_loss
-from artplus.spaces import Space
+from artplus.spaces import InputSpace, Space
 from artplus.trainers import trainers
 from artplus.training.callbacks import Callback
 from artplus.training.checkpoint import Resume, as_resume
@@ -132,12 +132,13 @@ class AdversarialTrainerPlus(Trainer):
         order = _norm(norm)
         _refuse_contradiction(attack, eps, order)
         if mask is not None:
-            if space is not None:
+            box = self._view.space
+            if space is not None or not isinstance(box, InputSpace):
                 raise ConfigurationError(
                     "give the mask to the space: space=InputSpace(low, high, mask); hidden spaces "
                     "take theirs from the inputs"
                 )
-            space = replace(self._view.space, mask=_mask(mask, self._view.input_shape))
+            space = replace(box, mask=_mask(mask, self._view.input_shape))
         self.method = make_method(
             objective,
             eps=eps if attack is None and objective.attacked else None,

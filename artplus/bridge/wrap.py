@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,16 @@ from torch.optim import Optimizer
 
 from artplus import _checks, modes
 from artplus.bridge.estimator import as_numbers, view
+from artplus.bridge.text import TextClassifier, is_text
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
 from artplus.functional import are_probabilities
 from artplus.keras_modules import as_torch
 from artplus.mapped import Inputs, Rows, is_mapped
 from artplus.model import device_of
+from artplus.spaces import InputSpace
+from artplus.spaces.embedding import IDS
 from artplus.training.probe import check_optimizer
+from artplus.tree import size
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,9 @@ def wrap(
     """Build the ART estimator that fits a torch model, and report what was inferred.
 
     Whole-number labels or one-hot rows give a classifier, float targets a regressor, and a
-    ``transformers`` model gives a ``HuggingFaceClassifierPyTorch``. Input shape, number of classes
+    ``transformers`` model gives a ``HuggingFaceClassifierPyTorch``. Token ids (a mapping, or whole
+    numbers for a model with an embedding) give a :class:`~artplus.bridge.text.TextClassifier`.
+    Input shape, number of classes
     and device are read from the model and the samples.
 
     Args:
@@ -64,7 +70,8 @@ def wrap(
             INFO).
 
     Returns:
-        A ``PyTorchClassifier``, ``HuggingFaceClassifierPyTorch`` or ``PyTorchRegressor``.
+        A ``PyTorchClassifier``, ``HuggingFaceClassifierPyTorch``, ``TextClassifier`` or
+        ``PyTorchRegressor``.
 
     Raises:
         UnsupportedEstimatorError: for a model that ART would fail on or change: a ``Sequential``
@@ -85,6 +92,8 @@ def wrap(
     model = as_torch(model)
     if optimizer is not None:
         check_optimizer(model, optimizer)
+    if is_text(model, x):
+        return _text(model, x, y, optimizer, criterion, clip_values or preprocessing, verbose)
     samples = _samples(x)
     targets = None if y is None else as_numbers(y, "y")
     outputs = _outputs(model, samples[:HEAD], preprocessing)
@@ -111,11 +120,37 @@ def wrap(
             estimator = estimator_type(loss=criterion or default, nb_classes=classes, **common)
             description = f"a classifier of {classes} classes"
     estimator_view = view(estimator)
-    low, high = estimator_view.space.low, estimator_view.space.high
+    space = estimator_view.space
+    assert isinstance(space, InputSpace)  # only of text it is another
+    low, high = space.low, space.high
     _checks.inputs(samples, shape=estimator_view.input_shape, low=low, high=high)
     if targets is not None:
         estimator_view.labels(targets, len(samples))
     _say(estimator, description, clip_values, verbose)
+    return estimator
+
+
+def _text(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    optimizer: Optimizer | None,
+    criterion: Callable[..., Tensor] | None,
+    of_floats: Any,
+    verbose: bool,
+) -> TextClassifier:
+    """A text classifier whose arrays are as long as the samples."""
+    if of_floats is not None:
+        raise ConfigurationError(
+            "clip_values and preprocessing are for floats, and these samples are token ids"
+        )
+    ids = next(x[name] for name in IDS if name in x) if isinstance(x, Mapping) else x
+    tokens = int(torch.as_tensor(ids).shape[1])
+    estimator = TextClassifier(model, tokens=tokens, optimizer=optimizer, loss=criterion)
+    inputs = view(estimator).inputs(x)
+    if y is not None:
+        view(estimator).labels(as_numbers(y, "y"), size(inputs))
+    _say(estimator, f"a classifier of texts in {estimator.nb_classes} classes", None, verbose)
     return estimator
 
 
