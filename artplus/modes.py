@@ -82,6 +82,9 @@ def _recomputes(module: nn.Module) -> bool:
         return False
     if not hasattr(module, "_gradient_checkpointing_func"):
         return False
+    # Encoders of waveforms set their input's flag in train mode, which fails under an attack on it.
+    if getattr(module, "_requires_grad", False):
+        return False
     rates = (v for k, v in vars(module).items() if "drop" in k and isinstance(v, (int, float)))
     return not any(rates)
 

@@ -16,28 +16,26 @@ _BLOCK = {
     "intermediate_size": 16,
 }
 _TEXT = {**_BLOCK, "vocab_size": VOCABULARY, "max_position_embeddings": 16}
+_SPEECH = {
+    **_BLOCK,
+    "vocab_size": 6,
+    "conv_dim": (8, 8),
+    "conv_kernel": (8, 4),
+    "conv_stride": (4, 2),
+    "num_feat_extract_layers": 2,
+    "feat_extract_norm": "layer",
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "ctc_loss_reduction": "mean",
+    "mask_time_prob": 0.0,
+}
 
 CONFIGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", "BertConfig", _TEXT),
     "bert tokens": ("BertForTokenClassification", "BertConfig", _TEXT),
     "llama": ("LlamaForCausalLM", "LlamaConfig", {**_TEXT, "num_key_value_heads": 2}),
-    "wav2vec2": (
-        "Wav2Vec2ForCTC",
-        "Wav2Vec2Config",
-        {
-            **_BLOCK,
-            "vocab_size": 6,
-            "conv_dim": (8, 8),
-            "conv_kernel": (8, 4),
-            "conv_stride": (4, 2),
-            "num_feat_extract_layers": 2,
-            "feat_extract_norm": "layer",
-            "num_conv_pos_embeddings": 4,
-            "num_conv_pos_embedding_groups": 2,
-            "ctc_loss_reduction": "mean",
-            "mask_time_prob": 0.0,
-        },
-    ),
+    "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2Config", _SPEECH),
+    "wav2vec2 classes": ("Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", _SPEECH),
     "segformer": (
         "SegformerForSemanticSegmentation",
         "SegformerConfig",
