@@ -214,6 +214,31 @@ def test_a_gradient_where_nothing_changes_misleads():
     assert check.verdict == "ok" and check.figure == 0
 
 
+def test_a_nearest_picture_with_a_gradient_passed_through_is_not_trusted():
+    """Its prediction jumps from picture to picture, so tiny noise changes nothing at all.
+
+    Only this check sees it, and rightly: Square and examples crafted on the model without the
+    defence fool pictures that the attack along the gradient leaves robust.
+    """
+    model, radius = Around(base(), before=defences.nearest(100)), 0.15
+    report = judged(model, {"apgd": APGD(eps=radius, loss="margin")})
+    assert report.verdict == "suspicious"
+    (reason,) = report.reasons
+    assert reason.name == "misleading gradients" and reason.figure == math.inf
+
+    x, y = data()
+    truth = report.correct_robust.copy()
+    for attack, attacked in (
+        (Square(eps=radius, queries=500), model),
+        (APGD(eps=radius, loss="margin"), base()),
+    ):
+        x_adv = attack(
+            LossModel(attacked), x, y, space=BOX, generator=torch.Generator().manual_seed(0)
+        )
+        truth &= (model(x_adv).argmax(1) == y).numpy()
+    assert truth.mean() < report.robust_accuracy - 0.05
+
+
 def test_a_model_that_is_never_right_is_not_trusted():
     """Robust accuracy 0 of 0 examples attacked says nothing; one right example is enough."""
     x, y = data(40)
