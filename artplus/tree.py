@@ -116,6 +116,29 @@ def to(tree: Tree, device: torch.device, *, non_blocking: bool = False) -> Tree:
     return map_tensors(lambda leaf: leaf.to(device, non_blocking=non_blocking), tree)
 
 
+def copied(
+    tree: Tree, rows: slice | Tensor, device: torch.device, *, non_blocking: bool = False
+) -> Tree:
+    """The examples ``rows`` on ``device``, in memory of their own.
+
+    A module or an attack that works in place then never reaches the caller's data.
+
+    Example:
+        >>> x = torch.zeros(4)
+        >>> copied(x, slice(0, 2), x.device).fill_(1), x
+        (tensor([1., 1.]), tensor([0., 0., 0., 0.]))
+    """
+    part = take(tree, rows)
+    if isinstance(tree, Rows) or (isinstance(tree, Tensor) and isinstance(rows, Tensor)):
+        return part.to(device, non_blocking=non_blocking)  # an index copies
+    return map_tensors(lambda leaf: leaf.to(device, non_blocking=non_blocking, copy=True), part)
+
+
+def clone(tree: Tree) -> Tree:
+    """Every tensor in memory of its own."""
+    return map_tensors(Tensor.clone, tree)
+
+
 def detach(tree: Tree) -> Tree:
     """Every tensor cut off from its graph."""
     return tree.detach() if isinstance(tree, Tensor) else map_tensors(Tensor.detach, tree)

@@ -29,7 +29,7 @@ from artplus.tasks._infer import is_detection, refine
 from artplus.training.columns import PADDING, collate, split, with_targets
 from artplus.training.data import map_leaves
 from artplus.training.tables import is_table, rows_of
-from artplus.tree import Tree, concat, describe, size, take, to
+from artplus.tree import Tree, clone, concat, describe, size, take, to
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def _outputs(model: LossModel, x: Tree) -> Any:
         x = x.to(dtype)
     with modes.attack_mode(model.module), torch.no_grad():
         try:
-            return model.outputs(x)
+            return model.outputs(clone(x))  # a module may work in place
         except RuntimeError as error:
             raise DataError(
                 f"the model cannot take inputs of shape {describe(x)}: {error}"

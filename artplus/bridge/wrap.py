@@ -96,7 +96,8 @@ def wrap(
         return _text(model, x, y, optimizer, criterion, clip_values or preprocessing, verbose)
     samples = _samples(x)
     targets = None if y is None else as_numbers(y, "y")
-    outputs = _outputs(model, samples[:HEAD], preprocessing)
+    head = samples[:HEAD].clone()  # a module may work in place
+    outputs = _outputs(model, head, preprocessing)
     task = _task(outputs, targets, criterion)
     common = {
         "model": model,

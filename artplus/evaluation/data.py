@@ -12,7 +12,7 @@ from torch import Tensor
 from artplus.errors import ConfigurationError
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
-from artplus.tree import Tree, leaves, size, take, to
+from artplus.tree import Tree, copied, leaves, size, take, to
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class EvaluationData:
 
     def batch(self, part: Tensor) -> tuple[Tensor, Tree, Tree, Any]:
         """The positions ``part``, and the inputs, labels and space there."""
-        x, y = to(take(self.x, part), self.device), to(take(self.y, part), self.device)
+        x, y = copied(self.x, part, self.device), copied(self.y, part, self.device)
         return part, x, y, self.space.take(part, self.x)
 
     def wrong(self, predictions: Tree, y: Tree) -> Tensor | None:

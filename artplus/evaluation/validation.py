@@ -21,7 +21,7 @@ from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.tasks import Regression
-from artplus.tree import Tree, describe, map_tensors, size, take, to
+from artplus.tree import Tree, copied, describe, map_tensors, size
 
 Values = Tensor | NDArray[Any]
 
@@ -46,7 +46,7 @@ def make_data(
         _range(space, x)
     if size(y) != size(x):
         raise DataError(f"y must have one label per input: {size(x)} inputs, y {describe(y)}")
-    outputs = _probe(model, to(take(x, slice(0, 1)), device))
+    outputs = _probe(model, copied(x, slice(0, 1), device))
     task = model.task
     if task.over_classes:
         if outputs.ndim != 2:
@@ -61,7 +61,7 @@ def make_data(
         return EvaluationData(model, x, y, space, batch_size, device, int(outputs.shape[1]))
     if isinstance(task, Regression):
         y = _numbers(y, outputs)
-    model = model.with_task(task.bind(outputs, to(take(y, slice(0, 1)), device)))
+    model = model.with_task(task.bind(outputs, copied(y, slice(0, 1), device)))
     model.task.check_targets(y)
     return EvaluationData(model, x, y, space, batch_size, device, None)
 

@@ -23,7 +23,7 @@ from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
 from artplus.spaces import InputSpace, Space
 from artplus.training.columns import collate, split, without_targets
 from artplus.training.tables import is_table, rows_of
-from artplus.tree import Tree, device_of, leaves, size, take, to
+from artplus.tree import Tree, copied, device_of, leaves, size
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Arrays:
     def head(self, n: int) -> Batch:
         """The first ``n`` examples; the order of epochs is left alone."""
         rows = slice(0, n)
-        return Batch(to(take(self.x, rows), self._device), to(take(self.y, rows), self._device))
+        return Batch(copied(self.x, rows, self._device), copied(self.y, rows, self._device))
 
     def order(self) -> dict[str, Any]:
         """What decides the order of later batches, as tensors and plain data."""
@@ -143,8 +143,8 @@ class Arrays:
     def _batches(self, order: Iterator[Tensor]) -> Iterator[Batch]:
         for index in order:
             yield Batch(
-                to(take(self.x, index), self._device, non_blocking=True),
-                to(take(self.y, index), self._device, non_blocking=True),
+                copied(self.x, index, self._device, non_blocking=True),
+                copied(self.y, index, self._device, non_blocking=True),
                 index,
             )
 
@@ -266,8 +266,7 @@ class Loaded:
                     f"{distributed.world_size()} processes; make batches larger, or "
                     "drop the last one: DataLoader(..., drop_last=True)"
                 )
-            # Rows of a memory map are copied here; a slice of a tensor is a view.
-            yield Batch(to(take(x, rows), self._device), to(take(y, rows), self._device))
+            yield Batch(copied(x, rows, self._device), copied(y, rows, self._device))
 
 
 def _in_same_order(loader: Iterable[Any]) -> Iterator[Any]:
