@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import distributed, passes, seeding
+from artplus import distributed, passes, seeding, tree
 from artplus.attacks._base import Attack
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation.data import EvaluationData
@@ -32,6 +32,7 @@ from artplus.evaluation.result import AttackResult
 from artplus.evaluation.saved import Part
 from artplus.evaluation.score_table import METRIC, ScoreTable
 from artplus.evaluation.settings import largest_radius_in, parameters
+from artplus.evaluation.untouched import Guard
 from artplus.evaluation.verify import verify_in
 from artplus.evaluation.wording import norm_name, number
 from artplus.functional import other_class
@@ -129,7 +130,8 @@ def run_attack(
             shown=progress,
         ) as advance:
             index = attacked.nonzero().flatten().int()
-            run = _Run(data, name, attack, index, already_fooled, seed)
+            guard = Guard(data.model.module)
+            run = _Run(data, name, attack, index, already_fooled, seed, guard)
             run.batches(batches, record, part, advance)
         if distributed.world_size() > 1:
             record.merge(distributed.all_gather(record.state(exclude=done_before)))
@@ -167,6 +169,7 @@ class _Run:
         index: ``(attacked,)`` positions of the examples that it is run on.
         already_fooled: ``(n,)`` booleans, which examples earlier attacks fooled.
         seed: Of the whole evaluation.
+        guard: Puts back what the attack changes of the model.
     """
 
     data: EvaluationData
@@ -175,6 +178,7 @@ class _Run:
     index: Tensor
     already_fooled: NDArray[np.bool_]
     seed: int
+    guard: Guard
 
     def batches(
         self, numbers: Sequence[int], record: ProgressRecord, part: Part | None, advance: Advance
@@ -205,8 +209,13 @@ class _Run:
         generator = torch.Generator(self.data.device).manual_seed(seed)
         model = self.data.model
         z = space.lift(model, x)  # may run the model, which is no pass of the attack
-        with passes.counted(model) as (counting, cost):
-            x_adv = _craft(counting, self.attack, x, labels, space, generator)
+        try:
+            with passes.counted(model) as (counting, cost):
+                x_adv = _craft(counting, self.attack, x, labels, space, generator)
+        finally:
+            changed = self.guard.put_back()
+        if changed is not None:
+            raise _Broken(f"changed {changed}, which was put back")
         z_adv = space.extract(x_adv)
         measured = verify_in(space, model, x, x_adv, eps=self.attack.eps, norm=self.attack.norm)
         beyond = 0
@@ -253,13 +262,13 @@ def _craft(
     space: Space,
     generator: torch.Generator,
 ) -> Tree:
-    """Call the attack.
+    """Call the attack on copies of inputs and targets, which it may overwrite.
 
     Raises:
         _Broken: if it raises, or returns anything but finite inputs of the right form.
     """
     try:
-        x_adv = attack(model, x, y, space=space, generator=generator)
+        x_adv = attack(model, tree.clone(x), tree.clone(y), space=space, generator=generator)
     except Exception as error:
         # A third party's attack may raise anything: it is reported as broken, and the attacks after
         # it still run. The traceback goes to the log.

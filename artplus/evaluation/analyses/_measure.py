@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from artplus import seeding
+from artplus import seeding, tree
 from artplus.attacks._base import Attack
 from artplus.evaluation import wording
 from artplus.evaluation.analyses._base import Setting, Subject
@@ -54,7 +54,8 @@ def crafted(
     """
     with _generator(data, seed, name) as generator:
         for part, x, y, space in data.batches(index):
-            x_adv = attack(data.model, x, y, space=space, generator=generator).detach().to(x)
+            copies = tree.clone(x), tree.clone(y)  # an attack may overwrite them
+            x_adv = attack(data.model, *copies, space=space, generator=generator).detach().to(x)
             x_adv = _where(torch.isfinite(x_adv).flatten(1).all(1), x_adv, x)
             check = verify(x, x_adv, eps=attack.eps, norm=attack.norm, space=space)
             legal = ~(check.outside_ball | check.outside_space)
