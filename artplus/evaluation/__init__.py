@@ -14,6 +14,7 @@ from artplus.evaluation.named import list_attacks as list_attacks
 from artplus.evaluation.named import make_attack as make_attack
 from artplus.evaluation.named import register_attack as register_attack
 from artplus.evaluation.paired import paired_bootstrap as paired_bootstrap
+from artplus.evaluation.paired import paired_interval as paired_interval
 from artplus.evaluation.report import Report as Report
 from artplus.evaluation.result import AttackResult as AttackResult
 from artplus.evaluation.result import Examples as Examples
@@ -46,6 +47,7 @@ __all__ = [
     "make_suite",
     "over_seeds",
     "paired_bootstrap",
+    "paired_interval",
     "register_analysis",
     "register_attack",
     "register_suite",

@@ -95,7 +95,7 @@ class Comparison:
         if not counts:
             return self.headline
         s = "s" if len(counts) > 1 else ""
-        tests = f"McNemar's exact test{s}; 95% interval{s}: paired bootstrap"
+        tests = f"McNemar's exact test{s}; 95% interval{s} from the same test"
         return f"{self.headline} {'; '.join(counts)} ({tests})."
 
     def shown(self, value: float | None) -> str:

@@ -26,8 +26,9 @@ Figure = tuple[str, str, str, str]
 """A key figure: what it is, its value, the class of its colour, and what to know about it."""
 
 _TESTS = (
-    "95% interval of the change: a paired bootstrap over the examples. p: McNemar's exact test "
-    "that gains and losses are equally likely; one of twenty such tests falls below 0.05 by chance."
+    "p: McNemar's exact test that gains and losses are equally likely; one of twenty such tests "
+    "falls below 0.05 by chance. 95% interval of the change: from the same test, without zero "
+    "exactly where p is below 0.05."
 )
 
 

@@ -195,19 +195,21 @@ def authors(
     net: nn.Module, eps: float, norm: float, batch: int, seed: int = 0, only: str | None = None
 ) -> Run | None:
     """The authors' standard AutoAttack, or one of its attacks; ``None`` where not installed."""
-    for package in ("pyautoattack", "autoattack"):
-        if importlib.util.find_spec(package):
-            AutoAttack = importlib.import_module(package).AutoAttack
-            break
-    else:
+    package = next(filter(importlib.util.find_spec, ("pyautoattack", "autoattack")), None)
+    if package is None:
         return None
+    AutoAttack = importlib.import_module(package).AutoAttack
     kind = {np.inf: "Linf", 2.0: "L2", 1.0: "L1"}[norm]
 
     def run(x: Tensor, y: Tensor) -> np.ndarray:
-        attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard")
+        where = {"device": "cpu"} if package == "autoattack" else {}
+        attack = AutoAttack(net, norm=kind, eps=eps, seed=seed, version="standard", **where)
         if only is not None:
             attack.attacks_to_run = [only]
-        x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
+        if package == "autoattack":
+            x_adv = attack.run_standard_evaluation(x, y, bs=batch)
+        else:
+            x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=batch)
         return right(net, x, x_adv, y, eps, norm)
 
     return run
