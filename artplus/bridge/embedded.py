@@ -89,8 +89,6 @@ class Embedded(nn.Module):
         Raises:
             DataError: for anything but whole numbers ``(batch, tokens)``, or too many tokens.
         """
-        if isinstance(x, np.ndarray) and x.dtype == object and x.ndim == 0:
-            x = x.item()  # ART makes an array of every argument of predict and fit
         given = dict(x) if isinstance(x, Mapping) else {self._ids: x}
         if self._ids not in given:
             raise DataError(f"no column {self._ids!r} of token ids; there are {', '.join(given)}")

@@ -24,7 +24,41 @@ from artplus.tree import Tree, size, take, to
 WHOLE_TEXT = EmbeddingSpace()
 
 
-class TextClassifier(PyTorchClassifier):
+class TakesIds:
+    """``predict`` and ``fit`` of token ids.
+
+    ART turns every argument of methods that its estimators define into an array, and a tokenizer's
+    mapping into one of its keys; methods of another class it leaves alone.
+    """
+
+    def predict(self: Any, x: Any, batch_size: int = 128, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """Logits ``(batch, classes)`` of ids, a mapping of columns, or an array of :meth:`encode`.
+
+        Args:
+            x: Texts.
+            batch_size: Texts at a time.
+            kwargs: As of ART.
+        """
+        if is_encoded(x):
+            outputs: np.ndarray[Any, Any] = PyTorchClassifier.predict(
+                self, x, batch_size=batch_size, **kwargs
+            )
+            return outputs
+        inputs = self.embedded.columns_of(x)
+        parts = []
+        with torch.no_grad(), modes.attack_mode(self.embedded.module):
+            for start in range(0, size(inputs), batch_size):
+                part = take(inputs, slice(start, start + batch_size))
+                parts.append(logits_of(run(self.embedded.module, part)))
+        logits: np.ndarray[Any, Any] = torch.cat(parts).float().cpu().numpy()
+        return logits
+
+    def fit(self: Any, x: Any, y: Any, *args: Any, **kwargs: Any) -> None:
+        """Train as ART does, on ids, a mapping of columns, or arrays of :meth:`encode`."""
+        PyTorchClassifier.fit(self, x if is_encoded(x) else self.encode(x), y, *args, **kwargs)
+
+
+class TextClassifier(TakesIds, PyTorchClassifier):
     """A Hugging Face classifier, or any of token ids, for ART's attacks and for hardening.
 
     ART's attacks take arrays of floats: :meth:`encode` gives embeddings with ids and masks beside
@@ -131,30 +165,6 @@ class TextClassifier(PyTorchClassifier):
         free = self.embedded.free(to(inputs, device_of(self.embedded.module)))
         array: np.ndarray[Any, Any] = free.cpu().numpy()
         return array
-
-    def predict(self, x: Any, batch_size: int = 128, **kwargs: Any) -> np.ndarray[Any, Any]:
-        """Logits ``(batch, classes)`` of ids, a mapping of columns, or an array of :meth:`encode`.
-
-        Args:
-            x: Texts.
-            batch_size: Texts at a time.
-            kwargs: As of ART.
-        """
-        if is_encoded(x):
-            outputs: np.ndarray[Any, Any] = super().predict(x, batch_size=batch_size, **kwargs)
-            return outputs
-        inputs = self.embedded.columns_of(x)
-        parts = []
-        with torch.no_grad(), modes.attack_mode(self.embedded.module):
-            for start in range(0, size(inputs), batch_size):
-                part = take(inputs, slice(start, start + batch_size))
-                parts.append(logits_of(run(self.embedded.module, part)))
-        logits: np.ndarray[Any, Any] = torch.cat(parts).float().cpu().numpy()
-        return logits
-
-    def fit(self, x: Any, y: Any, *args: Any, **kwargs: Any) -> None:
-        """Train as ART does, on ids, a mapping of columns, or arrays of :meth:`encode`."""
-        super().fit(x if is_encoded(x) else self.encode(x), y, *args, **kwargs)
 
 
 def attacked(

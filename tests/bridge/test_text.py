@@ -253,6 +253,18 @@ def test_wrap_makes_it_of_ids():
         artplus.wrap(network, x, clip_values=(0, 1), verbose=False)
 
 
+def test_a_tokenizers_own_mapping_is_taken():
+    """``tokenizer(texts, padding=True, return_tensors=...)`` gives a ``BatchEncoding``."""
+    from transformers import BatchEncoding
+
+    estimator, x = classifier(), columns("bert")
+    assert np.array_equal(estimator.predict(BatchEncoding(x)), estimator.predict(x))
+    assert np.array_equal(estimator.predict(x=x), estimator.predict(x))
+    trainer = AdversarialTrainerPlus(estimator, eps=EPS, norm=2, verbose=False)
+    trainer.fit(BatchEncoding(x), labels(), nb_epochs=1)
+    estimator.fit(BatchEncoding(x), one_hot(), nb_epochs=1, verbose=False)
+
+
 def test_shorter_texts_are_padded_and_further_columns_carried():
     """The logits are those of the text as it is."""
     estimator = classifier(columns=["attention_mask", "token_type_ids"])
