@@ -32,6 +32,9 @@ def test_example_hardens(path, capsys):
     if path.stem.startswith("huggingface"):
         pytest.importorskip("transformers")
         pytest.importorskip("accelerate")
+    if path.stem == "language_model":
+        pytest.importorskip("transformers")
+        pytest.importorskip("peft")
     module = runpy.run_path(str(path), run_name="__main__")
     assert module["__doc__"]
     assert len(capsys.readouterr().out) > 20
