@@ -55,7 +55,8 @@ class Settings:
         epochs: Passes over a quarter of the rows in hardening.
         batch_size: Rows in one step.
         radius: L2 of each token's perturbation, as a multiple of the mean norm of what is perturbed
-            in the model before hardening. Attacks are made at this radius and at twice it.
+            in the model before hardening.
+        times: Multiples of the radius at which attacks are made.
     """
 
     words: int = 32
@@ -68,6 +69,7 @@ class Settings:
     epochs: int = 8
     batch_size: int = 64
     radius: float = 0.5
+    times: tuple[int, ...] = (1, 2)
 
     @property
     def latent(self) -> LatentSpace:
@@ -225,7 +227,7 @@ def judge(model: nn.Module, data: Any, eps: tuple[float, float], settings: Setti
         ("embedding", EMBEDDING, eps[0]),
         ("latent", settings.latent, eps[1]),
     ):
-        for times in (1, 2):
+        for times in settings.times:
             attacks = {
                 "pgd": PGD(eps=times * radius, norm=2, steps=20),
                 "apgd": APGD(eps=times * radius, norm=2, steps=20),
