@@ -102,26 +102,29 @@ class Hardening:
             self._warmup.on_fit_begin(state)
         return state
 
-    def __call__(self, inputs: Mapping[str, Any], batch: int, group: Sequence[Any]) -> Tensor:
+    def __call__(self, inputs: Mapping[str, Any], position: int, group: Sequence[Any]) -> Tensor:
         """Add the gradient of one batch to ``.grad``; returns its share of the step's loss.
 
         Args:
             inputs: The batch, on the device.
-            batch: Its number in the group.
+            position: Its number in the group.
             group: All batches of this step of the weights in this process.
         """
         state, trainer, method = self.state, self._trainer, self.state.method
         state.step, state.epoch = trainer.state.global_step, int(trainer.state.epoch or 0)
+        batch = self._batches(inputs)
         if group is not self._group:
-            targets = [self._batches(trainer._prepare_inputs(one)).y for one in group]
-            self._accumulation.open(method, state.model, targets)
+            others = [one for k, one in enumerate(group) if k != position]
+            labels = [self._batches(trainer._prepare_inputs(one)).y for one in others]
+            labels.insert(position, batch.y)
+            self._accumulation.open(method, state.model, labels)
             self._group = group
-        self._accumulation.enter(batch)
+        self._accumulation.enter(position)
         if self._warmup is not None:
             self._warmup.on_step_begin(state)
         self._engine.begin()
         self._gradients.begin(accumulates=len(group) > 1)
-        self._step(state, self._batches(inputs), _nothing)
+        self._step(state, batch, _nothing)
         return self._engine.loss
 
     def figures(self) -> dict[str, float]:

@@ -164,8 +164,8 @@ class AdversarialTrainerMixin(Base):  # type: ignore[misc] # the class after it,
             num_items_in_batch: The Trainer's count of tokens; what examples weigh is counted here
                 instead, as each term of the objective counts it.
         """
-        position = next((i for i, one in enumerate(self._group) if one is inputs), None)
-        group, batch = ([inputs], 0) if position is None else (self._group, position)
+        group = self._group if any(one is inputs for one in self._group) else [inputs]
+        position = next(i for i, one in enumerate(group) if one is inputs)
         model.train()
         if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers
             self.optimizer.train()
@@ -174,7 +174,7 @@ class AdversarialTrainerMixin(Base):  # type: ignore[misc] # the class after it,
             self._begin(inputs)
         assert self._hardening is not None
         with self.compute_loss_context_manager():
-            return self._hardening(inputs, batch, group)
+            return self._hardening(inputs, position, group)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any

@@ -52,6 +52,12 @@ def moved(module: Any, name: str = "bert") -> float:
     return max(float((w - start[n]).abs().max()) for n, w in weights(module).items())
 
 
+def few_labels() -> list[Any]:
+    """Rows of which every third has a label."""
+    unlabelled = torch.tensor(-100)
+    return [row if i % 3 == 1 else row | {"labels": unlabelled} for i, row in enumerate(rows())]
+
+
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "trades": ("bert", {"loss": "trades", **TEXT}),
     "mix per token": (
@@ -66,6 +72,7 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "awp": ("bert", {"loss": "mix", **TEXT, "step": AWP(gamma=0.05)}),
     "freelb": ("bert", {"loss": "at", **TEXT, "step": FreeLB(3)}),
     "tavat": ("bert", {"loss": "at", **TEXT, "step": TAVAT(3)}),
+    "vat, with few labels": ("bert", {"loss": "vat", **TEXT, "data": few_labels()}),
     "half of the examples, scheduled": (
         "bert",
         {"loss": "mix", **TEXT, "attack_share": 0.5, "lam": lambda done: 2 * done},
@@ -77,14 +84,16 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_the_same_run_by_fit_gives_the_same_weights(tmp_path, case):
     """Random starts, schedules and warm-ups included; the two loops share only the method."""
     name, settings = FITS[case]
-    trainer = train(tmp_path, module=model(name), data=rows(name), **settings)
+    examples = settings.get("data") or rows(name)
+    settings = {key: value for key, value in settings.items() if key != "data"}
+    trainer = train(tmp_path, module=model(name), data=examples, **settings)
     module = model(name)
     optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
-    data = DataLoader(rows(name), batch_size=8)
+    data = DataLoader(examples, batch_size=8)
     artplus.fit(module, data, optimizer, **settings, epochs=EPOCHS, seed=SEED, progress=False)
     close(trainer.model, module)
     assert moved(module, name) > 1e-3
-    plain = train(tmp_path, Trainer, model(name), data=rows(name))
+    plain = train(tmp_path, Trainer, model(name), data=examples)
     gap = max(float((weights(plain.model)[n] - w).abs().max()) for n, w in weights(module).items())
     assert gap > 1e-4
 
