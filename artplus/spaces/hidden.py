@@ -64,6 +64,8 @@ class Hooks:
         shapes: Shape of each site's output for inputs of a given shape, as far as seen.
         outputs: Filled by the hooks while shapes are looked for.
         unit: The mean row norm that relative radii are multiples of, once measured.
+        spacing: Half the distance between neighbouring numbers at the usual size of an output; zero
+            in float32, else once shapes were looked for.
     """
 
     sites: tuple[nn.Module, ...]
@@ -71,6 +73,7 @@ class Hooks:
     shapes: dict[Any, tuple[torch.Size, ...]] = field(default_factory=dict)
     outputs: dict[int, Tensor] | None = None
     unit: float | None = None
+    spacing: float = 0.0
     users: int = 0
     handles: list[Any] = field(default_factory=list)
 
@@ -162,10 +165,12 @@ def attached(module: nn.Module, space: Space) -> Iterator[Hooks]:
     Entered again for the same module and space it gives the hooks that are there: the engine enters
     it once for a training run, so that compiled graphs hold them.
     """
-    known: dict[Space, Hooks] = module.__dict__.setdefault(_ATTRIBUTE, {})
+    known: dict[Space, Hooks] = module.__dict__.get(_ATTRIBUTE, {})
     hooks = known.get(space)
     if hooks is None:
-        hooks = known[space] = Hooks(space.sites(module))
+        hooks = Hooks(space.sites(module))  # raises, and leaves nothing behind
+        known = module.__dict__.setdefault(_ATTRIBUTE, known)
+        known[space] = hooks
         hooks.attach()
     hooks.users += 1
     try:
@@ -248,10 +253,19 @@ def output_shapes(hooks: Hooks, model: Any, inputs: Tree) -> tuple[torch.Size, .
                     "inputs, so nothing can be added to its output; choose one that does"
                 )
         hooks.shapes[key] = tuple(outputs[k].shape for k in range(len(hooks.sites)))
+        hooks.spacing = max(map(_spacing, outputs.values()))
         if hooks.unit is None:
             rows = [outputs[k].float().norm(dim=-1).mean() for k in range(len(hooks.sites))]
             hooks.unit = float(torch.stack(rows).mean())
     return hooks.shapes[key]
+
+
+def _spacing(states: Tensor) -> float:
+    """Half the distance between neighbours at the root mean square of half-precision states."""
+    if states.dtype not in (torch.bfloat16, torch.float16):
+        return 0.0
+    size = float(states.float().square().mean().sqrt())
+    return size * torch.finfo(states.dtype).eps / 2
 
 
 def carry(x_adv: Tree, inputs: Tree) -> Tree:
@@ -302,6 +316,11 @@ def token_mask(inputs: Tree, ids: Tensor | None, special: tuple[int, ...]) -> Te
             raise ConfigurationError(
                 f"{name} must be {expected}, like the ids, got {tuple(column.shape)}; is it of "
                 "another batch, or padded to another length?"
+            )
+        if mask is not None and column.shape != mask.shape:
+            raise ConfigurationError(
+                f"{name} must be {tuple(mask.shape)}, like the other masks, got "
+                f"{tuple(column.shape)}; is it padded to another length?"
             )
         allowed = (column != 0) == keep
         mask = allowed if mask is None else mask & allowed

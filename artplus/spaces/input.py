@@ -128,16 +128,28 @@ class InputSpace(Region):
 
         Padding is masked: of a list of images, and of sequences by an ``attention_mask`` or a
         ``perturbation_mask`` column of their shape.
+
+        Raises:
+            ConfigurationError: for a mask, or a ``perturbation_mask``, that does not fit.
         """
         region: Region = self.on(z)
         values = self._column(inputs)
+        if region.mask is not None:
+            _check_mask(region.mask, z)
         if isinstance(inputs, Mapping):
             for name in ("attention_mask", "perturbation_mask"):
                 column = inputs.get(name)
-                if isinstance(column, Tensor) and column.shape == z.shape[: column.ndim]:
+                if not isinstance(column, Tensor):
+                    continue
+                if column.shape == z.shape[: column.ndim]:
                     shape = (*column.shape, *(1,) * (z.ndim - column.ndim))
                     mask = (column != 0).view(shape).to(z).expand(z.shape)
                     region = region.masked(mask if region.mask is None else mask * region.mask)
+                elif name == "perturbation_mask":
+                    raise ConfigurationError(
+                        f"perturbation_mask must have the leading axes of what is perturbed, "
+                        f"{tuple(z.shape)}, got {tuple(column.shape)}"
+                    )
         if isinstance(values, list) and any(image.shape != z.shape[1:] for image in values):
             inside = torch.zeros_like(z)
             for row, image in zip(inside, values, strict=True):
@@ -248,6 +260,17 @@ def _holds_floats(value: Tree) -> bool:
 
 def _is_image(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0
+
+
+def _check_mask(mask: Tensor, z: Tensor) -> None:
+    """Refuse a mask that does not broadcast over inputs."""
+    axes = zip(reversed(mask.shape), reversed(z.shape), strict=False)
+    if mask.ndim > z.ndim or any(m not in (1, n) for m, n in axes):
+        raise ConfigurationError(
+            f"the mask of shape {tuple(mask.shape)} does not broadcast over inputs "
+            f"{tuple(z.shape)}; give one of an input's shape, {tuple(z.shape[1:])}, or with an "
+            "entry for each example of a batch"
+        )
 
 
 def _window(image: Tensor) -> tuple[slice, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from artplus.spaces._base import Model, Per
 from artplus.spaces.hidden import Hooks, attached, output_shapes, token_mask
 from artplus.spaces.hidden_space import HiddenSpace, check_per, named
 from artplus.spaces.region import Region
-from artplus.tree import Tree, device_of
+from artplus.tree import Tree, describe, device_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,20 @@ class LatentSpace(HiddenSpace):
         return torch.zeros(shape, device=device_of(inputs))
 
     def region(self, inputs: Tree, z: Tensor) -> Region:
-        """No bounds; a mask of padded tokens where the outputs have one row a token."""
+        """No bounds; a mask of padded tokens where the outputs have one row a token.
+
+        Raises:
+            ConfigurationError: for a ``perturbation_mask`` where they have not.
+        """
         mask = token_mask(inputs, None, ())
         tokens = z.shape[-2] if z.ndim > 2 else None
         if mask is None or mask.shape[1] != tokens:
+            if isinstance(inputs, Mapping) and "perturbation_mask" in inputs:
+                raise ConfigurationError(
+                    "perturbation_mask says which tokens may be perturbed, but the layer's output "
+                    f"{tuple(z.shape)} has no row for each of {describe(mask)}; leave it out, or "
+                    "perturb a layer that keeps the tokens"
+                )
             return Region()
         mask = mask.unsqueeze(-1).to(z)
         return Region(mask=mask if z.ndim == 3 else mask.unsqueeze(1).expand(z.shape))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import modes
-from artplus.attacks import members
+from artplus.attacks import Attack, members
 from artplus.attacks._problem import ball_of
 from artplus.errors import ConfigurationError, DataError
 from artplus.functional import labelled
 from artplus.losses import Objective
 from artplus.model import LossModel
 from artplus.spaces import Space, attached
-from artplus.spaces.hidden import output_shapes
+from artplus.spaces.hidden import Hooks, output_shapes
 from artplus.tasks import Task, make_task
 from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
@@ -56,7 +58,7 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     with modes.attack_mode(model.module), torch.no_grad():
         predictions = model(x)
         if method.attack is not None and method.space is not None and method.space.hidden:
-            _check_sites(model, method.space, x)
+            _check_sites(model, method.space, members(method.attack, 0), x)
     streams.set(before)
     model = model.with_task(model.task.bind(predictions, y))
     if method.objective.supervised:
@@ -88,12 +90,32 @@ def _check_losses(losses: Tensor, n: int) -> None:
         )
 
 
-def _check_sites(model: LossModel, space: Space, x: Tree) -> None:
-    """Refuse a space whose sub-modules do not run, or run twice, in a forward pass."""
+def _check_sites(model: LossModel, space: Space, attacks: Sequence[Attack], x: Tree) -> None:
+    """Refuse a space whose sub-modules do not run, run twice, or round perturbations away."""
     with attached(model.module, space) as hooks:
         unit = hooks.unit
         output_shapes(hooks, model, x)
+        if hooks.spacing:
+            z = space.lift(model, x)
+            for attack in attacks:
+                _check_spacing(hooks, space, attack, space.unit(model), z)
         hooks.unit = unit  # which is not this pass's to measure
+
+
+def _check_spacing(hooks: Hooks, space: Space, attack: Attack, unit: float, z: Tensor) -> None:
+    """Refuse a radius that half-precision states would round away."""
+    eps = attack.eps
+    if not isinstance(eps, (int, float)) or eps == 0 or attack.norm == 1:
+        return
+    entries = z.shape[-1] if space.per == "token" else z[0].numel()
+    each = eps * unit / (1 if attack.norm == torch.inf else entries**0.5)
+    if each < hooks.spacing:
+        raise ConfigurationError(
+            f"a radius of {eps:g} per {space.per} is about {each:.1g} for each number, but the "
+            f"model's half-precision states would round away anything below {hooks.spacing:.1g}. "
+            "Keep the weights in float32 and give precision='bf16', which computes in bf16 and "
+            "perturbs in float32; or take a larger radius."
+        )
 
 
 def _try_second_order(model: LossModel, method: Method, x: Tree, y: Tree) -> None:
