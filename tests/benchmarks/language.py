@@ -17,7 +17,7 @@ import argparse
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -270,7 +270,7 @@ def measure(method: str, base: nn.Module, seed: int, settings: Settings) -> dict
 SHARES = ("asked", "embedding ×1", "embedding ×2", "latent ×1", "latent ×2", "refused")
 
 
-def table(results: dict[str, Sequence[dict[str, float]]], settings: Settings) -> str:
+def table(results: Mapping[str, Sequence[dict[str, float]]], settings: Settings) -> str:
     """Means over seeds; shares with their 95 % interval over the rows of all seeds."""
     lines = []
     for method, runs in results.items():
@@ -299,7 +299,7 @@ METHODS = ("before", "plain", "cat", "capo", "lat", "rerouting")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     options = parser.parse_args(arguments)

@@ -67,7 +67,7 @@ def columns(data: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]
 
 def logits(model: nn.Module, ids: list[int], delta: Tensor | None = None) -> Tensor:
     """``(tokens, vocabulary)`` of one sequence, the slow and obvious way: embeddings plus delta."""
-    embeds = model.get_input_embeddings()(torch.tensor([ids]))
+    embeds = model.get_input_embeddings()(torch.tensor([ids]))  # type: ignore[operator]
     if delta is not None:
         embeds = embeds.clone()
         embeds[:, : delta.shape[0]] += delta
