@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from artplus import modes
 from artplus.errors import ConfigurationError
 from artplus.keras_modules import as_torch
-from artplus.spaces import run
+from artplus.spaces import Perturbed, run
 from artplus.tasks import Classification, Task, make_task
 from artplus.tasks._infer import task_of
-from artplus.tree import Tree
+from artplus.tree import Tree, map_tensors
 from artplus.tree import device_of as tree_device
+
+HALF = (torch.bfloat16, torch.float16)
+"""Number types of half precision."""
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,49 @@ def device_of(module: nn.Module) -> torch.device:
     if tensor is None:
         tensor = next(module.buffers(), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Dtype of the module's weights; float32 if it has none."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def in_float32(model: LossModel) -> LossModel:
+    """The model as one of float32 inputs and predictions, where its weights are in half precision.
+
+    Inputs are rounded as they enter and predictions converted as they leave; what the module
+    computes stays the same. An attack then works in float32. In bfloat16 the distance of
+    neighbouring numbers below one is 1/256, so that a point on the surface of a ball of radius
+    8/255 would be rounded to one outside.
+
+    Example:
+        >>> model = in_float32(LossModel(nn.Linear(4, 3).bfloat16()))
+        >>> model(torch.zeros(2, 4)).dtype
+        torch.float32
+    """
+    dtype = dtype_of(model.module)
+    if dtype not in HALF or isinstance(model.forward, _Rounding):
+        return model
+    return replace(model, forward=_Rounding(model, dtype))
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """A model's forward pass in half precision, on inputs and with outputs in float32."""
+
+    model: LossModel
+    dtype: torch.dtype
+
+    def __call__(self, x: Tree) -> Any:
+        if isinstance(x, Perturbed):  # what is added inside is float32 and is rounded there
+            x = replace(x, inputs=map_tensors(self._rounded, x.inputs))
+        else:
+            x = map_tensors(self._rounded, x)
+        return map_tensors(_single, self.model.outputs(x))
+
+    def _rounded(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in HALF else value

@@ -36,7 +36,7 @@ from artplus.evaluation.validation import Values, check_attacks, check_names, ma
 from artplus.evaluation.worst import Worst
 from artplus.fingerprint import Fingerprint
 from artplus.mapped import Rows
-from artplus.model import LossModel, device_of
+from artplus.model import LossModel, device_of, in_float32
 from artplus.spaces import InputSpace, Space, attached
 from artplus.tree import Tree
 
@@ -75,6 +75,8 @@ def judge(
     wrong shape or nothing but unchanged inputs is *broken*. An example that withstands a broken
     attack is no evidence; only mistakes that the attack found inside the rules count. A targeted
     attack aims at a class drawn uniformly from the others and succeeds with any mistake.
+    A model with weights in half precision is attacked in float32: inputs are rounded as they enter
+    the module.
 
     Each attack draws its randomness from ``seed``, its name and the number of the batch, so that
     other attacks, their order, or the number of processes do not change it. Where
@@ -144,7 +146,7 @@ def judge(
             data=data,
             attacks=attacks,
             seed=seed,
-            before=before,
+            before=None if before is None else in_float32(before),
             estimator=model.module if estimator is None else estimator,
             class_names=None if class_names is None else tuple(class_names),
             progress=progress,
@@ -203,7 +205,8 @@ def judge(
             untouched((surrogate or model).module),
             _hooked(data),
         ):
-            probe = make_probe(data, report, attacks, seed=seed, surrogate=surrogate)
+            other = None if surrogate is None else in_float32(surrogate)
+            probe = make_probe(data, report, attacks, seed=seed, surrogate=other)
             results_of_checks = distributed.from_main(lambda: run_checks(probe, progress=progress))
             report = replace(report, checks=results_of_checks)
     if not chosen:

@@ -18,7 +18,7 @@ from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import wording
 from artplus.evaluation.data import EvaluationData
 from artplus.mapped import Inputs, Rows, as_inputs, as_tensor
-from artplus.model import LossModel
+from artplus.model import HALF, LossModel, dtype_of, in_float32
 from artplus.spaces import InputSpace, Space
 from artplus.tasks import Regression
 from artplus.tree import Tree, copied, describe, map_tensors, size
@@ -41,7 +41,7 @@ def make_data(
         ConfigurationError: for a mask that does not fit.
         UnsupportedEstimatorError: for a model whose output is not its task's.
     """
-    x, y = _inputs(x, model.module, space), _targets(y)
+    model, x, y = in_float32(model), _inputs(x, model.module, space), _targets(y)
     if isinstance(space, InputSpace):
         _range(space, x)
     if size(y) != size(x):
@@ -67,7 +67,7 @@ def make_data(
 
 
 def _inputs(x: Any, module: nn.Module, space: Space) -> Tree:
-    """Inputs as tensors; those of floats in the module's own precision."""
+    """Inputs as tensors; those of floats in the module's own precision, and at least float32."""
     if isinstance(x, (Mapping, tuple, list)):
         return map_tensors(lambda leaf: _floats(leaf, module), x)
     inputs = as_inputs(x)
@@ -84,13 +84,13 @@ def _floats(x: Inputs, module: nn.Module) -> Inputs:
     x = x.detach() if isinstance(x, Tensor) else x
     if not x.dtype.is_floating_point:
         return x
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    if x.dtype == dtype:
-        return x
-    warnings.warn(
-        f"x is {x.dtype}, the model {dtype}: x was converted", ConversionWarning, stacklevel=5
-    )
-    return x.to(dtype)
+    weights = dtype_of(module)
+    dtype = torch.float32 if weights in HALF else weights
+    if x.dtype not in (dtype, weights):
+        warnings.warn(
+            f"x is {x.dtype}, the model {weights}: x was converted", ConversionWarning, stacklevel=5
+        )
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _targets(y: Any) -> Tree:

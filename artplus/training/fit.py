@@ -17,6 +17,7 @@ from artplus.bounds import Bounds
 from artplus.errors import ConfigurationError
 from artplus.losses import Objective, Weight
 from artplus.model import LossModel, as_loss_model
+from artplus.model import dtype_of as dtype_of
 from artplus.seeding import derived, reseed, seeded
 from artplus.spaces import Space, attached
 from artplus.tasks import Task
@@ -309,8 +310,3 @@ def _share_seed(seed: int, *, reseeds: bool) -> int:
 def process_seed(seed: int) -> int:
     """``seed`` in the first process; in every other one a seed derived from it and the rank."""
     return seed if distributed.is_main() else derived(seed, f"process {distributed.rank()}")
-
-
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """Dtype of the weights, which inputs are converted to."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

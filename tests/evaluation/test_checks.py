@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -237,6 +238,32 @@ def test_a_nearest_picture_with_a_gradient_passed_through_is_not_trusted():
         )
         truth &= (model(x_adv).argmax(1) == y).numpy()
     assert truth.mean() < report.robust_accuracy - 0.05
+
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("hardened", [False, True], ids=["plain", "hardened"])
+def test_a_network_in_half_precision_is_judged_as_in_single(dtype, hardened):
+    """No attack is broken, the accuracies are those of the same weights, and all checks pass."""
+    attacks = {"apgd": APGD(eps=EPS, loss="margin"), "square": Square(eps=EPS, queries=100)}
+    whole = net("cnn", hardened=hardened, epochs=3)
+    half = copy.deepcopy(whole).to(dtype)
+    report, expected = judged(half, attacks), judged(whole, attacks)
+    assert [result.broken for result in report.attacks] == [None, None]
+    assert report.clean_accuracy == pytest.approx(expected.clean_accuracy, abs=0.03)
+    assert report.robust_accuracy == pytest.approx(expected.robust_accuracy, abs=0.03)
+    assert report.verdict == expected.verdict == "trusted", report.reasons
+    assert report.losses_clean.dtype == np.float32
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_a_defence_in_half_precision_is_called_out(dtype):
+    """Also where the noise that looks for it is wider."""
+    model = copy.deepcopy(net("winners", epochs=4)).to(dtype)
+    assert asked(misleading_gradients, model).verdict == "suspicious"
 
 
 def test_a_model_that_is_never_right_is_not_trusted():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from artplus.attacks import PGD, Relative, WorstOf
+from artplus.attacks import APGD, FAB, PGD, Relative, WorstOf
 from artplus.errors import ConfigurationError, ConversionWarning, DataError
 from artplus.evaluation import MinimumNorm, judge
 from artplus.model import LossModel
@@ -759,6 +761,60 @@ def test_double_precision_input_is_converted_and_said(
     with pytest.warns(ConversionWarning, match="x was converted"):
         report = judge(net, x, y, {"pgd": PGD(eps=EPS)}, space=BOX, progress=False)
     assert np.array_equal(report.correct_robust, run(net, data).correct_robust)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("norm", [np.inf, 2, 1])
+def test_a_model_in_half_precision_is_attacked_in_single(
+    data: tuple[Tensor, Tensor], dtype: torch.dtype, norm: float, tmp_path: Path
+) -> None:
+    """Every attack stays in its ball and works, and inputs in half precision are as good.
+
+    The evaluation says of nothing that it was converted, and may be resumed.
+    """
+    torch.manual_seed(0)
+    half = LossModel(nn.Sequential(nn.Flatten(), nn.Linear(data[0][0].numel(), 4)).to(dtype))
+    x = data[0].to(dtype)
+    y = half(x).argmax(1)
+    eps = {np.inf: 0.05, 2: 0.3, 1: 1.0}[norm]
+    attacks = {
+        "pgd": PGD(eps=eps, norm=norm, steps=5),
+        "apgd": APGD(eps=eps, norm=norm, steps=10, loss="ce"),
+        "fab": FAB(eps=eps, norm=norm, steps=5),
+    }
+    options: dict[str, Any] = {"space": BOX, "progress": False, "surrogate": half, "checks": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConversionWarning)
+        report = judge(half, x, y, attacks, before=half, checkpoint=tmp_path / "run", **options)
+        again = judge(half, x.float(), y, attacks, checkpoint=tmp_path / "run", **options)
+    assert [result.broken for result in report.attacks] == [None] * 3
+    assert report.clean_accuracy == 1 and all(r.accuracy < 1 for r in report.attacks)
+    assert np.array_equal(report.correct_robust, again.correct_robust)
+    assert report.losses_clean.dtype == np.float32
+
+
+def test_columns_in_half_precision() -> None:
+    """Floats of a mapping are rounded as they enter, and regression targets are left whole."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            assert x.dtype == torch.bfloat16 and shift.dtype == torch.int64
+            return self.linear(x) + shift
+
+    torch.manual_seed(0)
+    inputs = {"x": torch.rand(6, 3), "shift": torch.ones(6, 1).long()}
+    model = LossModel(Named().bfloat16(), task_for(nn.MSELoss()))
+    targets = torch.full((6, 2), 1 / 3)
+    report = judge(model, inputs, targets, {"pgd": PGD(eps=0.1)}, space=BOX, progress=False)
+    assert report.attacks[0].broken is None and report.robust_loss > report.clean_loss
+    predictions = model({"x": inputs["x"].bfloat16(), "shift": inputs["shift"]}).float()
+    assert report.clean_loss == pytest.approx(
+        float((predictions - targets).square().mean().detach())
+    )
 
 
 def test_device_is_recorded(net: LossModel, data: tuple[Tensor, Tensor]) -> None:

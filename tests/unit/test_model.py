@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from artplus.errors import ConfigurationError
-from artplus.model import LossModel, as_loss_model, device_of
+from artplus.model import LossModel, as_loss_model, device_of, in_float32
+from artplus.spaces import LatentSpace, attached
 from artplus.tasks import task_for
 
 
@@ -126,3 +127,31 @@ def test_device_of_parameters_buffers_or_nothing():
     assert device_of(nn.Linear(1, 1, device="meta")).type == "meta"
     assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")).type == "meta"
     assert device_of(nn.ReLU()).type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_weights_take_and_give_float32(tiny_net, toy_batch, dtype):
+    """The same module at rounded inputs; the gradient by the unrounded ones; nothing twice."""
+    net, (x, y) = tiny_net().eval().to(dtype), toy_batch()
+    model = in_float32(LossModel(net))
+    x = x.clone().requires_grad_()
+    predictions = model(x)
+    assert predictions.dtype == torch.float32
+    assert torch.equal(predictions, net(x.to(dtype)).float())
+    (slope,) = torch.autograd.grad(model.loss(predictions, y).sum(), x)
+    assert slope.dtype == torch.float32 and slope.any()
+    assert in_float32(model) is model
+    whole = LossModel(tiny_net())
+    assert in_float32(whole) is whole
+
+
+def test_a_perturbation_inside_half_precision_is_not_rounded_on_the_way():
+    """The inputs are, and integers are left alone."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).bfloat16()
+    model, space = in_float32(LossModel(net)), LatentSpace("0")
+    x = torch.rand(5, 3)
+    with attached(net, space):
+        z = torch.full_like(space.lift(model, x), 1 / 3)
+        perturbed = space.insert(x, z)
+        states = net[0](x.bfloat16()).float() + 1 / 3
+        assert torch.equal(model(perturbed), net[1](states.bfloat16()).float())

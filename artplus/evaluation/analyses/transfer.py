@@ -17,7 +17,7 @@ from artplus.evaluation.analyses._measure import crafted, mistakes
 from artplus.evaluation.data import EvaluationData
 from artplus.evaluation.section import Matrix, Section
 from artplus.evaluation.untouched import untouched
-from artplus.model import LossModel, as_loss_model
+from artplus.model import LossModel, as_loss_model, in_float32
 
 NO_ATTACK = "no attack"
 
@@ -85,7 +85,7 @@ class Transfer(BaseAnalysis):
         if subject.before is not None:
             models["before"] = subject.before
         for name, model in (self.models or {}).items():
-            models[name] = subject.adapted(as_loss_model(model))
+            models[name] = subject.adapted(in_float32(as_loss_model(model)))
         index = subject.first(self.n)
         accuracy = transfer_matrix(subject.data, models, attack, index, seed=subject.seed)
         white_box = accuracy["model"][0]
