@@ -32,6 +32,8 @@ def test_example_hardens(path, capsys):
     if path.stem.startswith("huggingface"):
         pytest.importorskip("transformers")
         pytest.importorskip("accelerate")
+    if path.stem == "clip_encoder":
+        pytest.importorskip("transformers")
     if path.stem == "language_model":
         pytest.importorskip("transformers")
         pytest.importorskip("peft")
