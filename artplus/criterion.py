@@ -79,16 +79,20 @@ class Criterion:
 def criterion(loss: LossFunction | None = None) -> Criterion:
     """Return ``loss`` (default: cross-entropy) as a per-example :class:`Criterion`.
 
-    A ``torch.nn`` loss is evaluated with ``reduction="none"``. Values over the other axes of an
-    example (a multi-output regression, a map of labels) are averaged, so that the mean over the
-    batch equals the original loss. A callable without ``reduction`` is called directly. It returns
-    one value per example, or a scalar mean, which suffices where no weights per example are used.
+    A ``torch.nn`` loss is evaluated with ``reduction="none"``, whatever its reduction is. Values
+    over the other axes of an example (a multi-output regression, a map of labels) are averaged, so
+    that the mean over the batch equals the original loss. Of a loss with ``reduction="sum"``, as
+    ART's own test classifiers have, it is that loss with ``"mean"`` (of ``KLDivLoss`` with
+    ``"batchmean"``): a sum would scale the step with the batch size. A callable without
+    ``reduction`` is called directly. It returns one value per example, or a scalar mean, which
+    suffices where no weights per example are used.
 
     Args:
         loss: A ``torch.nn`` loss or any callable ``(predictions, y) -> Tensor``.
 
     Raises:
-        ConfigurationError: if ``loss`` is not callable or sums over the batch.
+        ConfigurationError: if ``loss`` is not callable, or is a class of your own with
+            ``reduction="sum"``.
 
     Example:
         >>> import torch
@@ -103,7 +107,7 @@ def criterion(loss: LossFunction | None = None) -> Criterion:
             f"loss must be a torch.nn loss or a callable (predictions, y) -> Tensor, got {loss!r}"
         )
     reduction = getattr(loss, "reduction", None)
-    if reduction == "sum":
+    if reduction == "sum" and not _is_torchs(loss):
         raise ConfigurationError(
             f"{type(loss).__name__}(reduction='sum') scales the step with the batch size; "
             "use reduction='mean' and raise the learning rate instead"
@@ -125,7 +129,7 @@ def _unreduced(loss: LossFunction, reduction: object) -> Criterion:
     # How a subclass normalises its class weights is unknown.
     weighted = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.weight is not None
     if (
-        reduction not in ("mean", "none", "batchmean")
+        reduction not in ("mean", "none", "sum", "batchmean")
         or not isinstance(loss, nn.Module)
         or weighted
     ):
@@ -138,7 +142,7 @@ def _unreduced(loss: LossFunction, reduction: object) -> Criterion:
         return Criterion(_binary(unreduced_loss), over_classes=False, soft=False)
     if _is_exactly(loss, *_ELEMENTWISE):
         return Criterion(_elementwise(unreduced_loss), over_classes=False, soft=False)
-    if reduction == "batchmean":
+    if reduction == "batchmean" or (reduction == "sum" and isinstance(loss, nn.KLDivLoss)):
         return Criterion(_summed_per_example(unreduced_loss), over_classes=False, soft=False)
     return Criterion(
         unreduced_loss, over_classes=over_classes, soft=isinstance(loss, nn.CrossEntropyLoss)
@@ -151,6 +155,11 @@ def mean(losses: Tensor, weights: Tensor | None = None) -> Tensor:
         return losses.mean()
     weights = weights.to(losses)
     return (losses * weights).sum() / weights.sum()
+
+
+def _is_torchs(loss: object) -> bool:
+    """Whether ``loss`` is one of torch's, or a subclass that computes the same."""
+    return isinstance(loss, nn.Module) and type(loss).forward.__module__ == nn.MSELoss.__module__
 
 
 def _is_exactly(loss: object, *types: type[nn.Module]) -> bool:

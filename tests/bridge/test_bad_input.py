@@ -542,6 +542,14 @@ def test_unknown_trainers_and_arguments():
 
 # Plain torch
 
+
+class Summed(nn.CrossEntropyLoss):
+    """A loss of one's own, whose sum cannot be undone."""
+
+    def forward(self, input, target):
+        return 2 * super().forward(input, target)
+
+
 PLAIN = {
     "int inputs": (
         (torch.ones(8, 6).long(), torch.zeros(8).long()),
@@ -564,7 +572,7 @@ PLAIN = {
     "bounds": ((X, Y), {"bounds": (1.0, 0.0)}, ConfigurationError, "with low < high"),
     "eps and attack": ((X, Y), {"attack": "pgd"}, ConfigurationError, "not both"),
     "no optimizer": ((X, Y), {"optimizer": None}, ConfigurationError, "needs a torch optimizer"),
-    "sum": ((X, Y), {"criterion": nn.CrossEntropyLoss(reduction="sum")}, ConfigurationError, "sum"),
+    "sum": ((X, Y), {"criterion": Summed(reduction="sum")}, ConfigurationError, "sum"),
 }
 
 

@@ -270,10 +270,37 @@ def test_targets_of_another_size_are_refused(predictions, y):
         criterion(nn.MSELoss())(torch.zeros(predictions), torch.zeros(y))
 
 
-def test_a_sum_is_refused():
-    """A sum scales the step with the batch size."""
-    with pytest.raises(ConfigurationError, match=r"MSELoss\(reduction='sum'\) scales the step"):
-        criterion(nn.MSELoss(reduction="sum"))
+REDUCED = [
+    name for name, (loss, _, _) in CASES.items() if type(loss).__module__ == nn.MSELoss.__module__
+]
+
+
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("case", REDUCED)
+def test_any_reduction_of_torchs_losses_is_the_mean(case, reduction):
+    """Per example, weights included; a divergence is summed over classes, as ``batchmean`` does."""
+    loss, draw, y = CASES[case]
+    predictions = draw()
+    other = copy.copy(loss)
+    other.reduction = reduction
+    if isinstance(loss, nn.KLDivLoss):
+        loss = nn.KLDivLoss(reduction="batchmean" if reduction == "sum" else "mean")
+    expected, found = criterion(loss), criterion(other)
+    assert (found.per_example, found.over_classes, found.soft) == (
+        expected.per_example, expected.over_classes, expected.soft
+    )  # fmt: skip
+    assert torch.equal(found(predictions, y), expected(predictions, y))
+    weights = expected.weights(y)
+    assert (found.weights(y) is None) if weights is None else torch.equal(found.weights(y), weights)
+    assert other.reduction == reduction
+
+
+def test_a_sum_of_ones_own_is_refused():
+    """A sum scales the step with the batch size, and how to undo it is unknown."""
+    message = r"DoubledCrossEntropy\(reduction='sum'\) scales the step"
+    with pytest.raises(ConfigurationError, match=message):
+        criterion(DoubledCrossEntropy(reduction="sum"))
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", 3, object()])
