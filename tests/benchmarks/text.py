@@ -62,7 +62,7 @@ class Settings:
     """
 
     train: int = 50
-    test: int = 300
+    test: int = 225
     epochs: int = 5
     batch_size: int = 16
     lr: float = 3e-3
