@@ -25,7 +25,9 @@ def trades(*, lam: Weight = 6.0) -> Objective:
     Differs from the authors' code: (1) the clean prediction inside the attack is computed once
     per batch, not once per step, with the same result; (2) the divergence is computed in log
     space without clamping; (3) both passes share one dropout mask; (4) BatchNorm: running
-    statistics follow the clean batch only, so that λ = 0 is plain training, buffers included.
+    statistics follow the clean batch only, so that λ = 0 is plain training, buffers included; (5)
+    the noise at the start is clipped to the valid range, where theirs is not, so that the first
+    gradient is taken at a valid input.
 
     Args:
         lam: The paper's β, >= 0; 6.0 for CIFAR-10, 1.0 for MNIST in the authors' scripts.

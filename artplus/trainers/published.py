@@ -99,7 +99,9 @@ def fgsm_rs_trainer(*, eps: float, warmup: float = 0.25) -> Recipe:
 
     Differs from the paper: the radius is ramped over the first fraction ``warmup`` of training,
     because a large radius otherwise overfits catastrophically (accuracy under PGD falls to zero
-    within an epoch), and the start is clipped to the valid range.
+    within an epoch), and the start is clipped to the valid range, as in their code for CIFAR-10.
+    Differs from the authors' code: the attack sees the model in evaluation mode, where theirs stays
+    in train mode, so that BatchNorm takes the statistics of the batch and counts it twice.
     """
     attack = PGD(eps=eps, steps=1, step_size=1.25 * eps, random_start=True)
     return Recipe(objective=at(), attack=attack, callbacks=(EpsWarmup(fraction=warmup),))

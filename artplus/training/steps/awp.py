@@ -33,9 +33,13 @@ class AWP:
     perturbed. It flattens the loss in weight space, which reduces robust overfitting, and costs one
     more forward and backward pass per batch: 13 % at ten attack steps.
 
-    Differs from the authors' code: no copy of the model is kept, and both passes draw the same
-    dropout masks, so that :math:`\gamma = 0` is the ordinary step to the bit. As there, BatchNorm's
-    running statistics follow the perturbed pass only.
+    Differs from the authors' code: (1) no copy of the model is kept, and both passes draw the same
+    dropout masks, so that :math:`\gamma = 0` is the ordinary step to the bit; (2) the optimizer
+    steps from the original weights, so weight decay is that of :math:`w`, where theirs steps at the
+    perturbed weights and decays :math:`w + v`; (3) every tensor of two dimensions or more is
+    perturbed, where theirs takes those with "weight" in their name, which leaves out position
+    embeddings and class tokens. As there, BatchNorm's running statistics follow the perturbed pass
+    only.
 
     Args:
         gamma: Size of the perturbation relative to the weights, >= 0: 0.01 [Wu20]_ with plain
