@@ -70,6 +70,7 @@ def train(
     with allocator.keeping(), seeded(plan.seed) as seed, ExitStack() as stack:
         seed = _share_seed(seed, reseeds=plan.seed is not None)
         order = torch.Generator().manual_seed(seed)
+        infers = infers and method.objective.supervised  # nothing is inferred without targets
         if not infers:
             refuse_task(model.task, method.objective)
         source = intake.batches(
