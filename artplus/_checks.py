@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +41,15 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     if isinstance(value, bool) or number < least:
         raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
     return number
+
+
+def path(name: str, value: str | os.PathLike[str]) -> Path:
+    """Return ``value`` as a path if it is one."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise ConfigurationError(f"{name} must be a path, got {value!r}")
+    if "\0" in os.fspath(value):
+        raise ConfigurationError(f"{name} must be a path, got {value!r}, which no file can have")
+    return Path(value)
 
 
 def _number(name: str, value: Any, wanted: str, holds: Any) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from artplus import atomic
 from artplus.errors import CheckpointError
 
 MAGIC = b"artplus\0ckpt"
@@ -27,33 +26,19 @@ DIGEST = hashlib.sha256().digest_size
 def write(path: Path, payload: Mapping[str, Any]) -> Path:
     """Write ``payload`` atomically: after a crash the file is complete, or as it was before.
 
-    The bytes go to a temporary file in the same folder, which is synced to the disk and renamed;
-    then the folder is synced. The file holds magic bytes, the format version, ``torch.save`` of
-    tensors and plain data, and a SHA-256 of everything before it.
+    See :func:`artplus.atomic.writing`. The file holds magic bytes, the format version,
+    ``torch.save`` of tensors and plain data, and a SHA-256 of everything before it.
 
     Raises:
         CheckpointError: if the payload holds anything but tensors and plain data.
         OSError: if the disk fails, as when it is full; an earlier file stays as it was.
     """
     data = plain(payload)
-    temporary = path.parent / f".{path.name}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            out = Hashed(file)
-            out.write(HEADER.pack(MAGIC, VERSION))
-            torch.save(data, cast(BinaryIO, out))
-            file.write(out.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except BaseException as error:
-        # Report the first error, even if the removal fails too.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, RuntimeError) and (disk_error := _cause(error)) is not None:
-            raise disk_error from None
-        raise
+    with atomic.writing(path) as file:
+        out = Hashed(file)
+        out.write(HEADER.pack(MAGIC, VERSION))
+        torch.save(data, cast(BinaryIO, out))
+        file.write(out.digest())
     return path
 
 
@@ -141,21 +126,3 @@ class Hashed:
     def digest(self) -> bytes:
         """SHA-256 of everything so far."""
         return self._hash.digest()
-
-
-def _cause(error: BaseException | None) -> OSError | None:
-    """The disk's error, which torch's archive writer may hide behind its own."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename durable; some systems cannot open a folder and need not."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,6 +21,8 @@ ROOT = Path(artplus.__file__).parent
 ORDER = [
     *(
         "errors",
+        "atomic",
+        "folder_lock",
         "allocator",
         "convolution",
         "keras_modules",

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import artplus
+from artplus import atomic
 from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.evaluation.report import Report
@@ -163,7 +164,7 @@ def _story(
         numbers_before: before.save,
         plot: history.plot,
         weights: partial(files.save_weights, hardened.model),
-        test: partial(np.savez, x=data.x_test, y=data.y_test),
+        test: lambda path: atomic.write(path, partial(np.savez, x=data.x_test, y=data.y_test)),
     }
     failed = [path for path, write in writers.items() if not files.write(path, write)]
     if failed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import artplus
-from artplus import Report, ThreatReport, distributed, reporting
+from artplus import Report, ThreatReport, atomic, distributed, reporting
 from artplus.commands import files, gate
 from artplus.errors import ConfigurationError
 from artplus.reporting.junit import render
@@ -127,7 +127,7 @@ def evaluate(
         writers[card] = partial(reporting.save_card, report, dataset=dataset)
     if junit is not None:
         cases = render(report, gate.cases(report, fail_under))
-        writers[junit] = partial(Path.write_text, data=cases, encoding="utf-8")
+        writers[junit] = partial(atomic.write_text, text=cases)
     failed = [path for path, save in writers.items() if not files.write(path, save)]
     reason = None if fail_under is None else gate.closed(report, fail_under)
     if reason is not None:

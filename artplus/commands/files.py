@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artplus import atomic
 from artplus.errors import ArtplusWarning, ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -139,9 +140,8 @@ def save_weights(module: nn.Module, path: Path) -> Path:
     """
     import torch
 
-    with path.open("wb") as file:  # torch raises RuntimeError where it opens the file itself
-        torch.save({key: value.cpu() for key, value in module.state_dict().items()}, file)
-    return path
+    weights = {key: value.cpu() for key, value in module.state_dict().items()}
+    return atomic.write(path, lambda file: torch.save(weights, file))
 
 
 class NotWritten(Exception):

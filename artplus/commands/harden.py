@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import artplus
-from artplus import distributed
+from artplus import atomic, distributed
 from artplus.attacks import PGD
 from artplus.commands import files
 from artplus.errors import ConfigurationError
@@ -132,7 +132,7 @@ def harden(
         to_weights: partial(files.save_weights, module),
         to_history: history.save,
         to_plot: history.save,
-        to_config: partial(Path.write_text, data=settings, encoding="utf-8"),
+        to_config: partial(atomic.write_text, text=settings),
     }
     failed = [path for path, save in writers.items() if not files.write(path, save)]
     if failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -134,11 +134,11 @@ def judge(
     chosen = run_analyses.chosen(analyses)
     if surrogate is not None and not checks:
         raise ConfigurationError("a surrogate serves the checks, which are off: checks=True")
-    folder = None if checkpoint is None else Folder(checkpoint, checkpoint_every)
+    saved = nullcontext() if checkpoint is None else Folder(checkpoint, checkpoint_every)
     where = device_of(model.module) if device is None else torch.device(device)
     with untouched(model.module):
         data = make_data(model, x, y, space, batch_size, where)
-    with untouched(model.module), _hooked(data):
+    with untouched(model.module), _hooked(data), saved as folder:
         check_names(class_names, data)
         for attack in attacks.values():
             largest_radius_in(attack, data)  # refuse one that does not fit before any has run

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from artplus import checkpoint_io, distributed
-from artplus.errors import CheckpointError, ConfigurationError
+from artplus import _checks, atomic, checkpoint_io, distributed
+from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
 from artplus.evaluation.progress_record import ProgressRecord
 from artplus.fingerprint import Fingerprint, refuse_other
+from artplus.folder_lock import FolderLock
 
 HEAD = "evaluation.ckpt"
 CLEAN = "clean.ckpt"
@@ -36,23 +38,34 @@ class Folder:
     """
 
     def __init__(self, path: str | Path, every: float) -> None:
-        self.path, self.every = Path(path), every
+        self.path, self.every = _checks.path("checkpoint", path), every
+        self._lock: FolderLock | None = None
+        self._key: Fingerprint = {}
         if self.path.exists() and not self.path.is_dir():
             raise ConfigurationError(
                 f"checkpoint is the folder to save the evaluation in, but {self.path} is a file"
             )
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def begin(self, key: Fingerprint) -> None:
         """Claim the folder for this evaluation, or check that it holds it.
 
         Raises:
             CheckpointError: if it holds another evaluation, naming what differs, or is damaged.
+            ConfigurationError: if another evaluation is writing to it, or it cannot be written to.
         """
+        self._key = key
 
         def enter() -> None:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for unfinished in self.path.glob(".*.ckpt.tmp"):
-                unfinished.unlink(missing_ok=True)
+            self._lock = FolderLock(self.path)
+            atomic.sweep(self.path, "*.ckpt")
             head = self.path / HEAD
             if head.exists():
                 refuse_other(self.read(head).get("fingerprint"), key)
@@ -74,11 +87,31 @@ class Folder:
     def save_clean(self, columns: dict[str, Any]) -> None:
         """Save the columns of the clean scores."""
         if distributed.is_main():
-            checkpoint_io.write(self.path / CLEAN, {"columns": columns})
+            self.write(self.path / CLEAN, {"columns": columns})
 
     def attack(self, number: int) -> Part:
         """The files of one attack, numbered from 1."""
         return Part(self, number)
+
+    def write(self, path: Path, payload: dict[str, Any]) -> bool:
+        """Whether a file of this folder could be written; if not, a warning says so.
+
+        The evaluation goes on: it needs the folder only after an interruption.
+        """
+        try:
+            if not (self.path / HEAD).exists():  # the folder was taken away
+                self.path.mkdir(parents=True, exist_ok=True)
+                checkpoint_io.write(self.path / HEAD, {"fingerprint": self._key})
+            checkpoint_io.write(path, payload)
+        except OSError as error:
+            warnings.warn(
+                f"{path} was not written ({error.strerror or error}). The evaluation goes on; "
+                "after an interruption what it holds would be computed again.",
+                ArtplusWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def read(self, path: Path) -> dict[str, Any]:
         """A file of this folder; an error says what to remove."""
@@ -121,8 +154,8 @@ class Part:
                 merged = ProgressRecord(*record.settings)
                 merged.merge(states)
                 states = [merged.state()]
-                checkpoint_io.write(self._part, states[0])
-                for path in parts:
+                written = self._folder.write(self._part, states[0])
+                for path in parts if written else ():
                     if path != self._part:
                         path.unlink(missing_ok=True)
             return False, states
@@ -142,7 +175,7 @@ class Part:
     def save(self, record: ProgressRecord) -> None:
         """Save what this process has done; the main process also what was loaded."""
         begin = time.monotonic()
-        checkpoint_io.write(
+        self._folder.write(
             self._part, record.state(None if distributed.is_main() else self._loaded)
         )
         self._last = time.monotonic()
@@ -150,10 +183,11 @@ class Part:
 
     def finish(self, record: ProgressRecord) -> None:
         """Save the finished attack; ``record`` holds what all processes have done."""
+        written = False
         if distributed.is_main():
-            checkpoint_io.write(self._finished, record.state())
+            written = self._folder.write(self._finished, record.state())
         distributed.barrier()
-        if distributed.is_main():
+        if written:
             self._clear()
 
     def _clear(self) -> None:

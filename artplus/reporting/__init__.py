@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from artplus import atomic
 from artplus.errors import ConfigurationError
 from artplus.evaluation.report import Report
 from artplus.evaluation.threats import ThreatReport
@@ -68,8 +69,7 @@ def save(
         text = result.to_json(indent=1) + "\n"
     else:
         text = f"{result}\n" if earlier is None else f"{compare(earlier, report)}\n\n{result}\n"
-    path.write_text(text, encoding="utf-8")
-    return path
+    return atomic.write_text(path, text)
 
 
 def save_card(
@@ -106,8 +106,7 @@ def save_card(
     text = card.render(
         report, dataset=dataset, dataset_type=dataset_type, task=task, licence=licence, tags=tags
     )
-    path.write_text(text, encoding="utf-8")
-    return path
+    return atomic.write_text(path, text)
 
 
 def _save_history(history: History, path: Path) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artplus import atomic
 from artplus.errors import DataError
 from artplus.evaluation import wording
 from artplus.evaluation.section import Curves
@@ -164,5 +165,6 @@ def _plain(text: str) -> str:
 
 
 def _write(figure: Figure, path: str | Path) -> Path:
-    figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
-    return Path(path)
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    metadata = {"Date": None} if suffix == "svg" else None
+    return atomic.write(path, lambda file: figure.savefig(file, format=suffix, metadata=metadata))

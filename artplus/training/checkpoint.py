@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from artplus import checkpoint_io
+from artplus import atomic, checkpoint_io
 from artplus.checkpoint_io import DIGEST as DIGEST
 from artplus.checkpoint_io import HEADER as HEADER
 from artplus.checkpoint_io import MAGIC as MAGIC
@@ -18,7 +18,6 @@ from artplus.checkpoint_io import read as read
 from artplus.errors import CheckpointError, ConfigurationError
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
-LITTER = ".step-*.ckpt.tmp"
 
 
 def write(folder: Path, step: int, payload: Mapping[str, Any]) -> Path:
@@ -54,8 +53,7 @@ def prune(folder: Path, step: int, keep: int) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove temporary files of writes that were killed."""
-    for path in folder.glob(LITTER):
-        path.unlink(missing_ok=True)
+    atomic.sweep(folder, "step-*.ckpt")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from artplus import saving
+from artplus import atomic, saving
 from artplus.errors import DataError
 
 Row = dict[str, Any]
@@ -66,8 +66,7 @@ class History:
         path = Path(path)
         if path.suffix in {".png", ".svg", ".pdf"}:
             return self.plot(path)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        return path
+        return atomic.write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> History:

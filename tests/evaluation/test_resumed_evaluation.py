@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 import artplus
 from artplus.attacks import APGD, PGD, fgm
-from artplus.errors import CheckpointError, ConfigurationError
+from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
 from artplus.evaluation import MinimumNorm, attack_run, judge
 from artplus.evaluation.saved import HEAD
+from artplus.folder_lock import FolderLock
 from artplus.model import LossModel
 from artplus.spaces import InputSpace
 from artplus.tasks import task_for
@@ -245,6 +247,50 @@ def test_a_damaged_file_is_named_and_costs_only_what_it_held(tmp_path: Path) -> 
         else:
             path.unlink()
         assert_same(run(tmp_path), reference)
+
+
+@pytest.mark.parametrize("what", ["full disk", "deleted folder"])
+def test_a_folder_that_fails_costs_the_evaluation_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """As in training: a warning, and the evaluation ends as it would; what is left can be used."""
+    reference, folder = run(None), tmp_path / "saved"
+    craft, write, calls = attack_run._craft, artplus.checkpoint_io.write, [0]
+
+    def full(path: Path, payload: Any) -> Path:
+        if path.name == HEAD:
+            return write(path, payload)
+        raise OSError(28, "No space left on device")
+
+    def deleting(*args: Any) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 3:
+            shutil.rmtree(folder)
+        return craft(*args)
+
+    if what == "full disk":
+        monkeypatch.setattr(artplus.checkpoint_io, "write", full)
+        with pytest.warns(ArtplusWarning, match="was not written .No space left"):
+            assert_same(run(folder), reference)
+        assert [path.name for path in folder.iterdir()] == [HEAD]
+    else:
+        monkeypatch.setattr(attack_run, "_craft", deleting)
+        assert_same(run(folder), reference)
+        assert (folder / "attack-02.ckpt").exists()
+    monkeypatch.undo()
+    assert_same(run(folder), reference)
+
+
+def test_a_second_evaluation_in_the_folder_is_refused_while_the_first_is_at_work(
+    tmp_path: Path,
+) -> None:
+    """Their files have the same names, and each would remove the other's."""
+    lock = FolderLock(tmp_path)
+    with pytest.raises(ConfigurationError, match="is being written to by this process"):
+        run(tmp_path)
+    lock.release()
+    run(tmp_path)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from artplus import atomic
 from artplus.errors import ConfigurationError, DataError
 from artplus.evaluation import Examples
 from artplus.evaluation.threats import ThreatReport
@@ -139,6 +141,41 @@ def test_other_results_are_saved_by_the_same_function(tmp_path: Path) -> None:
     assert imread(history.plot(tmp_path / "h.png")).std() > 0.01
     with pytest.raises(ConfigurationError, match=r"a history is saved as one of \.json, \.pdf"):
         save(history, tmp_path / "h.html")
+
+
+@pytest.mark.parametrize("suffix", ["html", "json", "md", "txt", "png", "history.json", "svg"])
+def test_a_full_disk_leaves_an_earlier_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """A result is written beside the earlier one and then takes its name."""
+    result = History([{"epoch": 1, "loss": 0.5}]) if suffix in {"history.json", "svg"} else made()
+    path = tmp_path / f"result.{suffix}"
+    path.write_text("earlier")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(result, path)
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    path.chmod(0o600)
+    save(result, path)
+    assert path.stat().st_size > 20 and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_result_is_written_where_a_link_points_or_into_a_pipe(tmp_path: Path) -> None:
+    """As the user who put them there means it."""
+    link, target, pipe = (tmp_path / name for name in ("link.txt", "target.txt", "pipe.txt"))
+    link.symlink_to(target)
+    save(made(), link)
+    assert link.is_symlink() and target.read_text() == f"{made()}\n"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    save(made(), pipe)
+    assert os.read(reader, 1 << 16).decode() == f"{made()}\n"
+    os.close(reader)
 
 
 def test_saving_refuses_other_suffixes(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import errno
 import functools
 import hashlib
 import io
+import multiprocessing
 import os
 import pickle
 import random
 import re
+import shutil
 import stat
 import struct
 import warnings
@@ -24,9 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from artplus import AdversarialTrainerPlus, checkpoint_io, fingerprint, fit
+from artplus import AdversarialTrainerPlus, atomic, fingerprint, fit
 from artplus.attacks import PGD
 from artplus.errors import ArtplusWarning, CheckpointError, ConfigurationError
+from artplus.folder_lock import FolderLock
 from artplus.losses import Objective, Terms
 from artplus.seeding import set_streams, streams
 from artplus.training import Resume, checkpoint
@@ -37,6 +40,7 @@ from artplus.training.callbacks import (
     EarlyStopping,
     LearningRate,
 )
+from tests.benchmarks.writers import writers
 from tests.toys import arrays, classifier, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(24))
@@ -216,7 +220,7 @@ def fill(monkeypatch, room, after=0):
         opened.append(path)
         return Full(file, room) if len(opened) > after else file
 
-    monkeypatch.setattr(checkpoint_io, "open", opening, raising=False)
+    monkeypatch.setattr(atomic, "open", opening, raising=False)
 
 
 @pytest.mark.parametrize("room", [0, 5, 16, 300, 1200, "all but one"])
@@ -280,15 +284,99 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_really_full_device_is_reported(tmp_path):
+def test_a_really_full_device_is_reported(tmp_path, monkeypatch):
     """Not our imitation of one: the kernel's."""
-    (tmp_path / ".step-000000001.ckpt.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(atomic, "open", lambda path, mode: open("/dev/full", "wb"), raising=False)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write(tmp_path, 1, {"a": torch.rand(100_000)})
     assert not list(tmp_path.iterdir())
 
 
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    """Neither at the temporary name, were it foreseen, nor at the checkpoint's own."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda n: "0" * 8)
+    (folder / ".step-000000001.ckpt.00000000.tmp").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        checkpoint.write(folder, 1, PAYLOAD)
+    (folder / "step-000000002.ckpt").symlink_to(victim)
+    checkpoint.write(folder, 2, PAYLOAD)
+    assert victim.read_text() == "precious"
+    (folder / ".lock").symlink_to(victim)
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        FolderLock(folder)
+    assert victim.read_text() == "precious"
+
+
 # The folder
+
+
+def test_a_folder_that_was_taken_away_is_made_again(tmp_path):
+    """The run goes on and saves what comes."""
+    folder = tmp_path / "run"
+
+    class Take(Callback):
+        watches = True
+
+        def on_epoch_begin(self, state):
+            if state.epoch == 1:
+                shutil.rmtree(folder)
+
+    run(folder, callbacks=[Take()])
+    assert list(checkpoint.listed(folder)) == [6]
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_is_at_work(tmp_path):
+    """Whoever it is; and the folder is free again at the end, also after an error."""
+
+    class Second(Callback):
+        watches = True
+
+        def on_epoch_end(self, state):
+            run(tmp_path, resume=Resume(tmp_path, or_start=True))
+
+    with pytest.raises(ConfigurationError, match="being written to by this process"):
+        run(tmp_path, callbacks=[Second()])
+    assert not (tmp_path / ".lock").exists()
+    run(tmp_path)
+
+
+def hold(folder, ready, go):
+    """Lock the folder in a process of its own."""
+    lock = FolderLock(folder)
+    ready.set()
+    go.wait(30)
+    lock.release()
+
+
+def test_another_process_that_holds_the_folder_is_named(tmp_path):
+    """A lock goes with its process, however that ends."""
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready, go))
+    process.start()
+    assert ready.wait(30)
+    with pytest.raises(ConfigurationError, match=f"process {process.pid} on .* since"):
+        run(tmp_path)
+    process.kill()
+    process.join()
+    assert (tmp_path / ".lock").exists()  # left by the kill, and held by nobody
+    run(tmp_path)
+
+
+def test_two_writers_at_once_damage_nothing(tmp_path):
+    """Both start together with the same call: the second is refused, or finds the work done."""
+    for ran, refused, sound in writers(tmp_path, pairs=2):
+        assert ran >= 1 and ran + refused == 2 and sound
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_step(tmp_path):
+    """Even root cannot make a file in /proc."""
+    with pytest.raises(ConfigurationError, match="/proc/self cannot be written to"):
+        run("/proc/self")
 
 
 def test_the_last_n_are_kept(tmp_path):
@@ -317,7 +405,7 @@ def test_other_files_are_left_alone_and_litter_is_swept(tmp_path):
     mine = [tmp_path / name for name in ("notes.txt", "step-1.ckpt.bak", "my-step-2.ckpt")]
     for path in mine:
         path.write_text("mine")
-    litter = tmp_path / ".step-000000003.ckpt.tmp"
+    litter = tmp_path / ".step-000000003.ckpt.0123abcd.tmp"
     litter.write_text("half")
     run(tmp_path, saving={"keep": 1})
     assert set(tmp_path.iterdir()) == {*mine, tmp_path / "step-000000006.ckpt"}

@@ -10,6 +10,7 @@ from typing import Any
 
 from artplus import _checks, distributed
 from artplus.errors import ArtplusWarning, ConfigurationError
+from artplus.folder_lock import FolderLock
 from artplus.training import checkpoint
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State
@@ -45,8 +46,8 @@ class Checkpoint(Callback):
         keep: Number of checkpoints to keep, >= 1; with 2 or more, a damaged one is no loss.
 
     Raises:
-        ConfigurationError: before training, if the folder belongs to another run or cannot be
-            written to.
+        ConfigurationError: before training, if the folder belongs to another run, another run is
+            writing to it, or it cannot be written to.
     """
 
     watches = True
@@ -59,12 +60,13 @@ class Checkpoint(Callback):
         every_steps: int | None = None,
         keep: int = 3,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = _checks.path("folder", folder)
         self.every_epochs = _checks.count("every_epochs", every_epochs)
         if every_steps is not None:
             _checks.count("every_steps", every_steps)
         self.every_steps = every_steps
         self.keep = _checks.count("keep", keep)
+        self._lock: FolderLock | None = None
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -74,21 +76,23 @@ class Checkpoint(Callback):
                 "every_steps saves in the middle of epochs, but this data is an iterable that "
                 "cannot be begun again there; leave it out, or give a map-style data set"
             )
+        distributed.from_main(lambda: self._claim(state))
+        checkpoint.plain(state.capture())  # raises before any step if it cannot be saved
+        self._signal = None
+        self._listen()
+
+    def _claim(self, state: State) -> None:
+        """Lock the folder, and refuse that of another run."""
+        lock = FolderLock(self.folder)
         continued = state.resumed is not None and _same(state.resumed.parent, self.folder)
         if checkpoint.listed(self.folder) and not continued:
+            lock.release()
             raise ConfigurationError(
                 f"{self.folder} already holds checkpoints; continue their run with "
                 f"resume={str(self.folder)!r}, or choose another folder"
             )
-        try:
-            if distributed.is_main():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                checkpoint.sweep(self.folder)
-        except OSError as error:
-            raise ConfigurationError(f"{self.folder} cannot be written: {error}") from error
-        checkpoint.plain(state.capture())  # raises before any step if it cannot be saved
-        self._signal = None
-        self._listen()
+        self._lock = lock
+        checkpoint.sweep(self.folder)
 
     def on_pause(self, state: State) -> None:
         number = self._agreed_signal(state)
@@ -98,6 +102,9 @@ class Checkpoint(Callback):
             self._leave()
 
     def on_fit_end(self, state: State) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
         self._unlisten()
         if self._signal is not None:  # it came after the last pause
             self._leave()
@@ -128,6 +135,7 @@ class Checkpoint(Callback):
         if not distributed.is_main():
             return
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # it may have been taken away
             checkpoint.write(self.folder, state.step, payload)
             checkpoint.prune(self.folder, state.step, self.keep)
         except OSError as error:
