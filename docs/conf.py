@@ -147,7 +147,7 @@ def resolve(
 
 def math(visitor: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Write an equation as MathML, which browsers draw without a script."""
-    text = node.astext().replace(r"\arg\max", r"\argmax")
+    text = node.astext().replace(r"\arg\max", r"\argmax").replace(r"\arg\min", r"\argmin")
     block = isinstance(node, nodes.math_block)
     if block and "&=" in text:
         text = rf"\begin{{split}}{text}\end{{split}}"
