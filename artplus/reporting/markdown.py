@@ -201,7 +201,7 @@ def _thinned(cells: Cells) -> list[str]:
 
 
 def _passage(passage: Passage) -> str:
-    """The words, those of at least half the largest influence in bold, replaced ones crossed out."""
+    """The words: those of at least half the largest influence bold, replaced ones crossed out."""
     words = [
         _changed(was, token)
         if was != token

@@ -111,7 +111,7 @@ def test_ways_past_the_loss_model_count_too() -> None:
         z = x.clone().requires_grad_()
         torch.autograd.grad(model.module(z).sum() + model.module(input=z[:5]).sum(), z)
         nn.functional.cross_entropy(model(z), y).backward()
-        model.pair(x, x)
+        model.pair(x, x.clone())
     assert seen == [passes.forwards, passes.backwards] == [4 * N + 5, 2 * N + 5]
 
 
