@@ -112,6 +112,11 @@ class Arrays:
         """Number of examples."""
         return size(self.y)
 
+    @property
+    def ends_alone(self) -> bool:
+        """Whether a batch holds a single example."""
+        return self.examples == 1
+
     def head(self, n: int) -> Batch:
         """The first ``n`` examples; the order of epochs is left alone."""
         rows = slice(0, n)
@@ -189,6 +194,21 @@ class Loaded:
         """Number of examples in the data set, where known."""
         data = getattr(self._loader, "dataset", None)
         return len(data) if isinstance(data, Sized) else None
+
+    @property
+    def ends_alone(self) -> bool:
+        """Whether a batch holds a single example, as far as that can be known."""
+        loader = self._loader
+        if isinstance(loader, DataLoader) and loader.batch_size and self.examples is not None:
+            return not loader.drop_last and self.examples % loader.batch_size == 1
+        return False
+
+    @property
+    def rows(self) -> Any:
+        """What can be asked for an example, or a batch, by its number; ``None`` for a stream."""
+        data = getattr(self._loader, "dataset", self._loader)
+        by_number = hasattr(data, "__getitem__") and isinstance(data, Sized)
+        return data if by_number and not isinstance(data, (IterableDataset, Mapping)) else None
 
     def _loader_and_samplers(self) -> list[Any]:
         batches = getattr(self._loader, "batch_sampler", None)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from artplus.fingerprint import Fingerprint, describe, digest, members, shape, text
+from artplus.fingerprint import Fingerprint, describe, members, shape, text
 from artplus.fingerprint import refuse_other as refuse_other
 from artplus.losses import Objective
-from artplus.training.callbacks import Callback, LearningRate
-from artplus.training.data import Arrays, Source
+from artplus.mapped import Rows, as_tensor, chunks
+from artplus.seeding import seeded
+from artplus.training.callbacks import Callback, LearningRate, Validation
+from artplus.training.data import Arrays, Loaded, Source
 from artplus.training.state import State
-from artplus.tree import Tree, leaves, take
 from artplus.tree import describe as describe_tree
+from artplus.tree import leaves, take
 
 SCHEDULED = {"lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas"} | {
     "base_momentum", "max_momentum",
@@ -51,6 +57,10 @@ def fingerprint(
     describe(state.method, "method", settings, parts=_objective)
     describe(plan, "plan", settings, parts=_objective)
     shaping = [callback for callback in callbacks if not callback.watches]
+    for callback in shaping:
+        if isinstance(callback, Validation) and isinstance(callback.data, (Arrays, Loaded)):
+            held_out = _data(callback.data)
+            settings |= {f"validation {name}": value for name, value in held_out.items()}
     settings["callbacks"] = ", ".join(type(callback).__name__ for callback in shaping)
     for callback in shaping:
         if type(callback).__module__.startswith("artplus."):
@@ -61,22 +71,72 @@ def fingerprint(
 
 def _data(data: Source) -> Fingerprint:
     if isinstance(data, Arrays):
-        # A digest of all inputs would read a whole memory map, so it covers both ends only.
-        ends = [take(data.x, slice(0, 32)), take(data.x, slice(-32, None))]
         return {
             "data": "arrays",
             "data.examples": str(data.examples),
             "data.shape": describe_tree(take(data.x, slice(0, 1))),
-            "data.labels": digest(*_tensors(data.y)),
-            "data.inputs": digest(*_tensors(ends)),
+            "data.labels": _digest(data.y),
+            "data.inputs": _digest(data.x),
         }
     generators = len(data.order()["generators"])
     settings = {"data": "loader", "data.generators": str(generators)}
-    return settings if data.examples is None else settings | {"data.examples": str(data.examples)}
+    if data.examples is not None:
+        settings["data.examples"] = str(data.examples)
+    rows = _rows(data.rows)
+    return settings if rows is None else settings | {"data.rows": rows}
 
 
-def _tensors(tree: Tree) -> list[Tensor]:
-    return [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
+def _rows(rows: Any) -> str | None:
+    """A digest of what a loader reads from: tensors whole, anything else by three of its rows.
+
+    ``None`` where rows cannot be asked for by their number, or differ from one time to the next.
+    """
+    if rows is None:
+        return None
+    if isinstance(rows, TensorDataset):
+        return _digest(rows.tensors)
+    n = len(rows)
+    if n == 0:
+        return None
+
+    def look() -> str:
+        with seeded(0):  # for random augmentation
+            return _digest([rows[k] for k in (0, n // 2, n - 1)])
+
+    try:
+        seen = look()
+        return seen if look() == seen else None
+    except Exception:  # a data set of the user's may refuse to be asked out of order, in any way
+        return None
+
+
+def _digest(tree: Any) -> str:
+    """Shapes and values of all arrays in a tree, read in chunks."""
+    sha = hashlib.sha256()
+    for leaf in _arrays(tree):
+        sha.update(_shape(leaf).encode())
+        for part in chunks(leaf) if leaf.ndim else [as_tensor(leaf)]:
+            sha.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:12]
+
+
+def _arrays(value: Any) -> Iterator[Tensor | Rows]:
+    """The arrays and numbers of a row or a tree as tensors, in order."""
+    if isinstance(value, (bool, int, float, np.ndarray, np.generic)):
+        yield torch.as_tensor(value)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _arrays(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _arrays(part)
+    else:
+        yield from leaves(value)
+
+
+def _shape(leaf: Any) -> str:
+    """Shape and dtype."""
+    return f"{tuple(leaf.shape)} {leaf.dtype}"
 
 
 def _objective(value: Any) -> dict[Any, Any] | None:

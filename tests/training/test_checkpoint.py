@@ -25,6 +25,7 @@ from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientD
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from artplus import AdversarialTrainerPlus, atomic, fingerprint, fit
 from artplus.attacks import PGD
@@ -533,6 +534,8 @@ def relu():
         ({"data": (X[:20], Y[:20])}, "data.examples: 24 in the checkpoint, 20 now"),
         ({"data": (X, Y.flip(0))}, "data.labels"),
         ({"data": (1 - X, Y)}, "data.inputs"),
+        ({"data": (torch.cat([X[:12], 1 - X[12:13], X[13:]]), Y)}, "data.inputs"),
+        ({"validation": (1 - X[:8], Y[:8])}, "validation data.inputs: nothing in the checkpoint"),
         ({"data": list(zip(X.split(8), Y.split(8), strict=True))}, "data: arrays .* loader now"),
         ({"callbacks": [EMA()]}, "callbacks: NonFinite, StuckAtChance in the checkpoint, EMA,"),
     ],
@@ -550,6 +553,48 @@ def test_another_run_is_refused_by_what_differs(tmp_path, change, difference):
     with pytest.raises(CheckpointError, match=f"of another run: .*{difference}"):
         run(resume=tmp_path, model=model, **change)
     assert same(weights(model), before)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows of a data set of the user's own, with noise drawn from the global stream."""
+
+    def __init__(self, x, generator=None):
+        self.x, self.generator = x, generator
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, k):
+        return self.x[k] + 0.01 * torch.rand(6, generator=self.generator), int(Y[k])
+
+
+@pytest.mark.parametrize("form", ["tensors", "own rows", "list", "validation"])
+def test_another_loader_of_the_same_length_is_refused(tmp_path, form):
+    """By its tensors, or by the first, the middle and the last row of what it reads from."""
+
+    def data(x):
+        if form == "list":
+            return list(zip(x.split(8), Y.split(8), strict=True))
+        rows = TensorDataset(x, Y) if form == "tensors" else Rows(x)
+        return DataLoader(rows, 8, shuffle=True)
+
+    def options(x):
+        return {"bounds": None, "validation": data(x)} if form == "validation" else {
+            "bounds": None, "data": data(x)}  # fmt: skip
+
+    start = net()
+    run(tmp_path / "a", model=copy.deepcopy(start), **options(X))
+    run(resume=tmp_path / "a", model=copy.deepcopy(start), **options(X))
+    with pytest.raises(CheckpointError, match="of another run: .*data.rows"):
+        run(resume=tmp_path / "a", model=copy.deepcopy(start), **options(1 - X))
+
+
+def test_rows_that_differ_each_time_are_no_other_data(tmp_path):
+    """A generator of the data set's own is not of the run."""
+    start = net()
+    rows = Rows(X, torch.Generator())
+    run(tmp_path, data=DataLoader(rows, 8), model=copy.deepcopy(start), bounds=None)
+    run(resume=tmp_path, data=DataLoader(rows, 8), model=copy.deepcopy(start), bounds=None)
 
 
 @pytest.mark.parametrize(

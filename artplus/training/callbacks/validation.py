@@ -45,8 +45,11 @@ class Validation(Callback):
         every: int = 1,
         seed: int = 0,
     ) -> None:
-        self._data, self._attack, self._space = data, attack, space
+        self.data, self._attack, self._space = data, attack, space
         self._every, self._seed = _checks.count("every", every), seed
+
+    def on_fit_begin(self, state: State) -> None:
+        state.validates = True
 
     def on_epoch_end(self, state: State) -> None:
         last = state.epoch == state.epochs or state.stop is not None
@@ -61,19 +64,19 @@ class Validation(Callback):
             state.row |= self.measure(model)
 
     def state_dict(self) -> dict[str, Any]:
-        if not isinstance(self._data, (Arrays, Loaded)):
+        if not isinstance(self.data, (Arrays, Loaded)):
             return {}
-        return {"order": self._data.order()}
+        return {"order": self.data.order()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        if isinstance(self._data, (Arrays, Loaded)):
-            self._data.set_order(saved["order"])
+        if isinstance(self.data, (Arrays, Loaded)):
+            self.data.set_order(saved["order"])
 
     def measure(self, model: LossModel) -> dict[str, float]:
         """The figures of a model."""
         sums: dict[str, Tensor] = {}
         n, weight = 0, torch.zeros(())
-        for batch in self._data:
+        for batch in self.data:
             device = device_of(batch.x)
             generator = torch.Generator(device).manual_seed(self._seed + n)
             examples = {"clean": batch.x}
