@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
@@ -41,6 +42,21 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     if isinstance(value, bool) or number < least:
         raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
     return number
+
+
+def seed(name: str, value: int) -> int:
+    """Return ``value`` as an int if it is a whole number in 0..2**64-1, as torch takes it."""
+    number = count(name, value, least=0)
+    if number >= 2**64:
+        raise ConfigurationError(f"{name} must be less than 2**64, got {value!r}")
+    return number
+
+
+def flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigurationError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def path(name: str, value: str | os.PathLike[str]) -> Path:
@@ -231,6 +247,13 @@ def _layout_hint(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     if (1, *got) == wanted:
         return " The channel axis is missing: x[:, None]."
     return " input_shape of the estimator and the data must agree."
+
+
+def channels_hint(x: Any) -> str:
+    """A guess for inputs that a model cannot take: images whose channels come last."""
+    if isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[3] < x.shape[1]:
+        return " Images are (batch, channels, height, width) in torch: x.transpose(0, 3, 1, 2)."
+    return ""
 
 
 def _brief(bound: Any) -> str:

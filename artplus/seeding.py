@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from artplus.errors import ConfigurationError
 
 
 @contextmanager
@@ -22,15 +25,37 @@ def seeded(seed: int | None) -> Iterator[int]:
 
     Yields:
         The seed in force, for further generators.
+
+    Raises:
+        ConfigurationError: if another thread is inside: the generators are those of the process, so
+            each would change what the other draws.
     """
-    if seed is None:
-        yield int(torch.randint(2**31, ()))
-        return
+    if not _threads.acquire(blocking=False):
+        raise ConfigurationError(
+            "another training or evaluation is at work in another thread of this process. Both "
+            "draw from the same random generators, so neither could be repeated: run one after "
+            "the other, or each in a process of its own"
+        )
+    try:
+        if seed is None:
+            yield int(torch.randint(2**31, ()))
+            return
+        with _forked(seed):
+            yield seed
+    finally:
+        _threads.release()
+
+
+_threads = threading.RLock()
+
+
+@contextmanager
+def _forked(seed: int) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         reseed(seed)
         try:
-            yield seed
+            yield
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])

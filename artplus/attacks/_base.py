@@ -223,6 +223,12 @@ def scaled(eps: Budget, scale: float) -> Budget:
 def check_budget(eps: Budget, norm: float) -> None:
     """Refuse a negative or non-finite radius and an unknown norm, before any work is done."""
     geometry(norm)
+    if isinstance(norm, str):
+        raise ConfigurationError(f"norm of an attack must be numpy.inf, 2 or 1, got {norm!r}")
+    if isinstance(eps, np.ma.MaskedArray):
+        raise ConfigurationError(
+            "eps must not be a masked array: give eps=values.filled(0), or the mask to the space"
+        )
     if isinstance(eps, Relative):
         return
     if isinstance(eps, (np.ndarray, Tensor)):

@@ -239,8 +239,12 @@ def _columns(preprocessing: tuple[Any, Any] | None, x: Inputs) -> tuple[Any, Any
         return float(array) if array.ndim == 0 else array
 
     mean, std = (column(v) for v in preprocessing)
-    if np.any(np.asarray(std) <= 0):
-        raise ConfigurationError(f"preprocessing std must be > 0, got {preprocessing[1]!r}")
+    if not np.isfinite(np.asarray(mean)).all():
+        raise ConfigurationError(f"preprocessing mean must be finite, got {preprocessing[0]!r}")
+    if not (np.isfinite(np.asarray(std)) & (np.asarray(std) > 0)).all():
+        raise ConfigurationError(
+            f"preprocessing std must be finite and > 0, got {preprocessing[1]!r}"
+        )
     return mean, std
 
 

@@ -127,8 +127,12 @@ def judge(
         >>> report.robust_accuracy <= report.clean_accuracy
         True
     """
-    _checks.count("batch_size", batch_size)
-    _checks.count("examples", examples, least=0)
+    batch_size = _checks.count("batch_size", batch_size)
+    examples = _checks.count("examples", examples, least=0)
+    seed = _checks.seed("seed", seed)
+    _checks.flag("only_survivors", only_survivors)
+    if name is not None and not isinstance(name, str):
+        raise ConfigurationError(f"name must be a string, got {name!r}")
     _checks.nonnegative("checkpoint_every", checkpoint_every)
     check_attacks(attacks)
     chosen = run_analyses.chosen(analyses)

@@ -85,7 +85,7 @@ class Batches:
         Raises:
             DataError: for a batch without labels, or with wrong ones.
         """
-        self._intake.over_classes = self.model.task.over_classes
+        self._intake.task = self.model.task
         return next(iter(self._source(inputs)))
 
     def _source(self, inputs: Mapping[str, Any]) -> Source:

@@ -37,6 +37,11 @@ class Region:
     def __post_init__(self) -> None:
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high
+        if self.mask is not None and not bool(((self.mask == 0) | (self.mask == 1)).all()):
+            raise ConfigurationError(
+                "mask must hold 0 where inputs must not change and 1 elsewhere, got values in "
+                f"[{float(self.mask.min()):g}, {float(self.mask.max()):g}]"
+            )
         ordered = low <= high if _is_number(low) and _is_number(high) else _ordered(low, high)
         if not ordered:  # NaN compares false
             raise ConfigurationError(

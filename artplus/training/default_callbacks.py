@@ -14,7 +14,7 @@ from artplus.training.callbacks import Callback
 from artplus.training.intake import Intake
 from artplus.training.method import Method
 from artplus.training.plan import Run
-from artplus.training.probe import check_labels
+from artplus.training.probe import probe_held_out
 
 SHAPE_STEPS = (events.EpsWarmup, events.EMA, events.GradientClipping)
 """Callbacks that change a step, so that they come before those that measure it."""
@@ -42,7 +42,7 @@ def with_defaults(
     ordered += [*shapers, events.NonFinite(), *validations]
     if plan.validation is not None:
         held_out = intake.batches(plan.validation, plan.batch_size, None, device)
-        check_labels(model, held_out)
+        probe_held_out(model, held_out)
         attack = events.validation_attack(
             model, method, eps=plan.validation_eps, norm=plan.validation_norm
         )
@@ -51,6 +51,11 @@ def with_defaults(
         if plan.keep_best and not any(isinstance(c, events.KeepBest) for c in plan.callbacks):
             ordered.append(events.KeepBest())
     if plan.scheduler is not None:
+        if any(isinstance(c, events.LearningRate) for c in plan.callbacks):
+            raise ConfigurationError(
+                "scheduler= and a LearningRate callback would both step the learning rate; give "
+                "one of them"
+            )
         ordered.append(events.LearningRate(plan.scheduler, plan.scheduler_interval))
     savers = [c for c in plan.callbacks if isinstance(c, events.Checkpoint)]
     ordered += [c for c in plan.callbacks if c not in ordered and c not in savers]

@@ -85,7 +85,7 @@ def train(
             model, source = intake.with_inferred_task(model, source)
         method, notes = intake.with_inferred_bounds(method, source)
         model = probe(model, source, method)
-        intake.over_classes = model.task.over_classes
+        intake.task = model.task
         hooks = None
         if method.space is not None and method.space.hidden:
             hooks = stack.enter_context(attached(model.module, method.space))

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from artplus import _checks, distributed, modes
+from artplus import distributed, modes
 from artplus.bounds import inferred_space
-from artplus.functional import labelled
 from artplus.model import LossModel
 from artplus.spaces import InputSpace, Space
 from artplus.spaces.hidden import Hooks, parameters
+from artplus.tasks import Task
 from artplus.training.columns import with_targets
 from artplus.training.data import Arrays, Prepare, Source, TensorPair, batches
 from artplus.training.method import Method, check_radii
-from artplus.training.probe import first, infer_task
+from artplus.training.probe import check_targets, first, infer_task
 from artplus.tree import Tree, device_of
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class Intake:
         # A function before the module, as an estimator's preprocessing, takes inputs as they are.
         self._arguments = parameters(model.module) if model.forward is None else ()
         self._gives_targets = model.task.in_model
-        self.over_classes = False
-        """Whether targets are known to be class numbers, so that -100 means no label."""
+        self.task: Task | None = None
+        """Once it is known, the targets of every batch are checked against it."""
 
     def batches(
         self,
@@ -58,7 +58,7 @@ class Intake:
         """
         return batches(
             data,
-            partial(self._prepared, unlabelled=unlabelled),
+            partial(self._prepared, unlabelled=unlabelled, supervised=supervised),
             batch_size=batch_size,
             generator=generator,
             device=device,
@@ -97,12 +97,11 @@ class Intake:
             check_radii(method.attack, method.space, x)
         return method, notes
 
-    def _prepared(self, x: Any, y: Any, *, unlabelled: bool) -> tuple[Tree, Tree]:
+    def _prepared(self, x: Any, y: Any, *, unlabelled: bool, supervised: bool) -> tuple[Tree, Tree]:
         inputs, targets = self.prepare(x, y)
         # Targets that are on a GPU already are not looked at, since that would wait for it.
-        on_host = device_of(targets).type == "cpu"
-        if self.over_classes and not unlabelled and on_host and labelled(targets) is not None:
-            _checks.all_labelled(targets)
+        if self.task is not None and supervised and device_of(targets).type == "cpu":
+            check_targets(self.task, targets, unlabelled=unlabelled)
         if self._gives_targets:
             inputs = with_targets(inputs, targets, self._arguments)
         return inputs, targets

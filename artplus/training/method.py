@@ -566,8 +566,17 @@ def make_method(
         attack=attack,
         space=make_space(space, bounds, normalization),
         label_smoothing=label_smoothing,
-        class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
+        class_weight=None if class_weight is None else _class_weight(class_weight),
         attack_share=attack_share,
     )
     _refuse_norm(objective, attack, norm)
     return method
+
+
+def _class_weight(weight: Any) -> Tensor:
+    try:
+        return torch.as_tensor(weight).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigurationError(
+            f"class_weight must be one number >= 0 per class, got {weight!r}"
+        ) from None

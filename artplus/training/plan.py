@@ -11,7 +11,7 @@ import torch
 from artplus import _checks, distributed
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
-from artplus.training.callbacks import Callback, Checkpoint
+from artplus.training.callbacks import EMA, Callback, Checkpoint
 from artplus.training.checkpoint import Resume
 from artplus.training.engines import Engine
 from artplus.training.steps import Step, standard
@@ -65,12 +65,17 @@ class Run:
     resume: Resume | None = None
 
     def __post_init__(self) -> None:
-        _checks.count("epochs", self.epochs)
-        _checks.count("batch_size", self.batch_size)
+        numbers = {
+            "epochs": _checks.count("epochs", self.epochs),
+            "batch_size": _checks.count("batch_size", self.batch_size),
+        }
         if self.seed is not None:
-            _checks.count("seed", self.seed, least=0)
+            numbers["seed"] = _checks.seed("seed", self.seed)
         if self.micro_batch is not None:
-            _checks.count("micro_batch", self.micro_batch, least=2)
+            numbers["micro_batch"] = _checks.count("micro_batch", self.micro_batch, least=2)
+        for name, number in numbers.items():  # numpy's numbers as Python's
+            object.__setattr__(self, name, number)
+        _checks.flag("progress", self.progress)
         if not callable(self.step):
             raise ConfigurationError(
                 f"step must be called as step(state, batch, gradients), got {self.step!r}"
@@ -87,6 +92,8 @@ class Run:
                 raise ConfigurationError(f"callbacks must be Callback objects, got {callback!r}")
         if sum(isinstance(callback, Checkpoint) for callback in self.callbacks) > 1:
             raise ConfigurationError("callbacks hold more than one Checkpoint; one run, one folder")
+        if sum(isinstance(callback, EMA) for callback in self.callbacks) > 1:
+            raise ConfigurationError("callbacks hold more than one EMA; there is one average")
 
     def settings(self) -> dict[str, Any]:
         """The options that identify a run in its checkpoints."""

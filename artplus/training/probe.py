@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from artplus import modes
+from artplus import _checks, modes
 from artplus.attacks import Attack, members
 from artplus.attacks._problem import ball_of
-from artplus.errors import ConfigurationError, DataError
+from artplus.errors import ArtplusError, ConfigurationError, DataError
 from artplus.functional import labelled
 from artplus.losses import Objective
 from artplus.model import LossModel
@@ -21,7 +22,7 @@ from artplus.tasks import Task, make_task
 from artplus.tasks._infer import is_detection, refine
 from artplus.training.data import Arrays, Batch, Loaded
 from artplus.training.method import Method
-from artplus.tree import Tree, device_of, size, take
+from artplus.tree import Tree, describe, device_of, size, take
 
 LOOK = 32
 """Examples used: enough to tell probabilities from logits."""
@@ -35,7 +36,7 @@ def infer_task(model: LossModel, batch: Batch) -> LossModel:
         return model
     rows = slice(0, LOOK)
     x, y = take(batch.x, rows), take(batch.y, rows)
-    with modes.attack_mode(model.module), torch.no_grad():
+    with modes.attack_mode(model.module), torch.no_grad(), _fitting(x):
         outputs = model.outputs(x)
     return model.with_task(refine(model.task, model.module, x, outputs, y))
 
@@ -56,9 +57,12 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
     streams = modes.RandomState(device_of(x), model.module)
     before = streams.get()
     with modes.attack_mode(model.module), torch.no_grad():
-        predictions = model(x)
+        with _fitting(x):
+            predictions = model(x)
         if method.attack is not None and method.space is not None and method.space.hidden:
             _check_sites(model, method.space, members(method.attack, 0), x)
+    if source.ends_alone:
+        _try_one(model, take(x, slice(0, 1)))
     streams.set(before)
     model = model.with_task(model.task.bind(predictions, y))
     if method.objective.supervised:
@@ -74,6 +78,48 @@ def probe(model: LossModel, source: Arrays | Loaded, method: Method) -> LossMode
         _try_second_order(model, method, take(x, slice(0, 2)), take(y, slice(0, 2)))
         streams.set(before)
     return model
+
+
+def probe_held_out(model: LossModel, source: Arrays | Loaded) -> None:
+    """Try the model on held-out data, and check its targets, before any step."""
+    check_labels(model, source)
+    x = take(first(source).x, slice(0, LOOK))
+    with modes.attack_mode(model.module), torch.no_grad(), _fitting(x, "validation inputs"):
+        model(x)
+
+
+@contextmanager
+def _fitting(x: Tree, what: str = "inputs") -> Iterator[None]:
+    """Say whose shapes they were that the model could not take."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, TypeError) as error:
+        if isinstance(error, ArtplusError):
+            raise
+        raise DataError(
+            f"the model cannot take {what} of shape {describe(x)}: {error}."
+            + _checks.channels_hint(x)
+        ) from error
+
+
+def _try_one(model: LossModel, x: Tree) -> None:
+    """Refuse a last batch of one example where batch statistics cannot be made of it."""
+    flags = modes.flags(model.module)
+    try:
+        modes.begin_training(model.module)
+        with modes.frozen_batchnorm_stats(model.module), torch.no_grad():
+            model(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DataError(
+            "the last batch holds one example, of which BatchNorm has no statistics. Drop it "
+            "(DataLoader(..., drop_last=True)), or take another batch size"
+        ) from error
+    finally:
+        modes.restore(flags)
 
 
 def _check_losses(losses: Tensor, n: int) -> None:
@@ -194,17 +240,25 @@ def check_labels(
     """
     batch = batch or first(source)
     targets = source.y if isinstance(source, Arrays) else batch.y
-    known = labelled(targets) if unlabelled and model.task.over_classes else None
+    if not check_targets(model.task, targets, unlabelled=unlabelled) and isinstance(source, Arrays):
+        raise DataError(
+            f"none of the {size(targets)} examples has a label (all are -100), so there is "
+            "nothing to learn; give at least a few labels"
+        )
+
+
+def check_targets(task: Task, targets: Tree, *, unlabelled: bool) -> bool:
+    """Refuse targets that do not fit the task; return whether there is a label among them.
+
+    With ``unlabelled`` examples without a label are left out.
+    """
+    known = labelled(targets) if unlabelled and task.over_classes else None
     if known is not None and bool((~known).any()):
         if not bool(known.any()):
-            if not isinstance(source, Arrays):
-                return
-            raise DataError(
-                f"none of the {size(targets)} examples has a label (all are -100), so there is "
-                "nothing to learn; give at least a few labels"
-            )
+            return False
         targets = take(targets, known)
-    model.task.check_targets(targets)
+    task.check_targets(targets)
+    return True
 
 
 def refuse_task(task: Task, objective: Objective) -> None:

@@ -121,6 +121,7 @@ class State:
         meter: Running means of the present epoch.
         row: Figures of the present epoch that callbacks add to.
         stop: Set to a reason to stop after this epoch.
+        validates: Whether figures of held-out data are measured.
         averaged: Averaged weights, if a callback keeps them. Validation uses them, and the model
             has them after training. Frozen weights are not included.
         capture: Returns everything needed to continue from here, as tensors and plain data that
@@ -157,6 +158,7 @@ class State:
     meter: Meter = field(default_factory=Meter)
     row: Row = field(default_factory=dict)
     stop: str | None = None
+    validates: bool = False
     averaged: Weights | None = None
     capture: Callable[[], dict[str, Any]] = dict
     replayable: bool = False

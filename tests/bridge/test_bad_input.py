@@ -567,7 +567,7 @@ PLAIN = {
     ),
     "NaN labels": ((X, Y * np.nan), {}, DataError, "y must be finite"),
     "range": ((X * 255, Y), {"bounds": (0.0, 1.0)}, DataError, "0-255"),
-    "shape": ((X[:, :5], Y), {}, RuntimeError, "mat1 and mat2"),
+    "shape": ((X[:, :5], Y), {}, DataError, r"inputs of shape \(24, 5\): mat1 and mat2"),
     "module": ((X, Y), {"model": classifier}, ConfigurationError, "use AdversarialTrainerPlus"),
     "bounds": ((X, Y), {"bounds": (1.0, 0.0)}, ConfigurationError, "with low < high"),
     "eps and attack": ((X, Y), {"attack": "pgd"}, ConfigurationError, "not both"),

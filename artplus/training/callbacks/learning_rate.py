@@ -78,11 +78,16 @@ class LearningRate(Callback):
                     "a scheduler factory needs the number of steps, but this loader has no "
                     "length; pass a ready scheduler"
                 )
-            self._scheduler = self._argument(state.optimizer, state.total_steps)
+            self._scheduler = self._made(state.optimizer, state.total_steps)
         plateau = isinstance(self._scheduler, ReduceLROnPlateau)
         if plateau and self._interval == "batch":
             raise ConfigurationError(
                 "ReduceLROnPlateau follows a figure of the epoch; leave interval at 'auto'"
+            )
+        if self.follows_validation and not state.validates:
+            raise ConfigurationError(
+                "ReduceLROnPlateau(mode='max') follows validation accuracy; give validation data, "
+                "or use mode='min' for the training loss"
             )
         cyclic = isinstance(self._scheduler, (OneCycleLR, CyclicLR))
         by_batch = cyclic or (from_factory and not plateau)
@@ -103,6 +108,21 @@ class LearningRate(Callback):
                 "or pass a factory: lambda optimizer, steps: OneCycleLR(optimizer, ..., "
                 "total_steps=steps)"
             )
+
+    def _made(self, optimizer: Any, steps: int) -> Scheduler:
+        """What the factory makes of the optimizer and the number of steps."""
+        try:
+            made: Any = self._argument(optimizer, steps)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"the scheduler factory failed as (optimizer, total_steps) -> scheduler: {error}"
+            ) from error
+        if not callable(getattr(made, "step", None)):
+            raise ConfigurationError(
+                f"the scheduler factory must return a torch learning-rate scheduler, got {made!r}"
+            )
+        scheduler: Scheduler = made
+        return scheduler
 
     def on_step_end(self, state: State) -> None:
         if self._per_batch:
