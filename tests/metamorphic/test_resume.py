@@ -269,7 +269,7 @@ def test_shuffled_validation_data_comes_in_the_order_it_would_have(tmp_path):
         """A figure that the order alone decides."""
 
         def measure(self, model):
-            first, *_ = self._data
+            first, *_ = self.data
             return {"val_adversarial_accuracy": float(first.x.sum())}
 
     def run(*more, **options):
