@@ -207,7 +207,12 @@ TRAPS = {
         r"0..1, got values in \[0, 3\]",
     ),
     "mean alone": (net, {"preprocessing": 0.5}, ConfigurationError, r"pair \(mean, std\)"),
-    "std of zero": (net, {"preprocessing": (0.5, 0.0)}, ConfigurationError, "std must be finite and > 0"),
+    "std of zero": (
+        net,
+        {"preprocessing": (0.5, 0.0)},
+        ConfigurationError,
+        "std must be finite and > 0",
+    ),
     "optimizer": (
         net,
         {"optimizer": torch.optim.SGD(ONE.parameters(), lr=0.1)},
