@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,41 @@ def flag(name: str, value: bool) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ConfigurationError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse ``value`` unless it is one of ``allowed``; an array is none, and 1 is not ``True``."""
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        *others, last = map(repr, allowed)
+        raise ConfigurationError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def text(name: str, value: str | None) -> None:
+    """Refuse ``value`` unless it is a string or ``None``."""
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a string, got {value!r}")
+
+
+def several(name: str, value: Any, what: str) -> tuple[Any, ...]:
+    """The members of ``value``, if it is a list, a tuple or another collection of ``what``."""
+    is_one = isinstance(value, (str, bytes, Mapping, torch.nn.Module, type))
+    try:
+        if not is_one:
+            return tuple(value)
+    except TypeError:  # not iterable, or an array of no axes
+        pass
+    raise ConfigurationError(f"{name} must be a list of {what}, got {value!r}")
+
+
+def numbers(name: str, value: Any) -> torch.Tensor:
+    """``value`` as a tensor of real numbers, in the precision of single floats."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ConfigurationError(f"{name} must hold numbers, got {value!r}") from None
+    if tensor.is_complex():
+        raise ConfigurationError(f"{name} must hold real numbers, got {tensor.dtype}")
+    return tensor.float()
 
 
 def path(name: str, value: str | os.PathLike[str]) -> Path:

@@ -63,7 +63,9 @@ def make_space(
     return InputSpace(low, high, _mask(mask), normalization=normalization)
 
 
-def parse_bounds(bounds: Any) -> tuple[float | Tensor | None, float | Tensor | None]:
+def parse_bounds(
+    bounds: Any, name: str = "bounds"
+) -> tuple[float | Tensor | None, float | Tensor | None]:
     """A pair of numbers, or of tensors with one value per channel or feature.
 
     Raises:
@@ -75,13 +77,20 @@ def parse_bounds(bounds: Any) -> tuple[float | Tensor | None, float | Tensor | N
     """
     if bounds is None:
         return None, None
-    if isinstance(bounds, str) or not isinstance(bounds, Iterable) or len(list(bounds)) != 2:
+    no_axis = isinstance(bounds, (np.ndarray, Tensor)) and bounds.ndim == 0
+    if (
+        isinstance(bounds, str)
+        or not isinstance(bounds, Iterable)
+        or no_axis
+        or len([*bounds]) != 2
+    ):
         raise ConfigurationError(
-            f"bounds must be 'auto', None or a pair (low, high), got {bounds!r}"
+            f"{name} must be {'' if name != 'bounds' else repr('auto') + ', '}None or a pair "
+            f"(low, high), got {bounds!r}"
         )
     low, high = (_bound(value) for value in bounds)
     if not bool((torch.as_tensor(low) < torch.as_tensor(high)).all()):
-        raise ConfigurationError(f"bounds must be (low, high) with low < high, got {bounds!r}")
+        raise ConfigurationError(f"{name} must be (low, high) with low < high, got {bounds!r}")
     return low, high
 
 
@@ -139,7 +148,7 @@ def inferred_space(x: Tree, mask: Any = None) -> tuple[InputSpace, str]:
 
 
 def _mask(mask: Any) -> Tensor | None:
-    return None if mask is None else torch.as_tensor(mask).float()
+    return None if mask is None else _checks.numbers("mask", mask)
 
 
 def check_range(inputs: Tree, space: InputSpace, name: str = "x") -> None:

@@ -55,6 +55,8 @@ class Criterion:
     def __call__(self, predictions: Any, y: Any) -> Tensor:
         """The losses, ``(batch,)``; losses of several elements are averaged with their weights."""
         losses = self.function(predictions, y)
+        if not isinstance(losses, Tensor):
+            raise ConfigurationError(f"the criterion must return a tensor, got {losses!r}")
         if losses.ndim == 0:
             # Every example gets the batch mean, so its mean and gradient equal those of the loss.
             return losses.expand(len(y))

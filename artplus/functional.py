@@ -27,7 +27,9 @@ def labelled(y: object) -> Tensor | None:
 
 def class_index(y: Tensor) -> Tensor:
     """Class numbers ``(batch,)`` of labels given as numbers or as one-hot or soft rows."""
-    return y.argmax(1) if y.ndim == 2 else y
+    if y.ndim != 2:
+        return y
+    return (y.byte() if y.dtype == torch.bool else y).argmax(1)  # torch finds no largest boolean
 
 
 def other_class(y: Tensor, classes: int, generator: torch.Generator | None = None) -> Tensor:

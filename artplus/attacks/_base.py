@@ -41,7 +41,8 @@ class Relative:
     fraction: float
 
     def __post_init__(self) -> None:
-        _checks.nonnegative("Relative(fraction)", self.fraction)
+        fraction = _checks.nonnegative("Relative(fraction)", self.fraction)
+        object.__setattr__(self, "fraction", fraction)
 
 
 Budget = float | np.ndarray[Any, Any] | Tensor | Relative
@@ -232,7 +233,7 @@ def check_budget(eps: Budget, norm: float) -> None:
     if isinstance(eps, Relative):
         return
     if isinstance(eps, (np.ndarray, Tensor)):
-        values = torch.as_tensor(eps)
+        values = _checks.numbers("eps", eps)
         if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
             raise ConfigurationError("eps must be finite and >= 0 in every entry")
         return

@@ -18,7 +18,7 @@ LossName = Literal["ce", "dlr", "margin", "targeted_dlr"]
 
 def check_loss(loss: str | None, *, targeted: bool) -> None:
     """Refuse an unknown loss, and ``"targeted_dlr"`` in a targeted attack."""
-    if loss is not None and loss not in get_args(LossName):
+    if loss is not None and not (isinstance(loss, str) and loss in get_args(LossName)):
         raise ConfigurationError(
             f"loss must be one of {', '.join(get_args(LossName))} or None (the inner loss), "
             f"got {loss!r}"

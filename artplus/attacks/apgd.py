@@ -118,6 +118,8 @@ class APGD(BaseAttack):
         _checks.count("restarts", self.restarts)
         _checks.count("targets", self.targets)
         _checks.count("draws", self.draws)
+        _checks.flag("random_start", self.random_start)
+        _checks.flag("until_fooled", self.until_fooled)
         _checks.fraction("rho", self.rho)
         if not 0 < _checks.nonnegative("momentum", self.momentum) <= 1:
             raise ConfigurationError(f"momentum must lie in (0, 1], got {self.momentum!r}")
@@ -125,6 +127,7 @@ class APGD(BaseAttack):
             raise ConfigurationError(
                 "rho and momentum have no meaning in L1 (steps follow sparsity); leave them out"
             )
+        _checks.flag("targeted", self.targeted)
         check_loss(self.loss, targeted=self.targeted)
         if self.step_size is not None:
             check_budget(self.step_size, self.norm)

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 
 from torch import Tensor
 
+from artplus import _checks
 from artplus.attacks._base import Attack, Budget, check_part
 from artplus.attacks._best import evaluated
 from artplus.attacks._call import BaseAttack, run_attack
@@ -46,7 +47,12 @@ class _Several:
     attacks: Sequence[Attack]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacks", tuple(self.attacks))
+        if isinstance(self.attacks, Attack):
+            raise ConfigurationError(
+                f"{type(self).__name__} takes a list: {type(self).__name__}([attack, ...])"
+            )
+        several = _checks.several("attacks", self.attacks, "attacks")
+        object.__setattr__(self, "attacks", several)
         if not self.attacks:
             raise ConfigurationError(f"{type(self).__name__} needs at least one attack")
         for attack in self.attacks:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from artplus import _checks
-from artplus.attacks._base import Attack, Budget
+from artplus.attacks._base import Attack, Budget, check_part
 from artplus.attacks._call import BaseAttack, run_attack
 from artplus.attacks._problem import Problem
 
@@ -35,7 +35,8 @@ class Microbatched(BaseAttack):
     size: int
 
     def __post_init__(self) -> None:
-        _checks.count("size", self.size)
+        check_part(self, self.attack)
+        object.__setattr__(self, "size", _checks.count("size", self.size))
 
     @property
     def eps(self) -> Budget:

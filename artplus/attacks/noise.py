@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from artplus import _checks
 from artplus.attacks._base import Budget, check_budget, column, scaled
 from artplus.attacks._call import BaseAttack
 from artplus.attacks._problem import Problem
-from artplus.errors import ConfigurationError
 from artplus.geometry import Eps
 
 
@@ -58,10 +58,7 @@ class Noise(BaseAttack):
 
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)
-        if self.distribution not in ("uniform", "normal"):
-            raise ConfigurationError(
-                f"distribution must be 'uniform' or 'normal', got {self.distribution!r}"
-            )
+        _checks.choice("distribution", self.distribution, ("uniform", "normal"))
 
     def run(self, problem: Problem) -> Tensor:
         """Clean values plus noise, inside the ball and the region."""

@@ -86,6 +86,8 @@ class PGD(BaseAttack):
             _checks.count("patience", self.patience, least=0)
         _checks.count("steps", self.steps)
         _checks.count("restarts", self.restarts)
+        _checks.flag("random_start", self.random_start)
+        _checks.flag("targeted", self.targeted)
         if self.step_size is not None:
             check_budget(self.step_size, self.norm)
         if self.decay is not None:

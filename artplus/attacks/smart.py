@@ -21,8 +21,7 @@ VARIANTS = ("paper", "mt-dnn")
 
 def check_variant(variant: str) -> None:
     """Refuse anything but ``"paper"`` and ``"mt-dnn"``."""
-    if variant not in VARIANTS:
-        raise ConfigurationError(f"variant must be 'paper' or 'mt-dnn', got {variant!r}")
+    _checks.choice("variant", variant, VARIANTS)
 
 
 @dataclass(frozen=True, kw_only=True)

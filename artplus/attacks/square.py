@@ -78,6 +78,7 @@ class Square(BaseAttack):
     def __post_init__(self) -> None:
         check_budget(self.eps, self.norm)
         _checks.count("queries", self.queries, least=2)
+        _checks.flag("rescale", self.rescale)
         if not 0 < _checks.nonnegative("p_init", self.p_init) <= 1:
             raise ConfigurationError(f"p_init must lie in (0, 1], got {self.p_init!r}")
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from artplus.bounds import Bounds, check_radius
+from artplus import _checks
+from artplus.bounds import Bounds, check_radius, make_space
 from artplus.bridge import by_name
 from artplus.bridge.estimator import view
 from artplus.bridge.selection import recorded, select
@@ -173,8 +174,15 @@ def evaluate(  # type: ignore[misc]
     options = {key: value for key, value in locals().items() if key not in _OF_ONE_THREAT}
     if threats is not None:
         return _evaluate_threats(threats, eps, checkpoint, options)
-    if checks not in (True, False, "auto"):
-        raise ConfigurationError(f"checks must be True, False or 'auto', got {checks!r}")
+    _checks.choice("checks", checks, (True, False, "auto"))
+    _checks.flag("progress", progress)
+    _checks.text("name", name)
+    if not isinstance(task, (str, Task)):
+        raise ConfigurationError(f"task must be a name or a Task, got {task!r}")
+    if space is not None:
+        make_space(space, "auto")
+    if only_survivors is not None:
+        _checks.flag("only_survivors", only_survivors)
     if checks == "auto":
         several = attacks if isinstance(attacks, (list, tuple)) else [attacks]
         checks = any(isinstance(a, str) and not by_name.is_attack(a) for a in several)

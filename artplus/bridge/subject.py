@@ -285,7 +285,7 @@ def _outputs(model: LossModel, x: Tree) -> Any:
     with modes.attack_mode(model.module), torch.no_grad():
         try:
             return model.outputs(clone(x))  # a module may work in place
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise DataError(
                 f"the model cannot take inputs of shape {describe(x)}: {error}"
             ) from error

@@ -14,6 +14,7 @@ from art.data_generators import DataGenerator
 from art.defences.trainer.trainer import Trainer
 from torch import Tensor
 
+from artplus import _checks
 from artplus.attacks import Attack, Average, Combination, Cycle, WorstOf, members
 from artplus.bridge import certified
 from artplus.bridge.attacks import as_attack
@@ -124,8 +125,7 @@ class AdversarialTrainerPlus(Trainer):
         certified.refuse_training(classifier)
         check_optimizer(self._view.model.module, classifier.optimizer)
         objective = make_loss(loss, lam)
-        if inner not in ("objective", "attack"):
-            raise ConfigurationError(f"inner must be 'objective' or 'attack', got {inner!r}")
+        _checks.choice("inner", inner, ("objective", "attack"))
         if inner == "attack":
             objective = replace(objective, inner=None, start_noise=0.0)
         attack = _combined(attacks, combine, classifier)
@@ -146,7 +146,7 @@ class AdversarialTrainerPlus(Trainer):
             attack=attack,
             space=self._view.space if space is None else space,
             label_smoothing=label_smoothing,
-            class_weight=None if class_weight is None else torch.as_tensor(class_weight).float(),
+            class_weight=class_weight,
             attack_share=attack_share,
         )
         self._plan = Run(
@@ -298,7 +298,7 @@ def make_trainer(name: str, classifier: Any, **options: Any) -> AdversarialTrain
 
 
 def _combined(attacks: Any, combine: str, classifier: Any) -> Attack | Combination | None:
-    if combine not in COMBINATIONS:
+    if not isinstance(combine, str) or combine not in COMBINATIONS:
         raise ConfigurationError(
             f"combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}"
         )
@@ -341,7 +341,7 @@ def _refuse_contradiction(attack: Attack | Combination | None, eps: Any, norm: f
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(mask).float()
+    tensor = _checks.numbers("mask", mask)
     try:
         fits = torch.broadcast_shapes(tensor.shape, shape) == torch.Size(shape)
     except RuntimeError:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from artplus import _checks, modes
+from artplus.bounds import parse_bounds
 from artplus.bridge.estimator import as_numbers, view
 from artplus.bridge.text import TextClassifier, is_text
 from artplus.errors import ConfigurationError, DataError, UnsupportedEstimatorError
@@ -94,6 +95,12 @@ def wrap(
         check_optimizer(model, optimizer)
     if is_text(model, x):
         return _text(model, x, y, optimizer, criterion, clip_values or preprocessing, verbose)
+    _checks.flag("verbose", verbose)
+    if criterion is not None and not callable(criterion):
+        raise ConfigurationError(
+            f"criterion must be a loss such as nn.CrossEntropyLoss(), got {criterion!r}"
+        )
+    parse_bounds(clip_values, "clip_values")
     samples = _samples(x)
     targets = None if y is None else as_numbers(y, "y")
     head = samples[:HEAD].clone()  # a module may work in place

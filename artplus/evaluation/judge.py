@@ -131,8 +131,8 @@ def judge(
     examples = _checks.count("examples", examples, least=0)
     seed = _checks.seed("seed", seed)
     _checks.flag("only_survivors", only_survivors)
-    if name is not None and not isinstance(name, str):
-        raise ConfigurationError(f"name must be a string, got {name!r}")
+    _checks.flag("progress", progress)
+    _checks.text("name", name)
     _checks.nonnegative("checkpoint_every", checkpoint_every)
     check_attacks(attacks)
     chosen = run_analyses.chosen(analyses)

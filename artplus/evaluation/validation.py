@@ -183,12 +183,12 @@ def check_names(class_names: Sequence[str] | None, data: EvaluationData) -> None
     Raises:
         ConfigurationError: with both numbers, or the first that is no name.
     """
-    if isinstance(class_names, str):
-        raise ConfigurationError(f"class_names must be one name per class, got {class_names!r}")
-    for name in class_names or ():
+    if class_names is None:
+        return
+    for name in _checks.several("class_names", class_names, "one name for each class"):
         if not isinstance(name, str):
             raise ConfigurationError(f"class_names must be strings, got {name!r}")
-    if class_names is not None and data.classes is not None and len(class_names) != data.classes:
+    if data.classes is not None and len(class_names) != data.classes:
         raise ConfigurationError(
             f"class_names must hold {data.classes} names, got {len(class_names)}"
         )

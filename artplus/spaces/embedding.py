@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from artplus import _checks
 from artplus.errors import ConfigurationError, DataError
 from artplus.spaces._base import Model, Per
 from artplus.spaces.hidden import Hooks, token_mask
@@ -75,7 +76,11 @@ class EmbeddingSpace(HiddenSpace):
     layer: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "special_tokens", tuple(self.special_tokens))
+        tokens = _checks.several("special_tokens", self.special_tokens, "token numbers")
+        tokens = tuple(_checks.count("each of special_tokens", t, least=0) for t in tokens)
+        object.__setattr__(self, "special_tokens", tokens)
+        _checks.text("layer", self.layer)
+        _checks.flag("relative", self.relative)
         check_per(self.per)
 
     def lift(self, model: Model, inputs: Tree) -> Tensor:

@@ -87,7 +87,7 @@ class HiddenSpace:
 
 def check_per(per: str) -> None:
     """Refuse another granularity than ``"example"`` and ``"token"``."""
-    if per not in ("example", "token"):
+    if not isinstance(per, str) or per not in ("example", "token"):
         raise ConfigurationError(
             f"per must be 'example' (one radius for a whole sequence) or 'token' (one for each "
             f"token), got {per!r}; a radius means nothing without it"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.spaces._base import Model, Per
 from artplus.spaces.hidden import Hooks, attached, output_shapes, token_mask
@@ -58,9 +59,14 @@ class LatentSpace(HiddenSpace):
     relative: bool = False
 
     def __post_init__(self) -> None:
-        layers = (self.layers,) if isinstance(self.layers, (str, int)) else tuple(self.layers)
+        layers = (
+            (self.layers,)
+            if isinstance(self.layers, (str, int))
+            else _checks.several("layers", self.layers, "names of sub-modules")
+        )
         object.__setattr__(self, "layers", layers)
         check_per(self.per)
+        _checks.flag("relative", self.relative)
         if not layers:
             raise ConfigurationError("LatentSpace needs at least one layer, as ['layer1']")
 

@@ -9,6 +9,7 @@ from typing import TypeGuard, TypeVar, cast
 import torch
 from torch import Tensor
 
+from artplus import _checks
 from artplus.errors import ConfigurationError
 from artplus.geometry import beside
 
@@ -35,6 +36,12 @@ class Region:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "mask"):
+            value = getattr(self, name)
+            number = _is_number(value) and name != "mask"
+            real = isinstance(value, Tensor) and not value.is_complex()
+            if not (value is None or number or real):
+                object.__setattr__(self, name, _checks.numbers(name, value))
         low = -torch.inf if self.low is None else self.low
         high = torch.inf if self.high is None else self.high
         if self.mask is not None and not bool(((self.mask == 0) | (self.mask == 1)).all()):

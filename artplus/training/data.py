@@ -386,7 +386,7 @@ def batches(
             "data is a one-shot iterator, which is empty after the first epoch; pass a list, a "
             "Dataset or a DataLoader"
         )
-    if isinstance(data, Iterable) and not isinstance(data, (Tensor, str)):
+    if isinstance(data, Iterable) and not isinstance(data, (Tensor, np.ndarray, str)):
         return loaded(data)
     raise DataError(
         "data must be (x, y), a mapping of columns, a Dataset, a DataLoader or an iterable of "

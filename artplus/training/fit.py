@@ -249,7 +249,7 @@ def fit(
         progress=progress,
         resume=as_resume(resume),
     )
-    infers = task == "auto" and not isinstance(model, LossModel)
+    infers = isinstance(task, str) and task == "auto" and not isinstance(model, LossModel)
     return train(
         as_loss_model(model, criterion, task), data, optimizer, method, plan, infers=infers
     )

@@ -103,7 +103,9 @@ class Method:
 
     def __post_init__(self) -> None:
         _checks.fraction("label_smoothing", self.label_smoothing)
-        if not 0 < _checks.nonnegative("attack_share", self.attack_share) <= 1:
+        share = _checks.nonnegative("attack_share", self.attack_share)
+        object.__setattr__(self, "attack_share", share)
+        if not 0 < share <= 1:
             raise ConfigurationError(
                 f"attack_share must lie in (0, 1], got {self.attack_share!r}; to train without "
                 "attacks give lam=0"
@@ -561,22 +563,19 @@ def make_method(
             f"loss {objective.name!r} needs no adversarial examples, so eps= or attack= would be "
             "ignored; leave them out"
         )
+    if class_weight is not None:
+        class_weight = _checks.numbers("class_weight", class_weight)
+        if class_weight.ndim != 1:
+            raise ConfigurationError(
+                f"class_weight must be one number >= 0 per class, got {class_weight.tolist()}"
+            )
     method = Method(
         objective=objective,
         attack=attack,
         space=make_space(space, bounds, normalization),
         label_smoothing=label_smoothing,
-        class_weight=None if class_weight is None else _class_weight(class_weight),
+        class_weight=class_weight,
         attack_share=attack_share,
     )
     _refuse_norm(objective, attack, norm)
     return method
-
-
-def _class_weight(weight: Any) -> Tensor:
-    try:
-        return torch.as_tensor(weight).float()
-    except (TypeError, ValueError, RuntimeError):
-        raise ConfigurationError(
-            f"class_weight must be one number >= 0 per class, got {weight!r}"
-        ) from None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from artplus.errors import ConfigurationError
+from artplus import _checks
 from artplus.model import LossModel
 from artplus.spaces import run
 from artplus.tree import Tree, map_tensors
@@ -55,18 +55,9 @@ class Numerics:
     compile: Compile = False
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16", "fp16", "auto"):
-            raise ConfigurationError(
-                f"precision must be 'fp32', 'bf16', 'fp16' or 'auto', got {self.precision!r}"
-            )
-        if self.channels_last not in (True, False, None):
-            raise ConfigurationError(
-                f"channels_last must be True, False or None, got {self.channels_last!r}"
-            )
-        if self.compile not in (True, False, "auto", "reduce-overhead"):
-            raise ConfigurationError(
-                f"compile must be True, False, 'auto' or 'reduce-overhead', got {self.compile!r}"
-            )
+        _checks.choice("precision", self.precision, ("fp32", "bf16", "fp16", "auto"))
+        _checks.choice("channels_last", self.channels_last, (True, False, None))
+        _checks.choice("compile", self.compile, (True, False, "auto", "reduce-overhead"))
 
     @property
     def decided(self) -> bool:

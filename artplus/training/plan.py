@@ -11,7 +11,7 @@ import torch
 from artplus import _checks, distributed
 from artplus.attacks._base import Budget
 from artplus.errors import ConfigurationError
-from artplus.training.callbacks import EMA, Callback, Checkpoint
+from artplus.training.callbacks import EMA, Callback, Checkpoint, LearningRate
 from artplus.training.checkpoint import Resume
 from artplus.training.engines import Engine
 from artplus.training.steps import Step, standard
@@ -80,11 +80,10 @@ class Run:
             raise ConfigurationError(
                 f"step must be called as step(state, batch, gradients), got {self.step!r}"
             )
-        if self.scheduler_interval not in ("auto", "batch", "epoch"):
-            raise ConfigurationError(
-                "scheduler_interval must be 'auto', 'batch' or 'epoch', got "
-                f"{self.scheduler_interval!r}"
-            )
+        _checks.flag("keep_best", self.keep_best)
+        _checks.choice("scheduler_interval", self.scheduler_interval, ("auto", "batch", "epoch"))
+        if self.scheduler is not None:
+            LearningRate(self.scheduler, self.scheduler_interval)  # refuses what is none
         if not isinstance(self.callbacks, Sequence):
             raise ConfigurationError(f"callbacks must be a list, got {self.callbacks!r}")
         for callback in self.callbacks:

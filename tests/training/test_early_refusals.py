@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import artplus
-from artplus.attacks import PGD
+from artplus.attacks import PGD, Cycle, Relative
 from artplus.errors import ArtplusError, ConfigurationError, DataError
-from artplus.training.callbacks import EMA, Callback, LearningRate
+from artplus.training.callbacks import EMA, Callback, Checkpoint, LearningRate
 from tests.toys import arrays, net, same, weights
 
 X, Y = (torch.from_numpy(v) for v in arrays(33))
@@ -176,11 +176,48 @@ def test_options_of_methods_and_attacks_that_mean_nothing():
         PGD(eps=0.1, norm="inf")
     with pytest.raises(ConfigurationError, match="masked array"):
         PGD(eps=np.ma.masked_array([0.1] * 6, mask=[0, 1, 0, 0, 0, 0]))
-    early("class_weight must be", class_weight="a")
+    early("class_weight must hold numbers", class_weight="a")
+    early("class_weight must be one number", class_weight=1.0)
     with pytest.raises(ConfigurationError, match="mean must be finite"):
         artplus.wrap(net(), X, Y, preprocessing=(float("nan"), 1.0))
     with pytest.raises(ConfigurationError, match="std must be finite"):
         artplus.wrap(net(), X, Y, preprocessing=(0.0, float("nan")))
+
+
+SLIPS = {
+    "one attack to Cycle": (lambda: Cycle(PGD(eps=0.1)), r"takes a list: Cycle\(\[attack"),
+    "Checkpoint(5)": (lambda: Checkpoint(5), "folder must be a path, got 5"),
+    "clip values the wrong way round": (
+        lambda: artplus.wrap(net(), X, Y, clip_values=(1, 0)), "low < high"),
+    "three clip values": (lambda: artplus.wrap(net(), X, Y, clip_values=(0, 1, 2)), "a pair"),
+    "criterion": (lambda: artplus.wrap(net(), X, Y, criterion=5), "criterion must be a loss"),
+    "space": (
+        lambda: artplus.evaluate(net(), X, Y, attacks="pgd", eps=0.1, space="inf"),
+        "space must be"),
+    "checks": (
+        lambda: artplus.evaluate(net(), X, Y, attacks="pgd", eps=0.1, checks=np.zeros(2)),
+        "checks must be"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_likely_slips_have_a_clear_error(slip):
+    call, match = SLIPS[slip]
+    with pytest.raises(ConfigurationError, match=match):
+        call()
+
+
+def test_a_relative_radius_may_come_from_numpy():
+    assert Relative(np.array(0.1)) == Relative(0.1)
+
+
+def test_rows_of_booleans_are_labels():
+    """As a comparison with the classes gives them."""
+    start = net()
+    models = copy.deepcopy(start), copy.deepcopy(start)
+    for model, rows in zip(models, (ROWS, ROWS.bool()), strict=True):
+        fit(model, data=(X, rows), seed=0)
+    assert same(*map(weights, models))
 
 
 def test_numpy_numbers_make_a_report_that_can_be_saved():

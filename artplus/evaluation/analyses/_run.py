@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from artplus import seeding
+from artplus import _checks, seeding
 from artplus.errors import ArtplusWarning, ConfigurationError
 from artplus.evaluation.analyses._base import (
     Analysis,
@@ -35,7 +35,7 @@ def chosen(analyses: str | Analysis | Iterable[str | Analysis]) -> tuple[Analysi
         ConfigurationError: for what is no analysis.
     """
     single = isinstance(analyses, str) or callable(analyses)
-    several: Sequence[Any] = [analyses] if single else list(analyses)  # type: ignore[arg-type]
+    several = [analyses] if single else _checks.several("analyses", analyses, "analyses")
     return tuple(_one(analysis) for analysis in several)
 
 

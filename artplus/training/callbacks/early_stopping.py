@@ -24,6 +24,7 @@ class EarlyStopping(Callback):
     ) -> None:
         self.patience = _checks.count("patience", patience)
         self.min_delta = _checks.nonnegative("min_delta", min_delta)
+        _checks.text("monitor", monitor)
         self.monitor = monitor
         self._best, self._waited = float("-inf"), 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from artplus import _checks
 from artplus.errors import ArtplusWarning
 from artplus.training.callbacks._base import Callback
 from artplus.training.state import State, Weights, clone
@@ -57,6 +58,7 @@ class KeepBest(Callback):
     """
 
     def __init__(self, monitor: str | None = None) -> None:
+        _checks.text("monitor", monitor)
         self.monitor = monitor
         self._weights: Weights | None = None
         self._best = float("-inf")

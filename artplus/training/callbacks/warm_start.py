@@ -66,8 +66,8 @@ class WarmStart(Callback):
 
     def __init__(self, reset: int | None = 10, *, dtype: torch.dtype = torch.bfloat16) -> None:
         self.reset = None if reset is None else _checks.count("reset", reset)
-        if not dtype.is_floating_point:
-            raise ConfigurationError(f"dtype must be one of floats, got {dtype}")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ConfigurationError(f"dtype must be one of torch's floats, got {dtype!r}")
         self.dtype = dtype
         self._deltas: Tensor | None = None
         self._is_mine: Tensor | None = None
