@@ -50,7 +50,8 @@ def test_blocks_freed_inside_are_used_again_without_the_kernel(untuned):
         faults(1)
         inside = faults(10)
     assert inside < outside / 4
-    assert faults(10) > outside / 2  # as before
+    # As before, but for blocks that what is left of the heap still serves.
+    assert faults(10) > outside / 8
 
 
 @pytest.mark.skipif(not GLIBC, reason="glibc's allocator")
